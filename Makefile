@@ -1,0 +1,99 @@
+# make                 train_moba (where nvcc is) and train_moba_cpu
+# make quickstart      from nothing to a trained tiny model and a sample, no GPU needed
+# make test [OP=name]  every test, or those of one op
+# make bench [OP=name] the tables of README (GPU)
+# make help            this text
+CC      ?= cc
+NVCC    ?= $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
+HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
+ARCH    ?= -march=native
+B       := build
+
+WARN    := -Wall -Wextra -Werror
+CFLAGS  := -std=gnu11 -O3 -g $(WARN) -fno-math-errno -ffp-contract=off -fopenmp -pthread -Illmc
+LIBS    := -lz -lm -pthread -fopenmp
+# sm_90a carries wgmma and TMA; sm_80 is the portable path, its PTX the way to newer GPUs
+GENCODE := -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_80,code=[sm_80,compute_80]
+NVFLAGS := -std=c++17 -O3 -lineinfo $(GENCODE) -Illmc --threads 2 -Xcompiler -Wall,-Wextra,-Werror,-pthread
+NVLIBS  := -lcublasLt -lcudart -lz -lm -lpthread -lgomp
+
+OPS  := embedding rmsnorm matmul rope kconv swa moba_centroid moba_topk moba_index moba_attn swiglu crossentropy gradnorm adamw
+# the program around the ops: plain C, the same source for both backends
+HOST := $(patsubst llmc/%.c,%,$(wildcard llmc/*.c))
+
+HEADERS := $(wildcard llmc/*.h)
+KERNEL_HEADERS := $(HEADERS) $(wildcard llmc/*.cuh)
+
+PROGRAMS := train_moba_cpu $(if $(NVCC),train_moba)
+all: $(PROGRAMS)
+
+# ---- objects: cpu, cuda, and the two references that kernel tests link -----------------------------------------------
+CPU_OBJECTS  := $(HOST:%=$(B)/cpu/%.o) $(OPS:%=$(B)/cpu/op_%.o) $(B)/cpu/op_device.o
+CUDA_OBJECTS := $(HOST:%=$(B)/cuda/%.o) $(OPS:%=$(B)/cuda/op_%.o) $(B)/cuda/op_device.o
+
+$(B)/cpu/%.o: llmc/%.c $(HEADERS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -c -o $@ $<
+$(B)/cpu/op_%.o: llmc/cpu/%.c $(HEADERS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -c -o $@ $<
+$(B)/cuda/%.o: llmc/%.c $(HEADERS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -c -o $@ $<
+$(B)/cuda/op_%.o: llmc/%.cu $(KERNEL_HEADERS)
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) -c -o $@ $<
+# rounded twin and fp64 twin of the whole CPU program (tests only)
+$(B)/rounded/%.o: llmc/%.c $(HEADERS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_ROUND -c -o $@ $<
+$(B)/rounded/op_%.o: llmc/cpu/%.c $(HEADERS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_ROUND -c -o $@ $<
+$(B)/f64/op_%.o: llmc/cpu/%.c $(HEADERS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_F64 -c -o $@ $<
+# the references: names prefixed, so that they stand beside the kernels in one program
+$(B)/gen/%_names.h: llmc/ops.h
+	@mkdir -p $(@D)
+	sed -nE 's/^(void|size_t|const char\*|struct MatmulPlans\*) ([a-z0-9_]+)\(.*/#define \2 $*_\2/p' $< > $@
+$(B)/gen/ops_unname.h: llmc/ops.h
+	@mkdir -p $(@D)
+	sed -nE 's/^(void|size_t|const char\*|struct MatmulPlans\*) ([a-z0-9_]+)\(.*/#undef \2/p' $< > $@
+$(B)/ref/op_%.o: llmc/cpu/%.c $(HEADERS) $(B)/gen/ref_names.h
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -include $(B)/gen/ref_names.h -c -o $@ $<
+$(B)/rnd/op_%.o: llmc/cpu/%.c $(HEADERS) $(B)/gen/rnd_names.h
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_ROUND -include $(B)/gen/rnd_names.h -c -o $@ $<
+
+# ---- programs ---------------------------------------------------------------------------------------------------------
+train_moba_cpu: train_moba.cu $(CPU_OBJECTS)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -x c -o $@ $< -x none $(CPU_OBJECTS) $(LIBS)
+train_moba: train_moba.cu $(CUDA_OBJECTS)
+	$(NVCC) $(NVFLAGS) -o $@ $< $(CUDA_OBJECTS) $(NVLIBS)
+
+# ---- tests ------------------------------------------------------------------------------------------------------------
+GEN := $(B)/gen/ref_names.h $(B)/gen/rnd_names.h $(B)/gen/ops_unname.h
+# an op's own test: without a GPU the CPU op alone; with one the kernels beside both references
+$(B)/test/cpu/test_%: test/test_%.cu test/test.h $(CPU_OBJECTS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -Itest -x c -o $@ $< -x none $(CPU_OBJECTS) $(LIBS)
+REF_OBJECTS := $(OPS:%=$(B)/ref/op_%.o) $(OPS:%=$(B)/rnd/op_%.o)
+$(B)/test/cuda/test_%: test/test_%.cu test/test.h test/ref.h $(GEN) $(CUDA_OBJECTS) $(REF_OBJECTS)
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) -Itest -I$(B)/gen -o $@ $< $(CUDA_OBJECTS) $(REF_OBJECTS) $(NVLIBS)
+$(B)/test/cpu/test_%: test/test_%.c test/test.h $(CPU_OBJECTS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -Itest -o $@ $< $(CPU_OBJECTS) $(LIBS)
+
+OP_TESTS     := $(patsubst test/test_%.cu,%,$(wildcard test/test_*.cu))
+PLAIN_TESTS  := $(filter-out gradcheck,$(patsubst test/test_%.c,%,$(wildcard test/test_*.c)))
+
+clean:
+	rm -rf $(B) train_moba train_moba_cpu
+help:
+	@sed -n '1,/^CC/p' Makefile | grep '^#' | sed 's/^# //'
+
+.PHONY: all clean help test quickstart bench source-hash
+.SECONDARY:

@@ -1,0 +1,43 @@
+#include "common.h"
+
+#include <stdarg.h>
+#include <string.h>
+
+void fail_at(int code, const char* file, int line, const char* format, ...) {
+    fflush(stdout);
+    va_list args;
+    va_start(args, format);
+    fprintf(stderr, "error: ");
+    vfprintf(stderr, format, args);
+    fprintf(stderr, "  [%s:%d]\n", file, line);
+    va_end(args);
+    exit(code);
+}
+
+bool error_set(Error* err, int code, const char* format, ...) {
+    if (err) {
+        va_list args;
+        va_start(args, format);
+        vsnprintf(err->text, sizeof err->text, format, args);
+        va_end(args);
+        err->code = code;
+    }
+    return false;
+}
+
+void* xmalloc(size_t bytes) {
+    void* memory = malloc(bytes ? bytes : 1);
+    if (!memory) { FAIL(EXIT_INTERNAL, "out of host memory: %zu bytes asked for", bytes); }
+    return memory;
+}
+
+void* xcalloc(size_t count, size_t size) {
+    void* memory = calloc(count ? count : 1, size ? size : 1);
+    if (!memory) { FAIL(EXIT_INTERNAL, "out of host memory: %zu x %zu bytes asked for", count, size); }
+    return memory;
+}
+
+char* xstrdup(const char* text) {
+    size_t bytes = strlen(text) + 1;
+    return (char*)memcpy(xmalloc(bytes), text, bytes);
+}

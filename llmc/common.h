@@ -1,0 +1,60 @@
+// Level 0: what every room may use. Exit codes, errors as sentences, small arithmetic.
+#ifndef COMMON_H
+#define COMMON_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+// exit status, after sysexits.h; scripts rely on these
+enum {
+    EXIT_USAGE     = 64,   // bad option
+    EXIT_DATA      = 65,   // input data or checkpoint is bad
+    EXIT_NO_INPUT  = 66,   // input missing
+    EXIT_INTERNAL  = 70,   // internal or GPU error
+    EXIT_LOST_RANK = 71,   // lost a rank, or a collective timed out
+    EXIT_NO_OUTPUT = 73,   // output cannot be created
+    EXIT_IO        = 74,   // output cannot be written
+    EXIT_STOPPED   = 75,   // stopped by a signal after saving: run the same command again
+};
+
+// An error a caller can look at: parsers over untrusted bytes return false and fill it, so that tests and fuzzers reach them.
+typedef struct {
+    int  code;         // exit status this would end the program with
+    char text[480];    // one sentence: what, which, expected, found, what to do
+} Error;
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// Prints "error: <sentence>  [file:line]" on stderr and exits with `code`.
+__attribute__((noreturn, format(printf, 4, 5)))
+void fail_at(int code, const char* file, int line, const char* format, ...);
+
+// Fills *err and returns false, for `return error_set(err, EXIT_DATA, "...", ...)`. err may be NULL.
+__attribute__((format(printf, 3, 4)))
+bool error_set(Error* err, int code, const char* format, ...);
+
+void* xmalloc(size_t bytes);               // never NULL
+void* xcalloc(size_t count, size_t size);  // zeroed, never NULL
+char* xstrdup(const char* text);           // never NULL
+
+#ifdef __cplusplus
+}
+#endif
+
+#define FAIL(code, ...) fail_at(code, __FILE__, __LINE__, __VA_ARGS__)
+// The launcher checks, the kernel trusts: a broken REQUIRE is a programming error or a shape that has no kernel.
+#define REQUIRE(condition, ...) do { if (!(condition)) { FAIL(EXIT_INTERNAL, __VA_ARGS__); } } while (0)
+
+static inline int    min_int(int a, int b)          { return a < b ? a : b; }
+static inline int    max_int(int a, int b)          { return a > b ? a : b; }
+static inline size_t min_size(size_t a, size_t b)   { return a < b ? a : b; }
+static inline size_t max_size(size_t a, size_t b)   { return a > b ? a : b; }
+static inline int    ceil_div(int a, int b)         { return (a + b - 1) / b; }
+static inline size_t round_up(size_t x, size_t to)  { return (x + to - 1) / to * to; }
+
+#endif

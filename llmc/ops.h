@@ -1,0 +1,163 @@
+// Level 3: every op, one contract each. llmc/<op>.cu and llmc/cpu/<op>.c implement the same prototypes;
+// which one a program gets is decided at link time.
+//
+// Manners common to all: outputs first, then inputs, then sizes, then scratch, then stream. `dx` means dLoss/dx.
+// "set" (=) overwrites, "added" (+=) accumulates. Nothing aliases unless said. All are deterministic: fixed-order sums, no float atomics.
+// N = B*T rows (tokens). floatX = bf16 on the GPU, float on the CPU. Pointers are device memory, 16-byte aligned; so is every row.
+// A function `X_scratch` gives the bytes of device scratch that `X` wants; scratch holds nothing between calls.
+//
+// This file is read a second time by test/ref.h (floatX = float, names prefixed) to declare the reference: keep one
+// prototype a statement, its name at the start of a line after the return type, and no types defined here.
+#ifndef OPS_H
+#define OPS_H
+
+#include "dtype.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// ---- embedding ------------------------------------------------------------------------------------------------------
+// out[i] = wte[tokens[i]]                                out: (N, C)  wte: (Vp, C)  tokens: (N), each in [0, V)    C % 8 == 0
+void embedding_forward(floatX* out, const floatX* wte, const int* tokens, int N, int C, stream_t stream);
+
+// dwte[v] += sum over i with tokens[i] == v of dout[i], in ascending i                                   (added)
+void embedding_backward(float* dwte, const floatX* dout, const int* tokens, int N, int C, int V, void* scratch, stream_t stream);
+size_t embedding_backward_scratch(int N, int C, int V);
+
+// ---- rmsnorm --------------------------------------------------------------------------------------------------------
+// out = inp * rstd * weight, rstd = 1/sqrt(mean(inp^2) + eps) kept for backward
+// out, inp: (N, C)   rstd: (N) fp32   weight: (C) fp32      out may be inp      C % 8 == 0
+void rmsnorm_forward(floatX* out, float* rstd, const floatX* inp, const float* weight, int N, int C, float eps, stream_t stream);
+
+// sum = inp + add, rounded once to floatX; then out, rstd exactly as rmsnorm_forward(sum), to the bit
+// sum, out, inp, add: (N, C)     sum may be inp or add; out may be add
+void rmsnorm_residual_forward(floatX* sum, floatX* out, float* rstd, const floatX* inp, const floatX* add, const float* weight,
+                              int N, int C, float eps, stream_t stream);
+
+// g = dout * weight;  dinp += rstd * (g - inp * rstd^2 * mean(g * inp))     (added: the residual stream's gradient passes through)
+// dweight += sum over rows of dout * inp * rstd                             (added)
+void rmsnorm_backward(floatX* dinp, float* dweight, const floatX* dout, const floatX* inp, const float* weight, const float* rstd,
+                      int N, int C, void* scratch, stream_t stream);
+size_t rmsnorm_backward_scratch(int N, int C);
+
+// ---- matmul ---------------------------------------------------------------------------------------------------------
+// Weights are (OC, C) row-major. fp32 accumulation. N, C, OC % 8 == 0 on the GPU (else N is unconstrained).
+// MatmulPlans (opaque) caches one cuBLASLt algorithm per shape and owns the workspace; the CPU's is empty.
+struct MatmulPlans* matmul_open(size_t workspace_bytes);
+void matmul_close(struct MatmulPlans* plans);
+
+// out = inp weight^T                       (set)       out: (N, OC)   inp: (N, C)
+void matmul_forward(floatX* out, const floatX* inp, const floatX* weight, int N, int C, int OC, struct MatmulPlans* plans, stream_t stream);
+
+// dinp = dout weight                       (set)       dinp: (N, C)   dout: (N, OC)
+void matmul_backward_input(floatX* dinp, const floatX* dout, const floatX* weight, int N, int C, int OC,
+                           struct MatmulPlans* plans, stream_t stream);
+
+// dweight += dout^T inp                    (added, fp32)              dweight: (OC, C)
+void matmul_backward_weight(float* dweight, const floatX* dout, const floatX* inp, int N, int C, int OC,
+                            struct MatmulPlans* plans, stream_t stream);
+
+// ---- rope -----------------------------------------------------------------------------------------------------------
+// In place on `heads` consecutive heads of every row: pair (i, i + D/2) turns by the angle of position t = row % T.
+// x: (N, ld) rows, heads*D <= ld     table: (T, D/2, 2) fp32, {cos, sin} of t * theta^(-2i/D)     D % 8 == 0
+void rope_forward(floatX* x, const float* table, int N, int T, int heads, int D, int ld, stream_t stream);
+
+// The inverse turn, in place on dx.
+void rope_backward(floatX* dx, const float* table, int N, int T, int heads, int D, int ld, stream_t stream);
+
+// ---- kconv ----------------------------------------------------------------------------------------------------------
+// z[t,c] = sum_{i<W} w[i,c] * k[t-i,c], k[negative] = 0, never across the B sequences;  out = k + silu(z), rounded once
+// out: (B*T, C) dense    k: (B*T rows, stride ldk)    w: (W, C) fp32    W in {3, 5}    C % 8 == 0
+void kconv_forward(floatX* out, const floatX* k, const float* w, int B, int T, int C, int W, int ldk, stream_t stream);
+
+// z recomputed in fp32, dz = dout * silu'(z);  dk[t] = dout[t] + sum_{i<W, t+i<T} w[i] dz[t+i]   (set, stride ldk)
+// dw[i] += sum over sequences and t >= i of dz[t] k[t-i]                                          (added)
+void kconv_backward(floatX* dk, float* dw, const floatX* dout, const floatX* k, const float* w, int B, int T, int C, int W, int ldk,
+                    void* scratch, stream_t stream);
+size_t kconv_backward_scratch(int B, int T, int C, int W);
+
+// ---- swa: sliding-window and dense causal attention -----------------------------------------------------------------
+// Query t sees keys max(0, t-window+1) .. t; window >= T is dense.  scale 1/sqrt(D), softmax in fp32, P rounded to floatX before P V.
+// out: (B,T,H,D) stride ldo    lse: (B,H,T) fp32, natural log of sum exp(scaled scores)
+void swa_forward(floatX* out, float* lse, const floatX* q, const floatX* k, const floatX* v, AttnShape shape, int window, stream_t stream);
+
+// dq, dk, dv (set) from dout; out and lse as forward left them. P and dS are rounded to floatX before their products.
+void swa_backward(floatX* dq, floatX* dk, floatX* dv, const floatX* dout, const floatX* out, const float* lse,
+                  const floatX* q, const floatX* k, const floatX* v, AttnShape shape, int window, void* scratch, stream_t stream);
+size_t swa_backward_scratch(AttnShape shape);
+
+// NULL if this backend has attention kernels for the head dim, else what it has ("64 and 128").
+const char* swa_refusal(int head_dim);
+
+// ---- moba_centroid --------------------------------------------------------------------------------------------------
+// centroid[b,h,j] = mean of k[t] over t in block j, fp32      centroid: (B, H, n, D) fp32, n = ceil(T/block)
+// The short last block averages the keys it has (it is never a past block, so never routed to).
+void moba_centroid(float* centroid, const floatX* k, AttnShape shape, int block, stream_t stream);
+
+// ---- moba_topk ------------------------------------------------------------------------------------------------------
+// sel[b,h,t] = the min(topk-1, t/block) past blocks with the highest q_t . c_j, listed ascending, then MOBA_NONE.
+// Ties: the lower index wins; -0 equals 0; a NaN score counts as -inf. sel: (B, H, T, topk-1). topk in 1..32; topk == 1 writes nothing.
+// Scores: fp32 on the CPU; on the GPU tensor cores with centroids split in high + low bf16, never T x n of them in memory.
+void moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, stream_t stream);
+
+// ---- moba_index -----------------------------------------------------------------------------------------------------
+// Turns sel into block -> (query, slot) lists: count, scan, stable scatter. offset, list: see MobaRoute. T*(topk-1) < 2^31.
+void moba_index(int* offset, int* list, const uint16_t* sel, int B, int H, int T, int block, int topk, void* scratch, stream_t stream);
+size_t moba_index_scratch(int B, int H, int T, int block, int topk);
+
+// ---- moba_attn ------------------------------------------------------------------------------------------------------
+// out_t = softmax(q_t . k_u / sqrt(D)) v_u over the keys u <= t of t's own block and of the blocks sel names. lse as in swa_forward.
+// GPU: head dim 64 or 128, block 64..1024 (powers of two), topk 1..32. The CPU takes any block and head dim.
+// scratch_bytes caps the memory; with less than all heads need, heads are walked in groups (one head must fit).
+void moba_attn_forward(floatX* out, float* lse, const floatX* q, const floatX* k, const floatX* v, MobaRoute route,
+                       AttnShape shape, int block, int topk, void* scratch, size_t scratch_bytes, stream_t stream);
+size_t moba_attn_forward_scratch(AttnShape shape, int block, int topk, size_t cap);
+
+// dq, dk, dv (set); the selection is a constant. P and dS rounded before their products, dQ slots in floatX.
+void moba_attn_backward(floatX* dq, floatX* dk, floatX* dv, const floatX* dout, const floatX* out, const float* lse,
+                        const floatX* q, const floatX* k, const floatX* v, MobaRoute route,
+                        AttnShape shape, int block, int topk, void* scratch, size_t scratch_bytes, stream_t stream);
+size_t moba_attn_backward_scratch(AttnShape shape, int block, int topk, size_t cap);
+
+// NULL if this backend has a kernel for it, else what it has, for an error message.
+const char* moba_attn_refusal(int head_dim, int block, int topk);
+
+// ---- swiglu ---------------------------------------------------------------------------------------------------------
+// out = silu(gate) * up       out: (N, F)    gate_up: (N, 2F), row = [gate (F) ; up (F)]    F % 8 == 0
+void swiglu_forward(floatX* out, const floatX* gate_up, int N, int F, stream_t stream);
+
+// dgate_up = (set)            dgate_up may be gate_up (each element is read before it is written)
+void swiglu_backward(floatX* dgate_up, const floatX* dout, const floatX* gate_up, int N, int F, stream_t stream);
+
+// ---- crossentropy ---------------------------------------------------------------------------------------------------
+// losses[i] = log sum_{v<V} exp(logits[i,v]) - logits[i,targets[i]];  a target of -1 is not scored: loss 0, gradient 0
+// losses: (N) fp32, set    logits: (N, Vp), columns V..Vp-1 are outside the softmax    V <= Vp, Vp % 8 == 0
+void crossentropy_forward(float* losses, const floatX* logits, const int* targets, int N, int V, int Vp, stream_t stream);
+
+// The same losses, and logits become dlogits = scale * (softmax - onehot) in place, zero in columns V..Vp-1.
+void crossentropy_forward_backward(float* losses, floatX* logits, const int* targets, float scale, int N, int V, int Vp, stream_t stream);
+
+// *total += sum of losses, fixed order        total: fp64 in device memory                               (added)
+void crossentropy_total(double* total, const float* losses, int N, stream_t stream);
+
+// ---- gradnorm -------------------------------------------------------------------------------------------------------
+// *sumsq = sum of grad[i]^2, fixed order      sumsq: fp64 in device memory    a non-finite gradient gives a non-finite sum    (set)
+void gradnorm_sumsq(double* sumsq, const float* grad, size_t n, void* scratch, stream_t stream);
+size_t gradnorm_scratch(size_t n);
+
+// ---- adamw ----------------------------------------------------------------------------------------------------------
+// g = grad * grad_scale;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
+// master -= lr * ( (m/c1) / (sqrt(v/c2) + eps) + decay * master ),  c1 = 1-b1^t, c2 = 1-b2^t given by the caller (t = applied updates)
+// then the compute copy: copy_x (floatX, round to nearest even) or copy_f (fp32), whichever is not NULL.
+// Loshchilov and Hutter 2019 (decoupled decay).
+void adamw_update(float* master, float* m, float* v, floatX* copy_x, float* copy_f, const float* grad, size_t n,
+                  float lr, float beta1, float beta2, float eps, float decay, float c1, float c2, float grad_scale, stream_t stream);
+
+// The compute copy alone, after init or load. Either output may be NULL.
+void adamw_copy(floatX* copy_x, float* copy_f, const float* master, size_t n, stream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
