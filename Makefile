@@ -17,9 +17,10 @@ GENCODE := -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_80,code=[
 NVFLAGS := -std=c++17 -O3 -lineinfo $(GENCODE) -Illmc --threads 2 -Xcompiler -Wall,-Wextra,-Werror,-pthread
 NVLIBS  := -lcublasLt -lcudart -lz -lm -lpthread -lgomp
 
-OPS  := embedding rmsnorm matmul rope kconv swa moba_centroid moba_topk moba_index moba_attn swiglu crossentropy gradnorm adamw
-# the program around the ops: plain C, the same source for both backends
-HOST := $(patsubst llmc/%.c,%,$(wildcard llmc/*.c))
+# an op is llmc/cpu/NAME.c and llmc/NAME.cu; the program around the ops is plain C, the same source for both backends
+CPU_OPS  := $(patsubst llmc/cpu/%.c,%,$(wildcard llmc/cpu/*.c))
+CUDA_OPS := $(patsubst llmc/%.cu,%,$(wildcard llmc/*.cu))
+HOST     := $(patsubst llmc/%.c,%,$(wildcard llmc/*.c))
 
 HEADERS := $(wildcard llmc/*.h)
 KERNEL_HEADERS := $(HEADERS) $(wildcard llmc/*.cuh)
@@ -28,8 +29,16 @@ PROGRAMS := train_moba_cpu $(if $(NVCC),train_moba)
 all: $(PROGRAMS)
 
 # ---- objects: cpu, cuda, and the two references that kernel tests link -----------------------------------------------
-CPU_OBJECTS  := $(HOST:%=$(B)/cpu/%.o) $(OPS:%=$(B)/cpu/op_%.o) $(B)/cpu/op_device.o
-CUDA_OBJECTS := $(HOST:%=$(B)/cuda/%.o) $(OPS:%=$(B)/cuda/op_%.o) $(B)/cuda/op_device.o
+# (archives, so that a test links only what it names)
+CPU_LIB  := $(B)/cpu.a
+CUDA_LIB := $(B)/cuda.a
+REF_LIB  := $(B)/references.a
+$(CPU_LIB):  $(HOST:%=$(B)/cpu/%.o) $(CPU_OPS:%=$(B)/cpu/op_%.o)
+$(CUDA_LIB): $(HOST:%=$(B)/cuda/%.o) $(CUDA_OPS:%=$(B)/cuda/op_%.o)
+$(REF_LIB):  $(patsubst %,$(B)/ref/op_%.o,$(filter-out device,$(CPU_OPS))) $(patsubst %,$(B)/rnd/op_%.o,$(filter-out device,$(CPU_OPS)))
+%.a:
+	@rm -f $@
+	$(AR) rcs $@ $^
 
 $(B)/cpu/%.o: llmc/%.c $(HEADERS)
 	@mkdir -p $(@D)
@@ -68,24 +77,23 @@ $(B)/rnd/op_%.o: llmc/cpu/%.c $(HEADERS) $(B)/gen/rnd_names.h
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_ROUND -include $(B)/gen/rnd_names.h -c -o $@ $<
 
 # ---- programs ---------------------------------------------------------------------------------------------------------
-train_moba_cpu: train_moba.cu $(CPU_OBJECTS)
-	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -x c -o $@ $< -x none $(CPU_OBJECTS) $(LIBS)
-train_moba: train_moba.cu $(CUDA_OBJECTS)
-	$(NVCC) $(NVFLAGS) -o $@ $< $(CUDA_OBJECTS) $(NVLIBS)
+train_moba_cpu: train_moba.cu $(CPU_LIB)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -x c -o $@ $< -x none $(CPU_LIB) $(LIBS)
+train_moba: train_moba.cu $(CUDA_LIB)
+	$(NVCC) $(NVFLAGS) -o $@ $< $(CUDA_LIB) $(NVLIBS)
 
 # ---- tests ------------------------------------------------------------------------------------------------------------
 GEN := $(B)/gen/ref_names.h $(B)/gen/rnd_names.h $(B)/gen/ops_unname.h
 # an op's own test: without a GPU the CPU op alone; with one the kernels beside both references
-$(B)/test/cpu/test_%: test/test_%.cu test/test.h $(CPU_OBJECTS)
+$(B)/test/cpu/test_%: test/test_%.cu test/test.h $(CPU_LIB)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -Itest -x c -o $@ $< -x none $(CPU_OBJECTS) $(LIBS)
-REF_OBJECTS := $(OPS:%=$(B)/ref/op_%.o) $(OPS:%=$(B)/rnd/op_%.o)
-$(B)/test/cuda/test_%: test/test_%.cu test/test.h test/ref.h $(GEN) $(CUDA_OBJECTS) $(REF_OBJECTS)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -Itest -x c -o $@ $< -x none $(CPU_LIB) $(LIBS)
+$(B)/test/cuda/test_%: test/test_%.cu test/test.h test/ref.h $(GEN) $(CUDA_LIB) $(REF_LIB)
 	@mkdir -p $(@D)
-	$(NVCC) $(NVFLAGS) -Itest -I$(B)/gen -o $@ $< $(CUDA_OBJECTS) $(REF_OBJECTS) $(NVLIBS)
-$(B)/test/cpu/test_%: test/test_%.c test/test.h $(CPU_OBJECTS)
+	$(NVCC) $(NVFLAGS) -Itest -I$(B)/gen -o $@ $< $(CUDA_LIB) $(REF_LIB) $(NVLIBS)
+$(B)/test/cpu/test_%: test/test_%.c test/test.h $(CPU_LIB)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -Itest -o $@ $< $(CPU_OBJECTS) $(LIBS)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -Itest -o $@ $< $(CPU_LIB) $(LIBS)
 
 OP_TESTS     := $(patsubst test/test_%.cu,%,$(wildcard test/test_*.cu))
 PLAIN_TESTS  := $(filter-out gradcheck,$(patsubst test/test_%.c,%,$(wildcard test/test_*.c)))
