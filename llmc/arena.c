@@ -1,0 +1,45 @@
+#include "arena.h"
+
+#include <string.h>
+
+#include "device.h"
+
+enum { ARENA_ALIGN = 256 };
+
+static const char* family_name[MEM_FAMILIES] = {"parameters", "optimizer", "gradients", "activations", "workspace"};
+
+void arena_add(Arena* arena, MemFamily family, void** where, size_t bytes) {
+    if (arena->count == arena->capacity) {
+        arena->capacity = max_int(64, 2 * arena->capacity);
+        arena->entry = (ArenaEntry*)realloc(arena->entry, (size_t)arena->capacity * sizeof(ArenaEntry));
+        REQUIRE(arena->entry, "out of host memory for the memory plan");
+    }
+    ArenaEntry* e = &arena->entry[arena->count++];
+    e->family = family;
+    e->bytes = bytes;
+    e->offset = arena->bytes;
+    e->where = where;
+    *where = NULL;
+    arena->bytes += round_up(bytes, ARENA_ALIGN);
+    arena->family_bytes[family] += round_up(bytes, ARENA_ALIGN);
+}
+
+void arena_print(const Arena* arena) {
+    printf("memory      ");
+    for (int f = 0; f < MEM_FAMILIES; f++) { printf("%s %.1f MiB, ", family_name[f], (double)arena->family_bytes[f] / (1 << 20)); }
+    printf("in all %.1f MiB\n", (double)arena->bytes / (1 << 20));
+}
+
+void arena_allocate(Arena* arena) {
+    arena->memory = device_malloc(arena->bytes);
+    for (int i = 0; i < arena->count; i++) {
+        ArenaEntry* e = &arena->entry[i];
+        if (e->bytes) { *e->where = (char*)arena->memory + e->offset; }
+    }
+}
+
+void arena_free(Arena* arena) {
+    device_free(arena->memory);
+    free(arena->entry);
+    memset(arena, 0, sizeof *arena);
+}

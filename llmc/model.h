@@ -1,0 +1,58 @@
+// Level 3: the network. Plans its memory, runs forward, loss and backward on one micro-batch.
+#ifndef MODEL_H
+#define MODEL_H
+
+#include "acts.h"
+#include "arena.h"
+#include "params.h"
+
+typedef struct {
+    ModelShape shape;
+    ParamTable table;
+    KeepLevel  level;
+    bool       dense_moba;        // M layers attend to every block (--eval-attention dense); forward only
+    int        max_B, max_T;      // planned for
+    int        B, T;              // of the micro-batch at hand
+    floatX*    matrices;          // compute copy of the parameters
+    float*     vectors;
+    float*     grads;             // NULL when FORWARD_ONLY
+    Acts       acts;
+    Arena      arena;
+    struct MatmulPlans* plans;
+    stream_t   stream;
+} Model;
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// NULL if this backend can run the shape, else a sentence that says what it has
+const char* model_refusal(const ModelShape* shape, char* text, size_t size);
+
+// Adds the model to its arena's plan; the optimizer may add to it too; nothing is allocated before model_allocate.
+// The Model must stay where it is. Takes over shape->layer.
+void model_plan(Model* m, ModelShape shape, int B, int T, KeepLevel level, size_t scratch_cap);
+void model_allocate(Model* m);
+void model_close(Model* m);
+
+// One micro-batch: B rows of T tokens from host memory. targets may be NULL (sampling); -1 is not scored.
+void model_batch(Model* m, const int* tokens, const int* targets, int B, int T);
+
+// x[L] and its final norm
+void model_forward(Model* m);
+// adds the losses of the micro-batch to acts.total; model_total reads it (and waits)
+void model_loss(Model* m);
+// the same, and leaves dLoss/dx in acts.dx, where the loss of each token counts `scale`; adds to the gradients of wte and normf
+void model_loss_backward(Model* m, float scale);
+// adds to all other gradients
+void model_backward(Model* m);
+
+void   model_zero(Model* m);                             // gradients and total
+double model_total(Model* m);
+// the logits after row `row`'s token, (V) floats on the host
+void   model_logits(Model* m, int row, float* logits);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
