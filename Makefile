@@ -59,6 +59,9 @@ $(B)/rounded/%.o: llmc/%.c $(HEADERS)
 $(B)/rounded/op_%.o: llmc/cpu/%.c $(HEADERS)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_ROUND -c -o $@ $<
+$(B)/f64/%.o: llmc/%.c $(HEADERS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_F64 -c -o $@ $<
 $(B)/f64/op_%.o: llmc/cpu/%.c $(HEADERS)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_F64 -c -o $@ $<
@@ -94,6 +97,20 @@ $(B)/test/cuda/test_%: test/test_%.cu test/test.h test/ref.h $(GEN) $(CUDA_LIB) 
 $(B)/test/cpu/test_%: test/test_%.c test/test.h $(CPU_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -Itest -o $@ $< $(CPU_LIB) $(LIBS)
+# every CPU backward against finite differences; a file in test/gradcheck is in the program by being there
+GRADCHECKS := $(filter-out %/gradcheck.h,$(wildcard test/gradcheck/*.h))
+$(B)/gen/gradcheck_cases.h: $(GRADCHECKS) Makefile
+	@mkdir -p $(@D)
+	printf '#include "%s"\n' $(GRADCHECKS:test/%=%) > $@
+$(B)/test/cpu/test_gradcheck: test/test_gradcheck.c test/test.h test/gradcheck/gradcheck.h $(B)/gen/gradcheck_cases.h \
+		$(B)/f64/common.o $(CPU_OPS:%=$(B)/f64/op_%.o)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_F64 -Itest -I$(B)/gen -o $@ $(filter %.c %.o,$^) $(LIBS)
+
+# ---- benchmarks (GPU) -------------------------------------------------------------------------------------------------
+$(B)/bench/%: dev/cuda/%.cu dev/cuda/bench.h $(CUDA_LIB)
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) -Idev/cuda -o $@ $< $(CUDA_LIB) $(NVLIBS)
 
 OP_TESTS     := $(patsubst test/test_%.cu,%,$(wildcard test/test_*.cu))
 PLAIN_TESTS  := $(filter-out gradcheck,$(patsubst test/test_%.c,%,$(wildcard test/test_*.c)))
