@@ -22,7 +22,7 @@ CPU_OPS  := $(patsubst llmc/cpu/%.c,%,$(wildcard llmc/cpu/*.c))
 CUDA_OPS := $(patsubst llmc/%.cu,%,$(wildcard llmc/*.cu))
 HOST     := $(patsubst llmc/%.c,%,$(wildcard llmc/*.c))
 
-HEADERS := $(wildcard llmc/*.h)
+HEADERS := $(wildcard llmc/*.h llmc/cpu/*.h)
 KERNEL_HEADERS := $(HEADERS) $(wildcard llmc/*.cuh)
 
 PROGRAMS := train_moba_cpu $(if $(NVCC),train_moba)

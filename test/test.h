@@ -98,8 +98,8 @@ static inline bool test_run_case(const TestCase* test) {
 }
 
 static inline int test_run_all(int argc, char** argv) {
-    int failed = 0;
-    for (int i = 0; i < test_count; i++) {
+    volatile int failed = 0;                                   // lives across longjmp
+    for (volatile int i = 0; i < test_count; i++) {
         if (argc > 1 && !strstr(test_cases[i].name, argv[1])) { continue; }
         bool ok = test_run_case(&test_cases[i]);
         if (ok) { printf("ok %s\n", test_cases[i].name); }
