@@ -41,3 +41,16 @@ char* xstrdup(const char* text) {
     size_t bytes = strlen(text) + 1;
     return (char*)memcpy(xmalloc(bytes), text, bytes);
 }
+
+char* xformat(const char* format, ...) {
+    va_list args, again;
+    va_start(args, format);
+    va_copy(again, args);
+    int length = vsnprintf(NULL, 0, format, args);
+    REQUIRE(length >= 0, "a text could not be formatted: %s", format);
+    char* text = (char*)xmalloc((size_t)length + 1);
+    vsnprintf(text, (size_t)length + 1, format, again);
+    va_end(again);
+    va_end(args);
+    return text;
+}

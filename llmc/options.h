@@ -4,11 +4,12 @@
 // INT     int           a whole number in [min, max]
 // TOKENS  int64_t       a whole number in [min, max]
 // REAL    double        a finite number in [min, max]
-// TEXT    const char*   anything, "" means not given
+// TEXT    const char*   anything but "", which is the default of those that may be absent
 // ENUM    int           one of the words in `choices`, stored as its index
 // FLAG    int           no value; 0 or 1
 //
-// resume: may a resumed run differ from its checkpoint?  NEVER (architecture, data order), SCHEDULE (only with --new-schedule), ALWAYS
+// resume: may a resumed run differ from its checkpoint?  NEVER (architecture, data order), SCHEDULE (only with --new-schedule), ALWAYS.
+//         It is the resolved values that are compared: --preset may change its name, not the sizes.
 #ifndef OPTIONS_H
 #define OPTIONS_H
 
@@ -17,7 +18,7 @@
         X(TEXT,   train_data,     "train-data",     "",             0,    0,       "",                                ALWAYS,   "data",      "training shards: a file name or a glob pattern in quotes") \
         X(TEXT,   val_data,       "val-data",       "",             0,    0,       "",                                ALWAYS,   "data",      "validation shards, likewise; none: no validation loss") \
         X(TEXT,   tokenizer,      "tokenizer",      "byte",         0,    0,       "",                                NEVER,    "data",      "'byte', or a tokenizer file written by data/gpt2_tokenizer.py; used for prompts and samples") \
-        X(ENUM,   preset,         "preset",         "tiny",         0,    0,       "tiny|30M|124M|340M|1B",           NEVER,    "model",     "sizes to start from; the four options below override single fields") \
+        X(ENUM,   preset,         "preset",         "tiny",         0,    0,       "tiny|30M|124M|340M|1B",           ALWAYS,   "model",     "sizes to start from; the five options below override single ones") \
         X(INT,    layers,         "layers",         "0",            0,    1024,    "",                                NEVER,    "model",     "layers (0: the preset's)") \
         X(INT,    channels,       "channels",       "0",            0,    65536,   "",                                NEVER,    "model",     "width of the residual stream (0: the preset's)") \
         X(INT,    heads,          "heads",          "0",            0,    1024,    "",                                NEVER,    "model",     "attention heads (0: the preset's)") \
