@@ -79,11 +79,18 @@ $(B)/rnd/op_%.o: llmc/cpu/%.c $(HEADERS) $(B)/gen/rnd_names.h
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_ROUND -include $(B)/gen/rnd_names.h -c -o $@ $<
 
+# the commit that config.json and the log name; rewritten only when it changes
+$(B)/gen/commit.h: FORCE
+	@mkdir -p $(@D)
+	@echo '#define COMMIT "$(shell git describe --always --dirty 2>/dev/null || echo unknown)"' > $@.new
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+FORCE:
+
 # ---- programs ---------------------------------------------------------------------------------------------------------
-train_moba_cpu: train_moba.cu $(CPU_LIB)
-	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -x c -o $@ $< -x none $(CPU_LIB) $(LIBS)
-train_moba: train_moba.cu $(CUDA_LIB)
-	$(NVCC) $(NVFLAGS) -o $@ $< $(CUDA_LIB) $(NVLIBS)
+train_moba_cpu: train_moba.cu $(B)/gen/commit.h $(CPU_LIB)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -I$(B)/gen -x c -o $@ $< -x none $(CPU_LIB) $(LIBS)
+train_moba: train_moba.cu $(B)/gen/commit.h $(CUDA_LIB)
+	$(NVCC) $(NVFLAGS) -I$(B)/gen -o $@ $< $(CUDA_LIB) $(NVLIBS)
 
 # ---- tests ------------------------------------------------------------------------------------------------------------
 GEN := $(B)/gen/ref_names.h $(B)/gen/rnd_names.h $(B)/gen/ops_unname.h
@@ -120,5 +127,5 @@ clean:
 help:
 	@sed -n '1,/^CC/p' Makefile | grep '^#' | sed 's/^# //'
 
-.PHONY: all clean help test quickstart bench source-hash
+.PHONY: FORCE all clean help test quickstart bench source-hash
 .SECONDARY:

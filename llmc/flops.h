@@ -8,9 +8,8 @@
 static inline double mean_keys(const ModelShape* s, int l, int T, bool dense) {
     const LayerSpec* spec = &s->layer[l];
     double keys = 0;
-    if (dense || spec->kind == LAYER_DENSE) { return (T + 1) / 2.0; }
-    if (spec->kind == LAYER_WINDOW) {
-        double w = spec->window < T ? spec->window : T;
+    if (dense || spec->kind != LAYER_M) {
+        double w = dense || spec->window > T ? T : spec->window;
         return (w * (w + 1) / 2 + (T - w) * w) / T;
     }
     for (int start = 0; start < T; start += spec->block) {             // a block of queries at a time

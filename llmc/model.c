@@ -52,8 +52,6 @@ static void moba_forward(Model* m, int l) {
                       m->acts.scratch, m->acts.scratch_bytes, m->stream);
 }
 
-static int window_of(const Model* m, int l) { return m->shape.layer[l].kind == LAYER_WINDOW ? m->shape.layer[l].window : m->T; }
-
 // norm1 -> branch
 static void attention_forward(Model* m, int l) {
     const ModelShape* s = &m->shape;
@@ -61,12 +59,12 @@ static void attention_forward(Model* m, int l) {
     LayerActs a = m->acts.layer[l];
     int N = rows(m), C = s->C;
     matmul_forward(a.qkv, a.norm1, w.wqkv, N, C, 3 * C, m->plans, m->stream);
-    if (s->layer[l].kind == LAYER_MOBA) {
+    if (s->layer[l].kind == LAYER_M) {
         moba_forward(m, l);
     } else {
         Attention attn = attention_of(m, l, a.qkv, NULL);
-        if (s->layer[l].kind == LAYER_WINDOW) { rope_forward(a.qkv, m->acts.rope, N, m->T, 2 * s->H, s->D, 3 * C, m->stream); }
-        swa_forward(a.att, a.lse, attn.q, attn.k, attn.v, attn.shape, window_of(m, l), m->stream);
+        if (s->layer[l].kind == LAYER_S) { rope_forward(a.qkv, m->acts.rope, N, m->T, 2 * s->H, s->D, 3 * C, m->stream); }
+        swa_forward(a.att, a.lse, attn.q, attn.k, attn.v, attn.shape, s->layer[l].window, m->stream);
     }
     matmul_forward(m->acts.branch, a.att, w.wo, N, C, C, m->plans, m->stream);
 }
@@ -83,14 +81,14 @@ static void attention_backward(Model* m, int l) {
     int N = rows(m), C = s->C;
     matmul_backward_input(acts->dy, acts->dx, w.wo, N, C, C, m->plans, m->stream);
     matmul_backward_weight(g.wo, acts->dx, a.att, N, C, C, m->plans, m->stream);
-    if (spec->kind == LAYER_MOBA) {
+    if (spec->kind == LAYER_M) {
         index_routes(m, l);
         moba_attn_backward(grad.q, grad.k, grad.v, acts->dy, a.att, a.lse, attn.q, attn.k, attn.v, route_of(m, l), attn.shape,
                            spec->block, spec->topk, acts->scratch, acts->scratch_bytes, m->stream);
         if (s->W) { kconv_backward(acts->dqkv + C, g.kconv, grad.k, a.qkv + C, w.kconv, m->B, m->T, C, s->W, 3 * C, acts->scratch, m->stream); }
     } else {
-        swa_backward(grad.q, grad.k, grad.v, acts->dy, a.att, a.lse, attn.q, attn.k, attn.v, attn.shape, window_of(m, l), acts->scratch, m->stream);
-        if (spec->kind == LAYER_WINDOW) { rope_backward(acts->dqkv, acts->rope, N, m->T, 2 * s->H, s->D, 3 * C, m->stream); }
+        swa_backward(grad.q, grad.k, grad.v, acts->dy, a.att, a.lse, attn.q, attn.k, attn.v, attn.shape, s->layer[l].window, acts->scratch, m->stream);
+        if (spec->kind == LAYER_S) { rope_backward(acts->dqkv, acts->rope, N, m->T, 2 * s->H, s->D, 3 * C, m->stream); }
     }
     matmul_backward_input(acts->dy, acts->dqkv, w.wqkv, N, C, 3 * C, m->plans, m->stream);
     matmul_backward_weight(g.wqkv, acts->dqkv, a.norm1, N, C, 3 * C, m->plans, m->stream);

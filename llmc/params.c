@@ -4,7 +4,7 @@
 
 enum { ALIGN_ELEMENTS = 64 };   // every tensor starts on 128 bytes in bf16, 256 in fp32
 
-bool is_moba(const ModelShape* s, int l)    { return s->layer[l].kind == LAYER_MOBA; }
+bool is_moba(const ModelShape* s, int l)    { return s->layer[l].kind == LAYER_M; }
 int  kconv_taps(const ModelShape* s, int l) { return is_moba(s, l) ? s->W : 0; }
 
 static void add(ParamTable* table, int layer, const char* field, bool is_matrix, int rows, int cols, InitKind init) {

@@ -1,0 +1,429 @@
+// train_moba: pre-training of sliding-window / MoBA hybrids. Parse, plan, open, loop, close; the only file that sees all.
+// In the common subset of C11 and C++17: nvcc compiles it for the GPU program, the C compiler for train_moba_cpu.
+#include <math.h>
+#include <string.h>
+#include <time.h>
+
+#include "checkpoint.h"
+#include "commit.h"
+#include "config.h"
+#include "dataloader.h"
+#include "device.h"
+#include "eval.h"
+#include "flops.h"
+#include "logger.h"
+#include "model.h"
+#include "optimizer.h"
+#include "report.h"
+#include "rundir.h"
+#include "sample.h"
+#include "schedule.h"
+#include "signals.h"
+#include "state.h"
+#include "tokenizer.h"
+
+// a failed call that filled an Error ends the program with the Error's own exit status
+#define TRY(call) do { if (!(call)) { FAIL(err.code, "%s", err.text); } } while (0)
+
+static double now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+static bool due(int64_t step, int every) { return every > 0 && step % every == 0; }
+
+// ---- options to a network ---------------------------------------------------------------------------------------------------
+
+static ModelShape shape_of(const Config* cfg) {
+    Error err;
+    ModelShape s;
+    memset(&s, 0, sizeof s);
+    s.L = cfg->layers;
+    s.C = cfg->channels;
+    s.H = cfg->heads;
+    s.D = cfg->channels / cfg->heads;
+    s.F = cfg->mlp;
+    s.V = cfg->vocab;
+    s.Vp = (int)round_up((size_t)cfg->vocab, 128);
+    s.W = cfg->kconv;
+    s.theta = cfg->theta;
+    s.layer = (LayerSpec*)xcalloc((size_t)s.L, sizeof(LayerSpec));
+    TRY(pattern_parse(s.layer, s.L, cfg->pattern, &err));
+    char text[256];
+    if (model_refusal(&s, text, sizeof text)) { FAIL(EXIT_USAGE, "%s", text); }
+    return s;
+}
+
+static int64_t rows_per_step(const Config* cfg) { return cfg->total_batch / cfg->seq_len; }
+
+static ShardSet* open_shards(const Config* cfg, const char* pattern) {
+    Error err;
+    ShardSet* set = shard_open(pattern, cfg->seq_len, cfg->vocab, &err);
+    TRY(set);
+    return set;
+}
+
+static Tokenizer* open_tokenizer(const Config* cfg) {
+    Error err;
+    Tokenizer* tokenizer = tokenizer_open(cfg->tokenizer, &err);
+    TRY(tokenizer);
+    if (tokenizer_vocab_size(tokenizer) > cfg->vocab) {
+        FAIL(EXIT_USAGE, "--tokenizer %s has %d tokens, the model's vocabulary %d; give the tokenizer the model was trained with",
+             cfg->tokenizer, tokenizer_vocab_size(tokenizer), cfg->vocab);
+    }
+    return tokenizer;
+}
+
+// ---- checkpoints ------------------------------------------------------------------------------------------------------------
+
+// The checkpoint --resume asks for, whole and verified; NULL if it is 'none', or 'auto' and there is none.
+static Checkpoint* open_checkpoint(const Config* cfg, const char* checkpoints_dir) {
+    Error err;
+    memset(&err, 0, sizeof err);
+    if (strcmp(cfg->resume, "none") == 0) { return NULL; }
+    if (strcmp(cfg->resume, "auto") != 0) {
+        Checkpoint* checkpoint = checkpoint_open(cfg->resume, &err);
+        TRY(checkpoint);
+        return checkpoint;
+    }
+    char* passed_over = NULL;
+    Checkpoint* checkpoint = checkpoint_open_newest(checkpoints_dir, &passed_over, &err);
+    if (passed_over) { fprintf(stderr, "warning: %s\n", passed_over); }
+    if (passed_over && checkpoint) { fprintf(stderr, "warning: resuming from %s instead\n", checkpoint->path); }
+    free(passed_over);
+    TRY(checkpoint || err.code == 0);
+    return checkpoint;
+}
+
+static Config checkpoint_config(const Checkpoint* checkpoint) {
+    Error err;
+    Config saved;
+    char* options = checkpoint_read_text(checkpoint, "options", &err);
+    TRY(options);
+    TRY(config_from_json(&saved, options, strlen(options), &err));
+    free(options);
+    return saved;
+}
+
+// ---- training ---------------------------------------------------------------------------------------------------------------
+
+typedef struct {
+    const Config* cfg;
+    char*         options;             // cfg as JSON
+    Device        device;
+    RunDir        dir;
+    ShardSet     *train_set, *valid_set;
+    DataLoader   *train, *valid;       // valid may be NULL
+    Tokenizer*    tokenizer;           // NULL unless samples are asked for
+    Model         model;
+    Optimizer     opt;
+    Logger*       log;
+    Progress      progress;
+    double        flops_per_token;
+    StepStats     last;
+} Run;
+
+// Forward and backward of one global batch, micro-batch by micro-batch. Each target counts 1 / targets of the whole step.
+static void accumulate_gradients(Run* run) {
+    const Config* cfg = run->cfg;
+    float scale = (float)(1.0 / (double)cfg->total_batch);
+    model_zero(&run->model);
+    for (int64_t row = 0; row < rows_per_step(cfg); row += cfg->micro_batch) {
+        Error err;
+        const int *inputs, *targets;
+        TRY(loader_next(run->train, &inputs, &targets, &err));
+        model_batch(&run->model, inputs, targets, cfg->micro_batch, cfg->seq_len);
+        model_forward(&run->model);
+        model_loss_backward(&run->model, scale);
+        model_backward(&run->model);
+    }
+}
+
+static void skip_step(Run* run, double loss, double norm) {
+    char why[96];
+    snprintf(why, sizeof why, "loss %g, gradient norm %g: not finite", loss, norm);
+    run->progress.bad_steps++;
+    log_skip(run->log, (int)run->progress.step, why);
+    if (run->progress.bad_steps >= run->cfg->max_bad_steps) {
+        FAIL(EXIT_INTERNAL, "step %lld: %lld steps in a row were not finite (--max-bad-steps); stopped without saving, the checkpoints in %s are intact",
+             (long long)run->progress.step, (long long)run->progress.bad_steps, run->dir.checkpoints);
+    }
+}
+
+// One optimizer step, index progress.step; counts it as done.
+static void train_step(Run* run) {
+    const Config* cfg = run->cfg;
+    double start = now_ms();
+    AdamWSettings settings = {schedule_lr(cfg, run->progress.step), 0.9, 0.95, 1e-8, cfg->weight_decay, cfg->clip};
+    accumulate_gradients(run);
+    double norm = optimizer_grad_norm(&run->opt, &run->model);
+    double loss = model_total(&run->model) / (double)cfg->total_batch;
+    run->progress.step++;
+    if (!isfinite(norm) || !isfinite(loss)) {
+        skip_step(run, loss, norm);
+        return;
+    }
+    run->progress.bad_steps = 0;
+    optimizer_update(&run->opt, &run->model, &settings, norm);
+    stream_sync(run->model.stream);
+    StepStats* s = &run->last;
+    s->step = (int)run->progress.step;
+    s->loss = loss;
+    s->norm = norm;
+    s->lr = settings.lr;
+    s->ms = now_ms() - start;
+    s->tok_s = (double)cfg->total_batch / s->ms * 1e3;
+    s->mfu = run->device.peak_flops > 0 ? run->flops_per_token * s->tok_s / run->device.peak_flops : 0;
+    s->tokens = run->progress.step * cfg->total_batch;
+    s->mem_mib = (double)device_memory_in_use() / (1 << 20);
+    log_step(run->log, s);
+}
+
+// A save that fails is a warning while training goes on, and false.
+static bool save(Run* run) {
+    Error err;
+    double start = now_ms();
+    int64_t bytes = 0;
+    bool ok = logger_sync(run->log, &err)
+           && state_save(&run->opt, &run->model, &run->progress, run->options, run->dir.checkpoints, &bytes, &err);
+    if (!ok) {
+        fprintf(stderr, "warning: step %lld is not saved: %s\n", (long long)run->progress.step, err.text);
+        return false;
+    }
+    char* path = checkpoint_path(run->dir.checkpoints, run->progress.step);
+    double ms = now_ms() - start;
+    log_save(run->log, (int)run->progress.step, path, bytes, ms, ms);
+    free(path);
+    if (!checkpoint_prune(run->dir.checkpoints, run->progress.step, run->cfg->keep, run->cfg->keep_major, &err)) {
+        fprintf(stderr, "warning: %s\n", err.text);
+    }
+    return true;
+}
+
+static void validate(Run* run) {
+    Error err;
+    err.code = 0;
+    double loss = eval_loss(&run->model, run->valid, run->cfg->micro_batch, run->cfg->seq_len, run->cfg->eval_batches, &err);
+    TRY(err.code == 0);
+    log_eval(run->log, (int)run->progress.step, "validation", loss);
+}
+
+static SampleSettings sample_settings(const Config* cfg, uint64_t stream) {
+    SampleSettings s = {cfg->sample_tokens, cfg->temperature, cfg->top_k, cfg->top_p, (uint64_t)cfg->seed, stream};
+    return s;
+}
+
+static void print_sample(Run* run) {
+    SampleSettings settings = sample_settings(run->cfg, (uint64_t)run->progress.step);
+    printf("sample      ");
+    sample_text(&run->model, run->tokenizer, "", &settings, stdout);
+}
+
+static bool loop(Run* run) {
+    const Config* cfg = run->cfg;
+    bool saved = true;
+    while (run->progress.step < cfg->steps && !stop_requested()) {
+        train_step(run);
+        int64_t done = run->progress.step;
+        bool last = done == cfg->steps;
+        if (run->valid && (last || due(done, cfg->eval_every)))     { validate(run); }
+        if (run->tokenizer && (last || due(done, cfg->sample_every))) { print_sample(run); }
+        if (last || due(done, cfg->save_every) || stop_requested()) { saved = save(run); }
+    }
+    return saved;
+}
+
+// Everything that can be wrong with the input is found here, before a device is touched.
+static void open_input(Run* run) {
+    const Config* cfg = run->cfg;
+    if (!cfg->train_data[0]) { FAIL(EXIT_USAGE, "--train-data is missing: give a shard or a pattern, such as 'data/edu_fineweb_train_*.bin' (see data/README.md)"); }
+    run->train_set = open_shards(cfg, cfg->train_data);
+    if (cfg->val_data[0])  { run->valid_set = open_shards(cfg, cfg->val_data); }
+    if (cfg->sample_every) { run->tokenizer = open_tokenizer(cfg); }
+}
+
+static void open_loaders(Run* run) {
+    const Config* cfg = run->cfg;
+    run->train = loader_open(run->train_set, cfg->micro_batch, rows_per_step(cfg), 0, 1, (uint64_t)cfg->seed, true);
+    loader_seek(run->train, run->progress.step);
+    if (run->valid_set) { run->valid = loader_open(run->valid_set, cfg->micro_batch, cfg->micro_batch, 0, 1, 0, false); }
+}
+
+static void open_log(Run* run) {
+    Error err;
+    run->log = logger_open(run->dir.path, run->progress.step, run->cfg->steps, run->cfg->log_every, &err);
+    TRY(run->log);
+    TRY(rundir_write(&run->dir, "config.json", run->options, &err));
+    StartRecord start = {run->progress.step, run->options, run->device.name, COMMIT, run->cfg->train_data, run->train_set->tokens,
+                         (int64_t)run->model.table.parameters};
+    log_start(run->log, &start);
+}
+
+static void print_header(const Run* run) {
+    report_device(&run->device);
+    report_model(&run->model);
+    report_flops(run->cfg, &run->model);
+    printf("data        %d training shards, %lld tokens, %lld rows\n", run->train_set->count, (long long)run->train_set->tokens,
+           (long long)run->train_set->rows);
+    arena_print(&run->model.arena);
+    fflush(stdout);
+}
+
+static void close_run(Run* run, bool saved, double seconds) {
+    Error err;
+    bool finished = run->progress.step >= run->cfg->steps;
+    int status = !saved ? EXIT_IO : finished ? 0 : EXIT_STOPPED;
+    char why[64];
+    snprintf(why, sizeof why, finished ? "finished" : "stopped by %s", stop_signal_name());
+    EndRecord end = {(int)run->progress.step, status, why, seconds, run->last.loss, run->progress.step * run->cfg->total_batch};
+    log_end(run->log, &end);
+    TRY(logger_close(run->log, &err));
+    loader_close(run->train);
+    if (run->valid)     { loader_close(run->valid); }
+    shard_close(run->train_set);
+    if (run->valid_set) { shard_close(run->valid_set); }
+    tokenizer_close(run->tokenizer);
+    model_close(&run->model);
+    rundir_close(&run->dir);
+    free(run->options);
+}
+
+static int train(const Config* cfg) {
+    Error err;
+    double start = now_ms();
+    Run run;
+    memset(&run, 0, sizeof run);
+    run.cfg = cfg;
+    ModelShape shape = shape_of(cfg);
+    open_input(&run);
+    TRY(rundir_open(&run.dir, cfg->out, cfg->take_lock, &err));
+    Checkpoint* checkpoint = open_checkpoint(cfg, run.dir.checkpoints);
+    if (checkpoint) {
+        Config saved = checkpoint_config(checkpoint);
+        TRY(config_check_resume(cfg, &saved, &err));
+        config_close(&saved);
+        if (checkpoint->step >= cfg->steps) {
+            printf("%s: this run has finished its %d steps; --steps with --new-schedule goes on\n", checkpoint->path, cfg->steps);
+            return 0;
+        }
+    }
+    run.options = config_to_json(cfg);
+    run.device = device_open(0);
+    model_plan(&run.model, shape, cfg->micro_batch, cfg->seq_len, (KeepLevel)cfg->recompute, (size_t)cfg->scratch << 20);
+    optimizer_plan(&run.opt, &run.model);
+    run.flops_per_token = flops_per_token(&run.model.shape, cfg->seq_len, false);
+    print_header(&run);
+    model_allocate(&run.model);
+    if (checkpoint) {
+        TRY(state_load(&run.opt, &run.model, &run.progress, checkpoint, &err));
+        printf("resuming    from %s\n", checkpoint->path);
+        checkpoint_close(checkpoint);
+    } else {
+        optimizer_init(&run.opt, &run.model, (uint64_t)cfg->seed);
+    }
+    open_loaders(&run);
+    open_log(&run);
+    bool saved = loop(&run);
+    bool finished = run.progress.step >= cfg->steps;
+    close_run(&run, saved, (now_ms() - start) / 1e3);
+    return !saved ? EXIT_IO : finished ? 0 : EXIT_STOPPED;
+}
+
+// ---- other uses: evaluate, complete a prompt, plan ----------------------------------------------------------------------------
+
+// The weights of the checkpoint that --resume and --out name, in a model planned for B rows; what describes the model and was not given
+// comes from the checkpoint.
+static void open_trained(Model* m, Config* cfg, int B) {
+    Error err;
+    char* checkpoints_dir = xformat("%s/checkpoints", cfg->out);
+    Checkpoint* checkpoint = open_checkpoint(cfg, checkpoints_dir);
+    if (!checkpoint) { FAIL(EXIT_NO_INPUT, "%s holds no checkpoint; give the run's --out, or --resume with a checkpoint's directory", checkpoints_dir); }
+    Config saved = checkpoint_config(checkpoint);
+    TRY(config_adopt(cfg, &saved, &err));
+    config_close(&saved);
+    device_open(0);
+    int T = cfg->eval_data[0] && !cfg->val_data[0] ? cfg->eval_context : max_int(cfg->seq_len, cfg->eval_context);
+    model_plan(m, shape_of(cfg), B, T, FORWARD_ONLY, (size_t)cfg->scratch << 20);
+    model_allocate(m);
+    TRY(state_load_weights(m, checkpoint, &err));
+    m->dense_moba = cfg->eval_attention == EVAL_DENSE;
+    printf("checkpoint  %s\n", checkpoint->path);
+    checkpoint_close(checkpoint);
+    free(checkpoints_dir);
+}
+
+static void evaluate_perplexity(Model* m, const Config* cfg) {
+    Error err;
+    Sidecar sidecar;
+    ShardSet* set = shard_open(cfg->eval_data, 1, cfg->vocab, &err);
+    TRY(set);
+    if (set->count != 1) { FAIL(EXIT_USAGE, "--eval-data %s names %d shards; a perplexity is that of one", cfg->eval_data, set->count); }
+    TRY(sidecar_open(&sidecar, set->shards[0].path, &err));
+    int64_t count;
+    int* tokens = shard_read_all(set, 0, &count, &err);
+    TRY(tokens);
+    Perplexity p = eval_perplexity(m, tokens, count, cfg->eval_context, cfg->eval_stride);
+    printf("attention         %s\n", m->dense_moba ? "dense" : "sparse, as trained");
+    perplexity_print(&p, &sidecar);
+    free(tokens);
+    sidecar_close(&sidecar);
+    shard_close(set);
+}
+
+static int evaluate(Config* cfg) {
+    Model m;
+    open_trained(&m, cfg, cfg->micro_batch);
+    if (cfg->eval_data[0]) { evaluate_perplexity(&m, cfg); }
+    if (cfg->val_data[0]) {
+        Error err;
+        err.code = 0;
+        ShardSet* set = open_shards(cfg, cfg->val_data);
+        DataLoader* loader = loader_open(set, cfg->micro_batch, cfg->micro_batch, 0, 1, 0, false);
+        double loss = eval_loss(&m, loader, cfg->micro_batch, cfg->seq_len, cfg->eval_batches, &err);
+        TRY(err.code == 0);
+        printf("validation loss   %.6f  (perplexity %.4f, %s)\n", loss, exp(loss), cfg->val_data);
+        loader_close(loader);
+        shard_close(set);
+    }
+    model_close(&m);
+    return 0;
+}
+
+static int complete(Config* cfg) {
+    Model m;
+    open_trained(&m, cfg, 1);
+    Tokenizer* tokenizer = open_tokenizer(cfg);
+    SampleSettings settings = sample_settings(cfg, 0);
+    sample_text(&m, tokenizer, cfg->prompt, &settings, stdout);
+    tokenizer_close(tokenizer);
+    model_close(&m);
+    return 0;
+}
+
+static int dry_run(const Config* cfg) {
+    static const char* level_name[] = {"keep all", "redo norms and SwiGLU", "redo gate and up too", "keep layer inputs", "keep every second layer's input"};
+    Model m;
+    Optimizer opt;
+    config_print(cfg, stdout);
+    for (int level = RECOMPUTE_NONE; level <= RECOMPUTE_PAIR; level++) {
+        model_plan(&m, shape_of(cfg), cfg->micro_batch, cfg->seq_len, (KeepLevel)level, (size_t)cfg->scratch << 20);
+        optimizer_plan(&opt, &m);
+        if (level == RECOMPUTE_NONE) {
+            report_model(&m);
+            report_parameters(&m);
+            report_flops(cfg, &m);
+        }
+        printf("--recompute %d (%s)\n  ", level, level_name[level]);
+        arena_print(&m.arena);
+    }
+    return 0;
+}
+
+int main(int argc, char** argv) {
+    Config cfg = config_parse(argc, argv);
+    signals_install();
+    int status = cfg.dry_run ? dry_run(&cfg) : cfg.eval_only ? evaluate(&cfg) : cfg.prompt[0] ? complete(&cfg) : train(&cfg);
+    config_close(&cfg);
+    return status;
+}
