@@ -20,7 +20,7 @@ __device__ inline Pack8 load8(const floatX* from)           { return *reinterpre
 __device__ inline void  store8(floatX* to, const Pack8& p)  { *reinterpret_cast<Pack8*>(to) = p; }
 
 // every lane gets the sum / the maximum; the butterfly's order is the same each time
-__device__ inline float warp_sum(float x) {
+template <typename T> __device__ inline T warp_sum(T x) {
     for (int step = WARP / 2; step > 0; step /= 2) { x += __shfl_xor_sync(0xffffffffu, x, step); }
     return x;
 }
@@ -31,14 +31,14 @@ __device__ inline float warp_max(float x) {
 }
 
 // Every thread gets the sum. blockDim.x is a multiple of WARP, at most 1024; call it from all threads.
-__device__ inline float block_sum(float x) {
-    __shared__ float partial[WARP];
+template <typename T> __device__ inline T block_sum(T x) {
+    __shared__ T partial[WARP];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     x = warp_sum(x);
     __syncthreads();                                     // an earlier call may still read `partial`
     if (lane == 0) { partial[warp] = x; }
     __syncthreads();
-    return warp_sum(lane < warps ? partial[lane] : 0.0f);
+    return warp_sum(lane < warps ? partial[lane] : T(0));
 }
 
 #endif
