@@ -38,18 +38,7 @@ static bool due(int64_t step, int every) { return every > 0 && step % every == 0
 static ModelShape shape_of(const Config* cfg) {
     Error err;
     ModelShape s;
-    memset(&s, 0, sizeof s);
-    s.L = cfg->layers;
-    s.C = cfg->channels;
-    s.H = cfg->heads;
-    s.D = cfg->channels / cfg->heads;
-    s.F = cfg->mlp;
-    s.V = cfg->vocab;
-    s.Vp = (int)round_up((size_t)cfg->vocab, 128);
-    s.W = cfg->kconv;
-    s.theta = cfg->theta;
-    s.layer = (LayerSpec*)xcalloc((size_t)s.L, sizeof(LayerSpec));
-    TRY(pattern_parse(s.layer, s.L, cfg->pattern, &err));
+    TRY(shape_from_config(&s, cfg, &err));
     char text[256];
     if (model_refusal(&s, text, sizeof text)) { FAIL(EXIT_USAGE, "%s", text); }
     return s;

@@ -4,6 +4,21 @@
 
 enum { ALIGN_ELEMENTS = 64 };   // every tensor starts on 128 bytes in bf16, 256 in fp32
 
+bool shape_from_config(ModelShape* s, const Config* cfg, Error* err) {
+    memset(s, 0, sizeof *s);
+    s->L = cfg->layers;
+    s->C = cfg->channels;
+    s->H = cfg->heads;
+    s->D = cfg->channels / cfg->heads;
+    s->F = cfg->mlp;
+    s->V = cfg->vocab;
+    s->Vp = (int)round_up((size_t)cfg->vocab, 128);
+    s->W = cfg->kconv;
+    s->theta = cfg->theta;
+    s->layer = (LayerSpec*)xcalloc((size_t)s->L, sizeof(LayerSpec));
+    return pattern_parse(s->layer, s->L, cfg->pattern, err);
+}
+
 bool is_moba(const ModelShape* s, int l)    { return s->layer[l].kind == LAYER_M; }
 int  kconv_taps(const ModelShape* s, int l) { return is_moba(s, l) ? s->W : 0; }
 

@@ -4,6 +4,7 @@
 #define PARAMS_H
 
 #include "common.h"
+#include "config.h"
 #include "dtype.h"
 #include "pattern.h"
 
@@ -68,6 +69,9 @@ typedef struct {
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+// The shape that resolved options ask for; s->layer is the caller's to free. False: the pattern is bad.
+bool shape_from_config(ModelShape* s, const Config* cfg, Error* err);
 
 bool is_moba(const ModelShape* s, int l);
 int  kconv_taps(const ModelShape* s, int l);          // W on M layers, else 0

@@ -1,0 +1,116 @@
+// One forward, loss and backward of a freshly initialised model, every tensor of it written out for comparison.
+//
+//   dump OUT [--routing DUMP] OPTIONS...        options as of train_moba; one micro-batch of micro-batch x seq-len random tokens
+//
+// OUT/step_00000001/state.bin, in the checkpoint's format, then holds "options", "tokens", "targets" (u64), "loss" (1), "param/NAME",
+// "grad/NAME" (fp32), and for the i-th M layer "sel/i" (u64: the picked blocks). With --routing the picked blocks of another dump replace
+// this backend's own, so that gradients are compared on the same routing. moba_topk is wrapped at link time to see and replace them.
+#include <string.h>
+
+#include "checkpoint.h"
+#include "config.h"
+#include "device.h"
+#include "optimizer.h"
+#include "rng.h"
+
+#define TRY(call) do { if (!(call)) { FAIL(err.code, "%s", err.text); } } while (0)
+
+static CheckpointWriter* writer;
+static Checkpoint*       routing;      // NULL: keep this backend's own
+static int               moba_layer;   // M layers routed so far
+
+void __real_moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, stream_t stream);
+void __wrap_moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, stream_t stream);
+
+static void put_u64(const char* name, const uint64_t* values, size_t n) {
+    Error err;
+    int64_t shape[1] = {(int64_t)n};
+    TRY(checkpoint_add(writer, name, CHECKPOINT_U64, 1, shape, values, &err));
+}
+
+void __wrap_moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, stream_t stream) {
+    Error err;
+    char name[CHECKPOINT_NAME];
+    size_t n = (size_t)shape.B * shape.H * shape.T * (topk - 1);
+    uint16_t* host = (uint16_t*)xmalloc(n * sizeof(uint16_t));
+    uint64_t* wide = (uint64_t*)xmalloc(n * sizeof(uint64_t));
+    snprintf(name, sizeof name, "sel/%d", moba_layer++);
+    __real_moba_topk(sel, q, centroid, shape, block, topk, stream);
+    device_download(host, sel, n * sizeof(uint16_t), stream);
+    stream_sync(stream);
+    for (size_t i = 0; i < n; i++) { wide[i] = host[i]; }
+    put_u64(name, wide, n);
+    if (routing) {
+        TRY(checkpoint_read(routing, name, CHECKPOINT_U64, wide, n * sizeof(uint64_t), &err));
+        for (size_t i = 0; i < n; i++) { host[i] = (uint16_t)wide[i]; }
+        device_upload(sel, host, n * sizeof(uint16_t), stream);
+        stream_sync(stream);
+    }
+    free(wide);
+    free(host);
+}
+
+static void put_tensors(const char* kind, const float* device, const Model* m) {
+    float* host = (float*)xmalloc(m->table.elements * sizeof(float));
+    device_download(host, device, m->table.elements * sizeof(float), m->stream);
+    stream_sync(m->stream);
+    for (int i = 0; i < m->table.count; i++) {
+        Error err;
+        char name[CHECKPOINT_NAME];
+        const Tensor* t = &m->table.tensor[i];
+        int64_t shape[2] = {t->rows, t->cols};
+        snprintf(name, sizeof name, "%s/%s", kind, t->name);
+        if (t->rows) { TRY(checkpoint_add(writer, name, CHECKPOINT_F32, 2, shape, host + t->offset, &err)); }
+    }
+    free(host);
+}
+
+int main(int argc, char** argv) {
+    Error err;
+    if (argc < 2) { FAIL(EXIT_USAGE, "usage: dump OUT [--routing DUMP] OPTIONS..."); }
+    const char* out = argv[1];
+    int skip = 1;
+    if (argc > 3 && strcmp(argv[2], "--routing") == 0) {
+        routing = checkpoint_open(argv[3], &err);
+        TRY(routing);
+        skip = 3;
+    }
+    Config cfg = config_parse(argc - skip, argv + skip);
+    ModelShape shape;
+    TRY(shape_from_config(&shape, &cfg, &err));
+    device_open(0);
+    Model m;
+    Optimizer opt;
+    model_plan(&m, shape, cfg.micro_batch, cfg.seq_len, (KeepLevel)cfg.recompute, (size_t)cfg.scratch << 20);
+    optimizer_plan(&opt, &m);
+    model_allocate(&m);
+    optimizer_init(&opt, &m, (uint64_t)cfg.seed);
+    size_t n = (size_t)cfg.micro_batch * cfg.seq_len;
+    int *tokens = (int*)xmalloc(n * sizeof(int)), *targets = (int*)xmalloc(n * sizeof(int));
+    uint64_t *wide = (uint64_t*)xmalloc(n * sizeof(uint64_t));
+    for (size_t i = 0; i < n; i++) {
+        tokens[i]  = (int)(rng_bits(1, 0, i).a % (uint64_t)cfg.vocab);
+        targets[i] = (int)(rng_bits(1, 1, i).a % (uint64_t)cfg.vocab);
+    }
+    writer = checkpoint_begin(out, 1, &err);
+    TRY(writer);
+    char* options = config_to_json(&cfg);
+    TRY(checkpoint_add_text(writer, "options", options, &err));
+    for (size_t i = 0; i < n; i++) { wide[i] = (uint64_t)tokens[i]; }
+    put_u64("tokens", wide, n);
+    for (size_t i = 0; i < n; i++) { wide[i] = (uint64_t)targets[i]; }
+    put_u64("targets", wide, n);
+    model_zero(&m);
+    model_batch(&m, tokens, targets, cfg.micro_batch, cfg.seq_len);
+    model_forward(&m);
+    model_loss_backward(&m, 1.0f / (float)n);
+    model_backward(&m);
+    float loss = (float)(model_total(&m) / (double)n);
+    int64_t one[1] = {1};
+    TRY(checkpoint_add(writer, "loss", CHECKPOINT_F32, 1, one, &loss, &err));
+    put_tensors("param", opt.master, &m);
+    put_tensors("grad", m.grads, &m);
+    TRY(checkpoint_commit(writer, &err));
+    printf("loss %.9g\n", (double)loss);
+    return 0;
+}
