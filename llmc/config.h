@@ -54,6 +54,7 @@ bool config_parse_into(Config* cfg, int argc, char** argv, Error* err);
 
 // Fills what is derived (preset sizes, warmup, cooldown, total_batch, eval_context, eval_stride; the pattern in its shortest spelling),
 // then checks options against each other. Resolving twice changes nothing. On false *cfg is still to be closed.
+// With --eval-only or --prompt the model is the checkpoint's, and so nothing is derived before config_adopt.
 bool config_resolve(Config* cfg, Error* err);
 
 void config_close(Config* cfg);
@@ -61,8 +62,8 @@ void config_close(Config* cfg);
 // May a run with the resolved options `now` continue a checkpoint of a run with `saved`? Else the sentence has option and both values.
 bool config_check_resume(const Config* now, const Config* saved, Error* err);
 
-// For --eval-only and --prompt: what describes the model and was not given on the command line is taken from the checkpoint.
-// Ends with config_resolve and config_check_resume.
+// For --eval-only and --prompt: what a resumed run may not change (model, tokenizer, ...) and was not given on the command line is taken
+// from the checkpoint; what was given must agree with it. Then resolves.
 bool config_adopt(Config* cfg, const Config* saved, Error* err);
 
 // One flat JSON object, every option by name. Reads back to the same values exactly. The text is the caller's to free.
@@ -73,7 +74,7 @@ bool  config_from_json(Config* cfg, const char* json, size_t bytes, Error* err);
 void config_print(const Config* cfg, FILE* out);              // start-up print: every option and its value
 void config_help(FILE* out, const char* program);
 void config_help_markdown(FILE* out);                         // README's option section
-void config_value_text(const Config* cfg, const Option* option, char* text, size_t room);
+char* config_value_text(const Config* cfg, const Option* option);   // as it would be given; the caller's to free
 
 #ifdef __cplusplus
 }
