@@ -114,18 +114,48 @@ $(B)/test/cpu/test_gradcheck: test/test_gradcheck.c test/test.h test/gradcheck/g
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_F64 -Itest -I$(B)/gen -o $@ $(filter %.c %.o,$^) $(LIBS)
 
+# tools over data, and the whole-model dumps that tests compare
+TOOLS       := $(patsubst data/%.c,$(B)/data/%,$(wildcard data/*.c))
+MODEL_DUMPS :=
+
 # ---- benchmarks (GPU) -------------------------------------------------------------------------------------------------
 $(B)/bench/%: dev/cuda/%.cu dev/cuda/bench.h $(CUDA_LIB)
 	@mkdir -p $(@D)
 	$(NVCC) $(NVFLAGS) -Idev/cuda -o $@ $< $(CUDA_LIB) $(NVLIBS)
 
-OP_TESTS     := $(patsubst test/test_%.cu,%,$(wildcard test/test_*.cu))
-PLAIN_TESTS  := $(filter-out gradcheck,$(patsubst test/test_%.c,%,$(wildcard test/test_*.c)))
+bench: $(patsubst dev/cuda/%.cu,$(B)/bench/%,$(if $(OP),dev/cuda/$(OP).cu,$(wildcard dev/cuda/*.cu)))
+	@[ -n "$(HAS_GPU)" ] || { echo "error: make bench needs a GPU, and nvidia-smi shows none" >&2; exit 70; }
+	@mkdir -p dev/results
+	@for program in $^; do echo "# $$(basename $$program)"; $$program | tee dev/results/$$(basename $$program).jsonl || exit 1; done
+
+# ---- everything that proves the tree ------------------------------------------------------------------------------------
+OP_TESTS    := $(patsubst test/%.cu,%,$(wildcard test/test_*.cu))
+PLAIN_TESTS := $(patsubst test/%.c,%,$(wildcard test/test_*.c))
+SCRIPTS     := $(wildcard test/test_*.sh test/test_*.py)
+TEST_PROGRAMS := $(OP_TESTS:%=$(B)/test/cpu/%) $(PLAIN_TESTS:%=$(B)/test/cpu/%) $(if $(HAS_GPU),$(OP_TESTS:%=$(B)/test/cuda/%))
+ifdef OP
+TEST_PROGRAMS := $(filter %/test_$(OP),$(TEST_PROGRAMS))
+SCRIPTS       :=
+endif
+test: setup-test
+	@$(MAKE) --no-print-directory test-built OP=$(OP)
+setup-test:
+	@scripts/setup.sh test
+test-built: $(TEST_PROGRAMS) $(if $(OP),,train_moba_cpu $(if $(HAS_GPU),train_moba) $(TOOLS) $(MODEL_DUMPS))
+	@test/run.sh $(if $(HAS_GPU),,--skip-gpu-cases-of $(if $(OP),test/test_$(OP).cu,$(wildcard test/test_*.cu))) \
+		$(if $(and $(HAS_GPU),$(if $(OP),,all)),--record dev/results/gpu-tests.json) -- $(TEST_PROGRAMS) $(SCRIPTS)
+
+# a hash over everything the CUDA program is compiled from; dev/results/gpu-tests.json names the one it proved
+source-hash:
+	@cat $(sort $(wildcard llmc/*.c llmc/*.h llmc/*.cu llmc/*.cuh) train_moba.cu Makefile) | sha256sum | cut -c1-16
+
+quickstart:
+	@scripts/quickstart.sh
 
 clean:
 	rm -rf $(B) train_moba train_moba_cpu
 help:
 	@sed -n '1,/^CC/p' Makefile | grep '^#' | sed 's/^# //'
 
-.PHONY: FORCE all clean help test quickstart bench source-hash
+.PHONY: FORCE all clean help test setup-test test-built quickstart bench source-hash
 .SECONDARY:
