@@ -91,6 +91,10 @@ train_moba_cpu: train_moba.cu $(B)/gen/commit.h $(CPU_LIB)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -I$(B)/gen -x c -o $@ $< -x none $(CPU_LIB) $(LIBS)
 train_moba: train_moba.cu $(B)/gen/commit.h $(CUDA_LIB)
 	$(NVCC) $(NVFLAGS) -I$(B)/gen -o $@ $< $(CUDA_LIB) $(NVLIBS)
+# data tools in C
+$(B)/data/%: data/%.c $(CPU_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -o $@ $< $(CPU_LIB) $(LIBS)
 
 # ---- tests ------------------------------------------------------------------------------------------------------------
 GEN := $(B)/gen/ref_names.h $(B)/gen/rnd_names.h $(B)/gen/ops_unname.h
