@@ -1,6 +1,7 @@
 # make                 train_moba (where nvcc is) and train_moba_cpu
 # make quickstart      from nothing to a trained tiny model and a sample, no GPU needed
 # make test [OP=name]  every test, or those of one op
+# make tools           the data tools written in C, into build/data (data/README.md)
 # make bench [OP=name] the tables of README (GPU)
 # make help            this text
 CC      ?= cc
@@ -82,6 +83,13 @@ train_moba_cpu: train_moba.cu $(CPU_LIB)
 train_moba: train_moba.cu $(CUDA_LIB)
 	$(NVCC) $(NVFLAGS) -o $@ $< $(CUDA_LIB) $(NVLIBS)
 
+# ---- data tools: data/NAME.c -> build/data/NAME ------------------------------------------------------------------------
+DATA_TOOLS := $(patsubst data/%.c,$(B)/data/%,$(wildcard data/*.c))
+tools: $(DATA_TOOLS)
+$(B)/data/%: data/%.c data/tool.h $(CPU_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -o $@ $< $(CPU_LIB) $(LIBS)
+
 # ---- tests ------------------------------------------------------------------------------------------------------------
 GEN := $(B)/gen/ref_names.h $(B)/gen/rnd_names.h $(B)/gen/ops_unname.h
 # an op's own test: without a GPU the CPU op alone; with one the kernels beside both references
@@ -103,5 +111,5 @@ clean:
 help:
 	@sed -n '1,/^CC/p' Makefile | grep '^#' | sed 's/^# //'
 
-.PHONY: all clean help test quickstart bench source-hash
+.PHONY: all clean help tools test quickstart bench source-hash
 .SECONDARY:
