@@ -1,6 +1,7 @@
 # make                 train_moba (where nvcc is) and train_moba_cpu
 # make quickstart      from nothing to a trained tiny model and a sample, no GPU needed
 # make test [OP=name]  every test, or those of one op
+# make tools           the data tools written in C, into build/data (data/README.md)
 # make bench [OP=name] the tables of README (GPU)
 # make help            this text
 CC      ?= cc
@@ -91,8 +92,11 @@ train_moba_cpu: train_moba.cu $(B)/gen/commit.h $(CPU_LIB)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -I$(B)/gen -x c -o $@ $< -x none $(CPU_LIB) $(LIBS)
 train_moba: train_moba.cu $(B)/gen/commit.h $(CUDA_LIB)
 	$(NVCC) $(NVFLAGS) -I$(B)/gen -o $@ $< $(CUDA_LIB) $(NVLIBS)
-# data tools in C
-$(B)/data/%: data/%.c $(CPU_LIB)
+
+# ---- data tools: data/NAME.c -> build/data/NAME ------------------------------------------------------------------------
+DATA_TOOLS := $(patsubst data/%.c,$(B)/data/%,$(wildcard data/*.c))
+tools: $(DATA_TOOLS)
+$(B)/data/%: data/%.c data/tool.h $(CPU_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -o $@ $< $(CPU_LIB) $(LIBS)
 
@@ -118,8 +122,7 @@ $(B)/test/cpu/test_gradcheck: test/test_gradcheck.c test/test.h test/gradcheck/g
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_F64 -Itest -I$(B)/gen -o $@ $(filter %.c %.o,$^) $(LIBS)
 
-# tools over data, and the whole-model dumps that tests compare
-TOOLS       := $(patsubst data/%.c,$(B)/data/%,$(wildcard data/*.c))
+# the whole-model dumps that tests compare
 MODEL_DUMPS :=
 
 # ---- benchmarks (GPU) -------------------------------------------------------------------------------------------------
@@ -145,7 +148,7 @@ test: setup-test
 	@$(MAKE) --no-print-directory test-built OP=$(OP)
 setup-test:
 	@scripts/setup.sh test
-test-built: $(TEST_PROGRAMS) $(if $(OP),,train_moba_cpu $(if $(HAS_GPU),train_moba) $(TOOLS) $(MODEL_DUMPS))
+test-built: $(TEST_PROGRAMS) $(if $(OP),,train_moba_cpu $(if $(HAS_GPU),train_moba) $(DATA_TOOLS) $(MODEL_DUMPS))
 	@test/run.sh $(if $(HAS_GPU),,--skip-gpu-cases-of $(if $(OP),test/test_$(OP).cu,$(wildcard test/test_*.cu))) \
 		$(if $(and $(HAS_GPU),$(if $(OP),,all)),--record dev/results/gpu-tests.json) -- $(TEST_PROGRAMS) $(SCRIPTS)
 
@@ -161,5 +164,5 @@ clean:
 help:
 	@sed -n '1,/^CC/p' Makefile | grep '^#' | sed 's/^# //'
 
-.PHONY: FORCE all clean help test setup-test test-built quickstart bench source-hash
+.PHONY: FORCE all clean help tools test setup-test test-built quickstart bench source-hash
 .SECONDARY:

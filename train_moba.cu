@@ -226,7 +226,6 @@ static bool loop(Run* run) {
 // Everything that can be wrong with the input is found here, before a device is touched.
 static void open_input(Run* run) {
     const Config* cfg = run->cfg;
-    if (!cfg->train_data[0]) { FAIL(EXIT_USAGE, "--train-data is missing: give a shard or a pattern, such as 'data/edu_fineweb_train_*.bin' (see data/README.md)"); }
     run->train_set = open_shards(cfg, cfg->train_data);
     if (cfg->val_data[0])  { run->valid_set = open_shards(cfg, cfg->val_data); }
     if (cfg->sample_every) { run->tokenizer = open_tokenizer(cfg); }

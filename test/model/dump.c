@@ -75,7 +75,10 @@ int main(int argc, char** argv) {
         TRY(routing);
         skip = 3;
     }
-    Config cfg = config_parse(argc - skip, argv + skip);
+    char** options = (char**)xcalloc((size_t)argc + 1, sizeof(char*));      // OPTIONS --dry-run: no data is asked for
+    for (int i = skip; i < argc; i++) { options[i - skip] = argv[i]; }
+    options[argc - skip] = xstrdup("--dry-run");
+    Config cfg = config_parse(argc - skip + 1, options);
     ModelShape shape;
     TRY(shape_from_config(&shape, &cfg, &err));
     device_open(0);
@@ -94,8 +97,7 @@ int main(int argc, char** argv) {
     }
     writer = checkpoint_begin(out, 1, &err);
     TRY(writer);
-    char* options = config_to_json(&cfg);
-    TRY(checkpoint_add_text(writer, "options", options, &err));
+    TRY(checkpoint_add_text(writer, "options", config_to_json(&cfg), &err));
     for (size_t i = 0; i < n; i++) { wide[i] = (uint64_t)tokens[i]; }
     put_u64("tokens", wide, n);
     for (size_t i = 0; i < n; i++) { wide[i] = (uint64_t)targets[i]; }
