@@ -18,6 +18,7 @@
 static CheckpointWriter* writer;
 static Checkpoint*       routing;      // NULL: keep this backend's own
 static int               moba_layer;   // M layers routed so far
+static bool              recording = true;   // until backward, which routes again where it recomputes
 
 void __real_moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, stream_t stream);
 void __wrap_moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, stream_t stream);
@@ -31,6 +32,11 @@ static void put_u64(const char* name, const uint64_t* values, size_t n) {
 void __wrap_moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, stream_t stream) {
     Error err;
     char name[CHECKPOINT_NAME];
+    if (!recording) {
+        REQUIRE(!routing, "--routing cannot be combined with --recompute 3 or 4, whose backward routes again");
+        __real_moba_topk(sel, q, centroid, shape, block, topk, stream);
+        return;
+    }
     size_t n = (size_t)shape.B * shape.H * shape.T * (topk - 1);
     uint16_t* host = (uint16_t*)xmalloc(n * sizeof(uint16_t));
     uint64_t* wide = (uint64_t*)xmalloc(n * sizeof(uint64_t));
@@ -105,6 +111,7 @@ int main(int argc, char** argv) {
     model_zero(&m);
     model_batch(&m, tokens, targets, cfg.micro_batch, cfg.seq_len);
     model_forward(&m);
+    recording = false;
     model_loss_backward(&m, 1.0f / (float)n);
     model_backward(&m);
     float loss = (float)(model_total(&m) / (double)n);
