@@ -149,7 +149,9 @@ static bool write_documents(Output* train, Output* val, const Documents* d, size
         if (head < doc->bytes && !write_document(val, doc->text + head, doc->bytes - head, err)) { return false; }
         left -= min_size(left, head);
     }
-    if (val && val->bytes == 0) { return error_set(err, EXIT_DATA, "no line starts in the validation part of the text; give more text or a larger --val-fraction"); }
+    if (val && val->bytes == 0) {
+        return error_set(err, EXIT_DATA, "no line starts in the validation part of the text; give more text or a larger --val-fraction");
+    }
     return true;
 }
 

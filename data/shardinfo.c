@@ -114,7 +114,8 @@ static int print_set(const char* pattern, const Options* o) {
         rows += (set->shards[i].header.tokens - 1) / o->seq_len;
     }
     if (ok && set->count > 1) {
-        printf("%s: %d shards, %lld bytes, %lld tokens, %lld rows\n", pattern, set->count, (long long)set->bytes, (long long)set->tokens, (long long)rows);
+        printf("%s: %d shards, %lld bytes, %lld tokens, %lld rows\n", pattern, set->count,
+               (long long)set->bytes, (long long)set->tokens, (long long)rows);
     }
     shard_close(set);
     if (ok) { return 0; }

@@ -13,7 +13,9 @@ static inline int64_t tool_int(const char* option, const char* text, int64_t low
     char* end;
     errno = 0;
     long long value = strtoll(text, &end, 10);
-    if (end == text || *end || errno) { FAIL(EXIT_USAGE, "--%s: '%s' is not a whole number; expected one in [%lld, %lld]", option, text, (long long)low, (long long)high); }
+    if (end == text || *end || errno) {
+        FAIL(EXIT_USAGE, "--%s: '%s' is not a whole number; expected one in [%lld, %lld]", option, text, (long long)low, (long long)high);
+    }
     if (value < low || value > high) { FAIL(EXIT_USAGE, "--%s: %lld is outside [%lld, %lld]", option, value, (long long)low, (long long)high); }
     return value;
 }
@@ -22,7 +24,9 @@ static inline int64_t tool_int(const char* option, const char* text, int64_t low
 static inline double tool_real(const char* option, const char* text, double low, double high) {
     char* end;
     double value = strtod(text, &end);
-    if (end == text || *end || !(value > low && value < high)) { FAIL(EXIT_USAGE, "--%s: '%s' is not a number between %g and %g", option, text, low, high); }
+    if (end == text || *end || !(value > low && value < high)) {
+        FAIL(EXIT_USAGE, "--%s: '%s' is not a number between %g and %g", option, text, low, high);
+    }
     return value;
 }
 
