@@ -89,8 +89,8 @@ static inline double test_normal(uint64_t* state) {
 }
 
 static inline int test_run_all(int argc, char** argv) {
-    int failed = 0;
-    for (int i = 0; i < test_count; i++) {
+    volatile int failed = 0;                                  // changed between setjmp and longjmp
+    for (volatile int i = 0; i < test_count; i++) {
         if (argc > 1 && !strstr(test_cases[i].name, argv[1])) { continue; }
         test_checks = 0;
         if (setjmp(test_escape) == 0) {
