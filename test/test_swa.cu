@@ -186,16 +186,35 @@ static void check_columns(const char* what, const Problem* p, const Results* ker
     free(a); free(b); free(c);
 }
 
+// A query that sees one key has P = 1 whatever the scores: dq and dk are exactly zero, and a kernel may only show the fp32 rounding of
+// dS = dout . v - delta, two sums of D terms that cancel (1e-6 sqrt(D) of a term), times an element of k or q, times 1/sqrt(D).
+static void check_vanishing(const Problem* p, const Results* kernel) {
+    double largest = 0;
+    for (size_t i = 0; i < 3 * p->n; i++) { largest = fmax(largest, fabs(p->qv[i])); }
+    for (size_t i = 0; i < p->n; i++)     { largest = fmax(largest, fmax(fabs(p->k[i]), fabs(p->dout[i]))); }
+    double bound = 1e-6 * pow(largest, 3);
+    for (size_t row = 0; row < p->rows; row++) {
+        for (int c = 0; c < p->C; c++) {
+            CHECK_NEAR(kernel->dqv[row * 3 * p->C + c], 0, bound);
+            CHECK_NEAR(kernel->dk[row * p->C + c], 0, bound);
+        }
+    }
+}
+
 static void swa_case(int B, int T, int H, int D, int window, float sharpness) {
     Problem p = problem_open(B, T, H, D, window, sharpness);
     Results kernel = problem_kernel(&p), exact = problem_exact(&p), rounded = problem_rounded(&p);
     char what[96];
     #define NAME(x) (snprintf(what, sizeof what, "%s (T %d, D %d, window %d)", x, T, D, window), what)
     check_budget(NAME("out"), kernel.out, exact.out, rounded.out, p.n, T);
-    check_budget(NAME("lse"), kernel.lse, exact.lse, rounded.lse, p.rows * H, T);
-    check_columns(NAME("dq"), &p, &kernel, &exact, &rounded, 0);
+    check_budget(NAME("lse"), kernel.lse, exact.lse, rounded.lse, p.rows * H, T + D);
+    bool constant = window == 1 || T == 1;
+    if (constant) { check_vanishing(&p, &kernel); }
+    else {
+        check_columns(NAME("dq"), &p, &kernel, &exact, &rounded, 0);
+        check_budget(NAME("dk"), kernel.dk, exact.dk, rounded.dk, p.n, T);
+    }
     check_columns(NAME("dv"), &p, &kernel, &exact, &rounded, 2 * p.C);
-    check_budget(NAME("dk"), kernel.dk, exact.dk, rounded.dk, p.n, T);
     #undef NAME
     for (size_t row = 0; row < p.rows; row++) {
         for (int c = 0; c < p.C; c++) { CHECK(isnan(kernel.dqv[row * 3 * p.C + p.C + c]), "a gradient was written into k's columns of row %zu", row); }
