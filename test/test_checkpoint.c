@@ -9,6 +9,7 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 
 enum { N = 1000 };           // floats in the tensor; 4000 bytes are no multiple of 64
 
@@ -307,6 +308,36 @@ TEST(checkpoint_removes_what_dead_saves_left) {
     must_save(dir, 40);
     CHECK_EQ(entries(dir), 1);
     check_whole(dir, 40);
+}
+
+// a third of R1: kill -9 at any moment of saving and pruning; what is visible is whole, and the next process goes on from it
+TEST(checkpoint_survives_kill_at_any_moment) {
+    const char* dir = temp_dir();
+    uint64_t state = 99;
+    int64_t last = 0;
+    for (int round = 0; round < 25; round++) {
+        pid_t child = fork();
+        if (child == 0) {
+            Error err;
+            for (int64_t step = last + 1; save(dir, step, &err) && checkpoint_prune(dir, step, 2, 0, &err); step++) { }
+            _exit(1);
+        }
+        usleep((useconds_t)(1000 + test_bits(&state) % 30000));
+        kill(child, SIGKILL);
+        int status;
+        waitpid(child, &status, 0);
+        CHECK(WIFSIGNALED(status), "round %d: the child ended by itself, status %d", round, status);
+        Error err = {0};
+        char* passed = NULL;
+        Checkpoint* newest = checkpoint_open_newest(dir, &passed, &err);
+        CHECK(!passed && err.code == 0, "round %d: a damaged one is visible: %s", round, passed ? passed : err.text);
+        if (!newest) { continue; }
+        CHECK(newest->step >= last, "round %d: step %" PRId64 " after %" PRId64, round, newest->step, last);
+        check_content(newest, newest->step);
+        last = newest->step;
+        checkpoint_close(newest);
+    }
+    CHECK(last > 0, "no save was ever finished");
 }
 
 // ---- R7 --------------------------------------------------------------------------------------------------------------
