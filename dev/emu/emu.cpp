@@ -17,7 +17,7 @@
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
-bool emu_in_kernel;
+bool emu_in_kernel, emu_race_check, emu_block_used_atomics;
 
 enum { MAX_THREADS = 1024, STACK_BYTES = 128 << 10, STATIC_BYTES = 64 << 10, DYNAMIC_BYTES = 228 << 10, GUARD = 4096 };
 enum State { READY, AT_BARRIER, AT_MEETING, EXITED };
@@ -52,7 +52,7 @@ static struct {
     size_t dynamic_bytes, static_bytes;
     int threads, alive;
     bool newest_first;                             // order of the ready list
-    unsigned epoch;                                // counts barriers
+    unsigned epoch, block_start;                   // counts barriers and blocks; its value when this block began
 } now;
 
 static struct { int waiting[MAX_THREADS], count, predicate_sum; EmuBarrier kind; const char* file; int line; } barrier;
@@ -251,6 +251,8 @@ void emu_meet(const char* what, EmuMeeting meeting, unsigned mask, void* mine, b
 int emu_lane()             { return running->linear % 32; }
 int emu_thread()           { return running ? running->linear : -1; }
 unsigned emu_block_epoch() { return now.epoch; }
+unsigned emu_block_start() { return now.block_start; }
+unsigned emu_launch_number() { return (unsigned)now.number; }
 unsigned emu_warp_epoch()  { return warps[running->linear / 32].epoch; }
 unsigned emu_living_lanes() {
     int first = running->linear & ~31, lanes = now.threads - first < 32 ? now.threads - first : 32;
@@ -326,7 +328,8 @@ static void run_block() {
     ready.head = ready.tail = 0;
     barrier.count = barrier.predicate_sum = 0;
     now.alive = now.threads;
-    now.epoch++;
+    now.block_start = ++now.epoch;
+    emu_block_used_atomics = false;
     int order[MAX_THREADS];
     for (int i = 0; i < now.threads; i++) {
         order[i] = i;
@@ -385,11 +388,18 @@ void emu_launch_body(const char* kernel, const void* function, dim3 grid, dim3 b
     emu_in_kernel = false;
 }
 
+EmuZone emu_zone(const void* address) {
+    const char* p = (const char*)address;
+    if (p >= arena && p < arena + arena_bytes) { return EMU_SHARED_ZONE; }
+    if (p >= stacks && p < stacks + (size_t)MAX_THREADS * STACK_BYTES) { return EMU_ELSEWHERE; }
+    return emu_in_device_memory(address, 1) ? EMU_DEVICE_ZONE : EMU_ELSEWHERE;
+}
+
 const char* emu_describe_address(const void* address, char* text, size_t size) {
     const char* p = (const char*)address;
     if (stacks && p >= stacks && p < stacks + (size_t)MAX_THREADS * STACK_BYTES) { snprintf(text, size, "on a thread's stack (overflow)"); }
     else if (arena && p >= arena && p < arena + arena_bytes + GUARD) {
         snprintf(text, size, "in shared memory, %ld bytes from the start of the %zu dynamic bytes", (long)(p - dynamic_start()), now.dynamic_bytes);
-    } else { return nullptr; }
+    } else { emu_describe_device_address(p, text, size); }
     return text;
 }

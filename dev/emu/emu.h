@@ -76,9 +76,17 @@ void emu_device_memory_close();
 void emu_check_canaries(const char* when);
 size_t emu_allowed_shared(const void* function);      // bytes of dynamic shared memory the kernel may be launched with
 const char* emu_describe_address(const void* address, char* text, size_t size);
-int emu_thread();                                     // linear index in the block
-unsigned emu_block_epoch();                           // counts barriers
+const char* emu_describe_device_address(const char* address, char* text, size_t size);
+int emu_thread();                                     // linear index in the block, -1 outside
+unsigned emu_block_epoch();                           // counts barriers and blocks, over all launches
+unsigned emu_block_start();                           // its value when the running block began
 unsigned emu_warp_epoch();                            // counts the running warp's meetings
+unsigned emu_launch_number();
+enum EmuZone { EMU_ELSEWHERE, EMU_SHARED_ZONE, EMU_DEVICE_ZONE };
+EmuZone emu_zone(const void* address);
+bool emu_in_device_memory(const void* address, size_t bytes);
+extern bool emu_race_check;
+extern bool emu_block_used_atomics;                   // on global memory
 void emu_print_place();
 void emu_touch(const void* address, size_t bytes, bool write);    // tells the race check about an access the emulator makes itself
 

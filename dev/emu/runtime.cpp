@@ -39,25 +39,21 @@ void emu_check_canaries(const char* when) {
 }
 
 // ---- faults ---------------------------------------------------------------------------------------------------------------
-static void describe_fault(const char* p) {
-    char text[256];
-    if (emu_describe_address(p, text, sizeof text)) { fprintf(stderr, "%s\n", text); return; }
-    for (Allocation& a : allocations) {
-        if (p >= a.pages && p < a.pages + a.pages_bytes) {
-            fprintf(stderr, "%ld bytes into a device buffer of %zu bytes%s\n", (long)(p - a.start), a.bytes, emu_in_kernel ? "" : ", which the host must not touch");
-            return;
-        }
-    }
+const char* emu_describe_device_address(const char* p, char* text, size_t size) {
     const Allocation* near = nullptr;
     for (Allocation& a : allocations) { if (!near || labs(p - a.start) < labs(p - near->start)) { near = &a; } }
-    if (near) { fprintf(stderr, "no allocated memory; %ld bytes from the start of the nearest device buffer, which has %zu bytes\n", (long)(p - near->start), near->bytes); }
-    else { fprintf(stderr, "no allocated memory\n"); }
+    for (Allocation& a : allocations) { if (p >= a.pages && p < a.pages + a.pages_bytes) { near = &a; } }
+    if (!near) { snprintf(text, size, "no allocated memory"); }
+    else if (p >= near->pages && p < near->pages + near->pages_bytes) { snprintf(text, size, "%ld bytes into a device buffer of %zu bytes", (long)(p - near->start), near->bytes); }
+    else { snprintf(text, size, "no allocated memory; %ld bytes from the start of the nearest device buffer, which has %zu bytes", (long)(p - near->start), near->bytes); }
+    return text;
 }
 
 static void on_fault(int, siginfo_t* info, void* context) {
+    char text[256];
     fflush(stdout);
-    fprintf(stderr, "emu: bad access at %p: ", info->si_addr);
-    describe_fault((const char*)info->si_addr);
+    fprintf(stderr, "emu: bad access at %p: %s%s\n", info->si_addr, emu_describe_address(info->si_addr, text, sizeof text),
+            emu_in_kernel ? "" : " (by the host, which must not touch device memory)");
     emu_print_place();
     char command[160];
     snprintf(command, sizeof command, "addr2line -ifpse /proc/%d/exe %#llx | sed 's/^/emu:   /' >&2", (int)getpid(),
@@ -115,15 +111,20 @@ cudaError_t cudaFree(void* memory) {
 cudaError_t emu_host_malloc(void** memory, size_t bytes) { *memory = malloc(bytes ? bytes : 1); return *memory ? cudaSuccess : cudaErrorMemoryAllocation; }
 cudaError_t cudaFreeHost(void* memory) { free(memory); return cudaSuccess; }
 
-static bool in_device(const void* p, size_t bytes) {
-    for (Allocation& a : allocations) { if ((const char*)p >= a.start && (const char*)p + bytes <= a.start + a.bytes) { return true; } }
+bool emu_in_device_memory(const void* p, size_t bytes) {
+    static size_t hit;
+    for (size_t i = 0; i < allocations.size(); i++) {
+        size_t at = (hit + i) % allocations.size();
+        const Allocation& a = allocations[at];
+        if ((const char*)p >= a.start && (const char*)p + bytes <= a.start + a.bytes) { hit = at; return true; }
+    }
     return false;
 }
 
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
     if (bytes == 0) { return cudaSuccess; }
-    if ((kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice) && !in_device(to, bytes)) { return cudaErrorInvalidValue; }
-    if ((kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice) && !in_device(from, bytes)) { return cudaErrorInvalidValue; }
+    if ((kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice) && !emu_in_device_memory(to, bytes)) { return cudaErrorInvalidValue; }
+    if ((kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice) && !emu_in_device_memory(from, bytes)) { return cudaErrorInvalidValue; }
     emu_device_memory_open();
     memmove(to, from, bytes);
     emu_device_memory_close();
@@ -132,7 +133,7 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
 
 cudaError_t cudaMemset(void* memory, int value, size_t bytes) {
     if (bytes == 0) { return cudaSuccess; }
-    if (!in_device(memory, bytes)) { return cudaErrorInvalidValue; }
+    if (!emu_in_device_memory(memory, bytes)) { return cudaErrorInvalidValue; }
     emu_device_memory_open();
     memset(memory, value, bytes);
     emu_device_memory_close();

@@ -149,7 +149,12 @@ long long clock64();
 
 // Integers and fp64 only: a float atomic makes the result depend on the order, so kernels here have none.
 #define EMU_NO_RACE __attribute__((no_sanitize("thread")))
-template <class T, class F> EMU_NO_RACE static inline T emu_atomic(T* p, F f) { T old = *p; *p = f(old); return old; }
+template <class T, class F> EMU_NO_RACE static inline T emu_atomic(T* p, F f) {
+    if (emu_zone(p) == EMU_DEVICE_ZONE) { emu_block_used_atomics = true; }
+    T old = *p;
+    *p = f(old);
+    return old;
+}
 #define EMU_ATOMIC(T) \
     static inline T atomicAdd(T* p, T x)  { return emu_atomic(p, [=](T o) { return (T)(o + x); }); } \
     static inline T atomicSub(T* p, T x)  { return emu_atomic(p, [=](T o) { return (T)(o - x); }); } \
