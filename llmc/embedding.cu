@@ -82,7 +82,7 @@ __global__ void sort_scatter_kernel(int* keys_out, int* rows_out, const int* key
         int rank = __popc(same & ((1u << threadIdx.x) - 1));
         int to = next[digit] + rank;
         __syncwarp();
-        if (here && rank == 0) { next[digit] += __popc(same); }
+        if (here && rank == 0) { next[digit] = to + __popc(same); }
         __syncwarp();
         if (here) {
             keys_out[to] = key;
