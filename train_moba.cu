@@ -85,6 +85,17 @@ static Checkpoint* open_checkpoint(const Config* cfg, const char* checkpoints_di
     return checkpoint;
 }
 
+// Starting over, or from an older step, would cut the log of what came after; that takes another directory.
+static void refuse_to_overwrite(const Config* cfg, const char* checkpoints_dir, int64_t from_step) {
+    int64_t* steps = NULL;
+    int count = checkpoint_steps(checkpoints_dir, &steps);
+    if (strcmp(cfg->resume, "auto") != 0 && count > 0 && steps[count - 1] > from_step) {
+        FAIL(EXIT_USAGE, "--resume %s: %s already holds step %lld; give another --out, or remove what is there", cfg->resume, checkpoints_dir,
+             (long long)steps[count - 1]);
+    }
+    free(steps);
+}
+
 static Config checkpoint_config(const Checkpoint* checkpoint) {
     Error err;
     Config saved;
@@ -287,6 +298,7 @@ static int train(const Config* cfg) {
     open_input(&run);
     TRY(rundir_open(&run.dir, cfg->out, cfg->take_lock, &err));
     Checkpoint* checkpoint = open_checkpoint(cfg, run.dir.checkpoints);
+    refuse_to_overwrite(cfg, run.dir.checkpoints, checkpoint ? checkpoint->step : 0);
     if (checkpoint) {
         Config saved = checkpoint_config(checkpoint);
         TRY(config_check_resume(cfg, &saved, &err));
