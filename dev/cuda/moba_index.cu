@@ -12,7 +12,8 @@ static void row(int T, int block, int topk) {
     int B = 2, H = 16, D = 64, n = ceil_div(T, block), C = H * D;
     size_t queries = (size_t)B * T * H, picks = queries * (topk - 1);
     IndexBench c = {(int*)device_malloc((size_t)B * H * (n + 1) * sizeof(int)), (int*)device_malloc(picks * sizeof(int)),
-                    (uint16_t*)device_malloc(picks * sizeof(uint16_t)), B, H, T, block, topk, device_malloc(moba_index_scratch(B, H, T, block, topk))};
+                    (uint16_t*)device_malloc(picks * sizeof(uint16_t)), B, H, T, block, topk,
+                    device_malloc(moba_index_scratch(B, H, T, block, topk))};
     floatX* q = bench_bf16(queries * D, 1, 1);
     float* centroid = bench_f32((size_t)B * H * n * D, 2, 0.1f);
     AttnShape attention = {B, T, H, D, C, C, C, C};
