@@ -149,7 +149,8 @@ __global__ void kconv_taps_kernel(float* dw, const float* partial, int rows, int
 
 static void check(int B, int T, int C, int W, int ldk) {
     REQUIRE(W == 3 || W == 5, "kconv: width %d has no kernel (3 and 5 do)", W);
-    REQUIRE(C % 8 == 0 && ldk % 8 == 0 && ldk >= C, "kconv: C=%d and the row stride %d must be multiples of 8 (16-byte loads), the stride at least C", C, ldk);
+    REQUIRE(C % 8 == 0 && ldk % 8 == 0 && ldk >= C,
+            "kconv: C=%d and the row stride %d must be multiples of 8 (16-byte loads), the stride at least C", C, ldk);
     REQUIRE(B > 0 && T > 0, "kconv: B=%d, T=%d must be positive", B, T);
 }
 

@@ -36,7 +36,8 @@ TEST(kconv_is_causal_and_keeps_sequences_apart) {
     k[(size_t)(T - 1) * LD] += 1;                                        // the last row of the first sequence
     kconv_forward(after, k, w, B, T, C, W, LD, NULL);
     for (int i = 0; i < B * T * C; i++) {
-        CHECK((before[i] != after[i]) == (i == (T - 1) * C), "row %d, channel %d: %g became %g", i / C, i % C, (double)before[i], (double)after[i]);
+        CHECK((before[i] != after[i]) == (i == (T - 1) * C), "row %d, channel %d: %g became %g", i / C, i % C,
+              (double)before[i], (double)after[i]);
     }
     free(k); free(w);
 }
@@ -79,8 +80,8 @@ TEST(kconv_backward_with_zero_taps_by_hand) {                            // z = 
 #ifndef LLMC_CPU
 typedef struct { int B, T, C, W, ldk; } KconvShape;
 
-static const KconvShape kconv_shapes[] = {{1, 1, 8, 3, 8},      {2, 2, 16, 5, 48},    {2, 31, 264, 3, 800}, {1, 64, 256, 5, 256}, {1, 65, 256, 5, 768},
-                                          {3, 257, 40, 5, 120}, {2, 1000, 64, 3, 64}, {1, 515, 1024, 3, 3072}};
+static const KconvShape kconv_shapes[] = {{1, 1, 8, 3, 8},      {2, 2, 16, 5, 48},    {2, 31, 264, 3, 800}, {1, 64, 256, 5, 256},
+                                          {1, 65, 256, 5, 768}, {3, 257, 40, 5, 120}, {2, 1000, 64, 3, 64}, {1, 515, 1024, 3, 3072}};
 enum { KCONV_SHAPES = sizeof kconv_shapes / sizeof *kconv_shapes };
 
 GPU_TEST(kconv_kernel_forward_within_budget) {

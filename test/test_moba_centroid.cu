@@ -16,7 +16,7 @@ TEST(moba_centroid_by_hand) {
     moba_centroid(centroid, k, shape, BLOCK, NULL);
     for (int b = 0; b < B; b++) {
         int r = b * T;
-        double mean[BLOCKS] = {(r * r + (r + 1) * (r + 1)) / 2.0, ((r + 2) * (r + 2) + (r + 3) * (r + 3)) / 2.0, (r + 4.0) * (r + 4)};   // the last is short
+        double mean[BLOCKS] = {(r * r + (r + 1) * (r + 1)) / 2.0, ((r + 2) * (r + 2) + (r + 3) * (r + 3)) / 2.0, (r + 4.0) * (r + 4)};
         for (int h = 0; h < H; h++) {
             for (int j = 0; j < BLOCKS; j++) {
                 for (int d = 0; d < D; d++) { CHECK_NEAR(centroid[((b * H + h) * BLOCKS + j) * D + d], mean[j] + h * D + d, 0); }

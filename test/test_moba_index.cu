@@ -43,8 +43,8 @@ static void index_check(Index index, const uint16_t* sel, int heads, int T, int 
             CHECK(offset[j] <= offset[j + 1] && offset[j + 1] <= picks, "head %d: block %d's list is [%d, %d)", head, j, offset[j], offset[j + 1]);
             for (int i = offset[j]; i < offset[j + 1]; i++) {
                 int t = list[i] / MOBA_MAX_TOPK, slot = list[i] % MOBA_MAX_TOPK;
-                CHECK(list[i] >= 0 && t < T && slot < slots && picked[(size_t)t * slots + slot] == j, "head %d, block %d: entry %d is query %d slot %d",
-                      head, j, i, t, slot);
+                CHECK(list[i] >= 0 && t < T && slot < slots && picked[(size_t)t * slots + slot] == j,
+                      "head %d, block %d: entry %d is query %d slot %d", head, j, i, t, slot);
                 CHECK(i == offset[j] || list[i] > list[i - 1], "head %d, block %d: entry %d is %d after %d", head, j, i, list[i], list[i - 1]);
             }
         }
@@ -61,7 +61,9 @@ static uint16_t* index_routes(int heads, int T, int block, int topk, Routing rou
         int past = (int)(row % T) / block, want = past < slots ? past : slots, from = 0;
         for (int i = 0; i < slots; i++) {
             int spare = past - from - (want - i);                        // blocks that may be skipped before this slot
-            int skip = routing == FIRST_BLOCKS ? 0 : routing == RECENT_BLOCKS ? spare : i < want ? (int)(test_bits(&seed) % (2 * spare / (want - i) + 1)) : 0;
+            int skip = 0;
+            if (routing == RECENT_BLOCKS) { skip = spare; }
+            if (routing == RANDOM_BLOCKS && i < want) { skip = (int)(test_bits(&seed) % (2 * spare / (want - i) + 1)); }
             if (skip > spare) { skip = spare; }
             sel[row * slots + i] = (uint16_t)(i < want ? from + skip : MOBA_NONE);
             from += skip + 1;

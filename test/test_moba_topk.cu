@@ -68,7 +68,8 @@ static void topk_check_order(void) {
 static void topk_check_ties(void) {
     float equal[RULE_N] = {7, 7, 7, 7, 7, 7, 7, 7, 7, 7}, some[RULE_N] = {1, 2, 2, 3, 2, 2, 3, 1, 2, 0};
     float zeros[RULE_N] = {-0.0f, 0.0f, -0.0f, 0.0f, -1, 0.0f, 0.0f, 0.0f, 0.0f, 0};
-    uint16_t *sel_equal = topk_of_scores(equal, RULE_T, 4), *sel_some = topk_of_scores(some, RULE_T, 5), *sel_zeros = topk_of_scores(zeros, RULE_T, 3);
+    uint16_t *sel_equal = topk_of_scores(equal, RULE_T, 4), *sel_some = topk_of_scores(some, RULE_T, 5);
+    uint16_t* sel_zeros = topk_of_scores(zeros, RULE_T, 3);
     int lowest[] = {0, 1, 2}, mixed[] = {1, 2, 3, 6}, first_two[] = {0, 1};
     topk_expect(sel_equal, 9, 4, lowest);
     topk_expect(sel_some, 9, 5, mixed);
@@ -78,8 +79,10 @@ static void topk_check_ties(void) {
 
 static void topk_check_nan_and_infinity(void) {
     float worst[RULE_N] = {nan_score, -inf, nan_score, -inf, nan_score, nan_score, -inf, -inf, nan_score, 0};
-    float some[RULE_N] = {nan_score, -5, -inf, nan_score, -7, nan_score, nan_score, -inf, nan_score, 0}, top[RULE_N] = {1, inf, 2, inf, nan_score, 3, inf, 0, 4, 0};
-    uint16_t *sel_worst = topk_of_scores(worst, RULE_T, 4), *sel_some = topk_of_scores(some, RULE_T, 5), *sel_top = topk_of_scores(top, RULE_T, 3);
+    float some[RULE_N] = {nan_score, -5, -inf, nan_score, -7, nan_score, nan_score, -inf, nan_score, 0};
+    float top[RULE_N] = {1, inf, 2, inf, nan_score, 3, inf, 0, 4, 0};
+    uint16_t *sel_worst = topk_of_scores(worst, RULE_T, 4), *sel_some = topk_of_scores(some, RULE_T, 5);
+    uint16_t* sel_top = topk_of_scores(top, RULE_T, 3);
     int lowest[] = {0, 1, 2}, filled[] = {0, 1, 2, 4}, infinite[] = {1, 3}, all_of_three[] = {0, 1, 2, MOBA_NONE};
     topk_expect(sel_worst, 9, 4, lowest);
     topk_expect(sel_some, 9, 5, filled);
@@ -156,7 +159,8 @@ static int topk_compare(const uint16_t* found, const uint16_t* expected, const f
     int want = t / block < slots ? t / block : slots, differ = 0;
     for (int i = 0; i < slots; i++) {
         if (i >= want) { CHECK(found[i] == MOBA_NONE, "query %d, slot %d: block %d, expected none", t, i, found[i]); continue; }
-        CHECK(found[i] < t / block && (i == 0 || found[i] > found[i - 1]), "query %d, slot %d: block %d after %d", t, i, found[i], i ? found[i - 1] : -1);
+        CHECK(found[i] < t / block && (i == 0 || found[i] > found[i - 1]), "query %d, slot %d: block %d after %d", t, i, found[i],
+              i > 0 ? found[i - 1] : -1);
         if (topk_has(expected, slots, found[i])) { continue; }
         differ++;
         for (int e = 0; e < want; e++) {

@@ -8,7 +8,8 @@ static double kconv_check_loss(void* context) {
 
 static void kconv_check(int B, int T, int C, int W, int ldk) {
     size_t rows = (size_t)B * T, taps = (size_t)W * C;
-    KconvCheck k = {gradcheck_filled(rows * C, 0), gradcheck_normals(rows * ldk, 1), gradcheck_normals(taps, 2), gradcheck_normals(rows * C, 3), B, T, C, W, ldk};
+    KconvCheck k = {gradcheck_filled(rows * C, 0), gradcheck_normals(rows * ldk, 1), gradcheck_normals(taps, 2), gradcheck_normals(rows * C, 3),
+                    B, T, C, W, ldk};
     double *dk = gradcheck_filled(rows * ldk, 0), *dw = gradcheck_filled(taps, 4);
     for (size_t row = 0; row < rows; row++) {
         for (int c = 0; c < C; c++) { dk[row * ldk + c] = 99; }         // set; the columns beside the keys keep their zero gradient

@@ -9,7 +9,8 @@ static double rope_check_loss(void* context) {
 
 TEST(gradcheck_rope_turned_and_other_columns) {
     enum { T = 3, N = 2 * T, HEADS = 2, D = 8, LD = 24 };
-    RopeCheck k = {gradcheck_normals(N * LD, 1), gradcheck_filled(N * LD, 0), gradcheck_filled(T * D, 0), gradcheck_normals(N * LD, 2), N, T, HEADS, D, LD};
+    RopeCheck k = {gradcheck_normals(N * LD, 1), gradcheck_filled(N * LD, 0), gradcheck_filled(T * D, 0), gradcheck_normals(N * LD, 2),
+                   N, T, HEADS, D, LD};
     for (int i = 0; i < T * D / 2; i++) {
         k.table[2 * i]     = cos(0.7 * i);
         k.table[2 * i + 1] = sin(0.7 * i);
