@@ -83,6 +83,12 @@ __device__ inline void store_slots(floatX* slots, const Moba& m, const Item& ite
     }
 }
 
+// the keys of a whole past block, or of the own block up to `end`
+__device__ inline Keys block_keys(const Moba& m, int head, int block, int end) {
+    const AttnShape& s = m.shape;
+    return {head_rows(m.k, s.ldk, s, head), head_rows(m.v, s.ldv, s, head), s.ldk, s.ldv, block * m.block, min(end, (block + 1) * m.block)};
+}
+
 // ---- forward ------------------------------------------------------------------------------------------------------------
 // one CTA per (item, head)
 template <int D>
@@ -96,11 +102,11 @@ __global__ __launch_bounds__(THREADS) void moba_routed_forward_kernel(floatX* pa
 
     Attended<D, MT> r;
     float lse2[MT][2];
+    Keys keys = block_keys(m, head, item.block, m.shape.T);
     entry_rows<D, ROWS>(rows, item);
+    load_keys<D>(q_tile + ROWS * D, keys, keys.from);                  // does not wait for the entries, the gather does
     gather_tile<D, ROWS>(q_tile, head_rows(m.q, m.shape.ldq, m.shape, head), m.shape.ldq, rows);
-    attend<D, MT>(r, q_tile, q_tile + ROWS * D, head_rows(m.k, m.shape.ldk, m.shape, head), m.shape.ldk,
-                  head_rows(m.v, m.shape.ldv, m.shape, head), m.shape.ldv, item.block * m.block, (item.block + 1) * m.block,
-                  AFTER_ALL, EVERYTHING, m.scale * LOG2E);
+    attend<D, MT>(r, q_tile, q_tile + ROWS * D, keys, AFTER_ALL, EVERYTHING, m.scale * LOG2E);
     attended_close(r, lse2, m.scale * LOG2E);
 
     int row = threadIdx.x / WARP * 16 * MT, g = threadIdx.x % WARP / 4;
@@ -137,15 +143,16 @@ __device__ inline void merge_slots(float (&x)[8], float& lse2, const floatX* par
 
 // one CTA per (64 queries, head): the causal part of their own block, then the slots
 template <int D>
-__global__ __launch_bounds__(THREADS) void moba_own_forward_kernel(floatX* out, float* lse, const floatX* partial, const float* partial_lse2, Moba m) {
+__global__ __launch_bounds__(THREADS, Resident<D>::FORWARD) void moba_own_forward_kernel(floatX* out, float* lse, const floatX* partial, const float* partial_lse2, Moba m) {
     extern __shared__ __align__(16) unsigned char moba_shared[];
     floatX* q_tile = reinterpret_cast<floatX*>(moba_shared);
     int head = m.head0 + blockIdx.y, query = blockIdx.x * TILE, end = min(m.shape.T, query + TILE);
     Attended<D, 1> r;
     float own_lse2[1][2];
+    Keys keys = block_keys(m, head, query / m.block, end);
     load_tile<D, TILE>(q_tile, head_rows(m.q, m.shape.ldq, m.shape, head), m.shape.ldq, query, end);
-    attend<D, 1>(r, q_tile, q_tile + TILE * D, head_rows(m.k, m.shape.ldk, m.shape, head), m.shape.ldk,
-                 head_rows(m.v, m.shape.ldv, m.shape, head), m.shape.ldv, query / m.block * m.block, end, query, EVERYTHING, m.scale * LOG2E);
+    load_keys<D>(q_tile + TILE * D, keys, keys.from);
+    attend<D, 1>(r, q_tile, q_tile + TILE * D, keys, query, EVERYTHING, m.scale * LOG2E);
     attended_close(r, own_lse2, m.scale * LOG2E);
 
     int row = threadIdx.x / WARP * 16, lane = threadIdx.x % WARP;
@@ -203,7 +210,7 @@ __device__ inline void add_float4(float (&x)[4], const float4& y) { x[0] += y.x;
 
 // one CTA per (tail of a list x 64 keys of its block, head): a piece after the list's first
 template <int D>
-__global__ __launch_bounds__(THREADS) void moba_backward_tails_kernel(KeySums<D>* tails, const floatX* dout, const float* lse, const float* delta, Moba m) {
+__global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD) void moba_backward_tails_kernel(KeySums<D>* tails, const floatX* dout, const float* lse, const float* delta, Moba m) {
     extern __shared__ __align__(16) unsigned char moba_shared[];
     KeysShared<D>& shared = *reinterpret_cast<KeysShared<D>*>(moba_shared);
     int head = m.head0 + blockIdx.y, per_block = m.block / TILE, item = blockIdx.x / per_block;
@@ -225,7 +232,7 @@ __global__ __launch_bounds__(THREADS) void moba_backward_tails_kernel(KeySums<D>
 
 // one CTA per (64 keys, head): queries of the own block, the first piece of the list, then the tails in order
 template <int D>
-__global__ __launch_bounds__(THREADS) void moba_backward_keys_kernel(floatX* dk, floatX* dv, const KeySums<D>* tails, const floatX* dout,
+__global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD) void moba_backward_keys_kernel(floatX* dk, floatX* dv, const KeySums<D>* tails, const floatX* dout,
                                                                      const float* lse, const float* delta, Moba m) {
     extern __shared__ __align__(16) unsigned char moba_shared[];
     KeysShared<D>& shared = *reinterpret_cast<KeysShared<D>*>(moba_shared);
@@ -256,24 +263,25 @@ __global__ __launch_bounds__(THREADS) void moba_backward_keys_kernel(floatX* dk,
 
 // one CTA per (item of 64 entries, head): their dQ over the block's keys, to slots
 template <int D>
-__global__ __launch_bounds__(THREADS) void moba_routed_queries_kernel(floatX* dq_slots, const floatX* dout, const float* lse, const float* delta, Moba m) {
+__global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD) void moba_routed_queries_kernel(floatX* dq_slots, const floatX* dout, const float* lse, const float* delta, Moba m) {
     extern __shared__ __align__(16) unsigned char moba_shared[];
     floatX* q_tile = reinterpret_cast<floatX*>(moba_shared);
     int head = m.head0 + blockIdx.y, row = threadIdx.x / WARP * 16, rows[TILE / Copy<D>::STEP];
     Item item = find_item(m, head, blockIdx.x, TILE);
     if (item.count <= 0) { return; }
     HeadIn in = head_in(m, dout, lse, delta, head);
+    Keys keys = block_keys(m, head, item.block, m.shape.T);
     float dq[1][D / 8][4] = {}, row_lse[2], row_delta[2];
+    entry_rows<D, TILE>(rows, item);
+    load_keys<D>(q_tile + 2 * TILE * D, keys, keys.from);
     for (int half = 0; half < 2; half++) {
         int t = item.entries[min(row + (int)threadIdx.x % WARP / 4 + 8 * half, item.count - 1)] / MOBA_MAX_TOPK;
         row_lse[half] = in.lse[t];
         row_delta[half] = in.delta[t];
     }
-    entry_rows<D, TILE>(rows, item);
     gather_tile<D, TILE>(q_tile, in.q, in.ldq, rows);
     gather_tile<D, TILE>(q_tile + TILE * D, in.dout, in.ldo, rows);
-    accumulate_queries<D>(dq, q_tile, q_tile + 2 * TILE * D, in, row_lse, row_delta, item.block * m.block, (item.block + 1) * m.block,
-                          AFTER_ALL, EVERYTHING, m.scale * LOG2E);
+    accumulate_queries<D>(dq, q_tile, q_tile + 2 * TILE * D, keys, row_lse, row_delta, AFTER_ALL, EVERYTHING, m.scale * LOG2E);
     float* stage = reinterpret_cast<float*>(moba_shared) + stage_at<D>(row);
     stage_rows<D, 1>(stage, dq, m.scale);
     store_slots<D>(dq_slots, m, item, head, stage, row, 16);
@@ -281,13 +289,14 @@ __global__ __launch_bounds__(THREADS) void moba_routed_queries_kernel(floatX* dq
 
 // one CTA per (64 queries, head): dQ from their own block, plus the slots in order
 template <int D>
-__global__ __launch_bounds__(THREADS) void moba_own_queries_kernel(floatX* dq, const floatX* dq_slots, const floatX* dout, const float* lse,
+__global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD) void moba_own_queries_kernel(floatX* dq, const floatX* dq_slots, const floatX* dout, const float* lse,
                                                                    const float* delta, Moba m) {
     extern __shared__ __align__(16) unsigned char moba_shared[];
     floatX* q_tile = reinterpret_cast<floatX*>(moba_shared);
     int head = m.head0 + blockIdx.y, query = blockIdx.x * TILE, end = min(m.shape.T, query + TILE);
     int row = threadIdx.x / WARP * 16, lane = threadIdx.x % WARP;
     HeadIn in = head_in(m, dout, lse, delta, head);
+    Keys keys = block_keys(m, head, query / m.block, end);
     float dq_sum[1][D / 8][4] = {}, row_lse[2], row_delta[2];
     for (int half = 0; half < 2; half++) {
         int t = min(query + row + lane / 4 + 8 * half, end - 1);
@@ -296,8 +305,8 @@ __global__ __launch_bounds__(THREADS) void moba_own_queries_kernel(floatX* dq, c
     }
     load_tile<D, TILE>(q_tile, in.q, in.ldq, query, end);
     load_tile<D, TILE>(q_tile + TILE * D, in.dout, in.ldo, query, end);
-    accumulate_queries<D>(dq_sum, q_tile, q_tile + 2 * TILE * D, in, row_lse, row_delta, query / m.block * m.block, end, query, EVERYTHING,
-                          m.scale * LOG2E);
+    load_keys<D>(q_tile + 2 * TILE * D, keys, keys.from);
+    accumulate_queries<D>(dq_sum, q_tile, q_tile + 2 * TILE * D, keys, row_lse, row_delta, query, EVERYTHING, m.scale * LOG2E);
 
     float* stage = reinterpret_cast<float*>(moba_shared) + stage_at<D>(row);
     stage_rows<D, 1>(stage, dq_sum, m.scale);

@@ -6,6 +6,9 @@
 // 16*MT queries a warp: two register tiles share each K and V fragment at D = 64; at D = 128 the registers allow one
 template <int D> struct Queries { static const int MT = D == 64 ? 2 : 1, ROWS = MT * 16 * WARPS; };
 
+// where the window of the first of a CTA's queries begins, to a whole tile
+__device__ inline int first_key(int query, int window) { return max(0, query - window + 1) / TILE * TILE; }
+
 // one CTA per (query tile, head); late tiles, which see most keys, first
 template <int D>
 __global__ __launch_bounds__(THREADS) void swa_forward_kernel(floatX* out, float* lse, const floatX* q, const floatX* k, const floatX* v,
@@ -14,13 +17,13 @@ __global__ __launch_bounds__(THREADS) void swa_forward_kernel(floatX* out, float
     extern __shared__ __align__(16) unsigned char swa_shared[];
     floatX* q_tile = reinterpret_cast<floatX*>(swa_shared);
     int head = blockIdx.y, query = (gridDim.x - 1 - blockIdx.x) * ROWS, end = min(shape.T, query + ROWS);
-    int from = max(0, query - window + 1) / TILE * TILE;
+    Keys keys = {head_rows(k, shape.ldk, shape, head), head_rows(v, shape.ldv, shape, head), shape.ldk, shape.ldv, first_key(query, window), end};
 
     Attended<D, MT> r;
     float lse2[MT][2];
     load_tile<D, ROWS>(q_tile, head_rows(q, shape.ldq, shape, head), shape.ldq, query, end);
-    attend<D, MT>(r, q_tile, q_tile + ROWS * D, head_rows(k, shape.ldk, shape, head), shape.ldk, head_rows(v, shape.ldv, shape, head), shape.ldv,
-                  from, end, query, window, scale2);
+    load_keys<D>(q_tile + ROWS * D, keys, keys.from);
+    attend<D, MT>(r, q_tile, q_tile + ROWS * D, keys, query, window, scale2);
     attended_close(r, lse2, scale2);
 
     int row = threadIdx.x / WARP * 16 * MT, g = threadIdx.x % WARP / 4;
@@ -51,7 +54,7 @@ __device__ inline HeadIn head_in(const floatX* dout, const float* lse, const flo
 
 // one CTA per (64 keys, head), over the queries whose windows reach them
 template <int D>
-__global__ __launch_bounds__(THREADS) void swa_backward_keys_kernel(floatX* dk, floatX* dv, const floatX* dout, const float* lse, const float* delta,
+__global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD) void swa_backward_keys_kernel(floatX* dk, floatX* dv, const floatX* dout, const float* lse, const float* delta,
                                                                     const floatX* q, const floatX* k, const floatX* v,
                                                                     AttnShape shape, int window, float scale) {
     extern __shared__ __align__(16) unsigned char swa_shared[];
@@ -71,7 +74,7 @@ __global__ __launch_bounds__(THREADS) void swa_backward_keys_kernel(floatX* dk, 
 
 // one CTA per (64 queries, head), late ones first
 template <int D>
-__global__ __launch_bounds__(THREADS) void swa_backward_queries_kernel(floatX* dq, const floatX* dout, const float* lse, const float* delta,
+__global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD) void swa_backward_queries_kernel(floatX* dq, const floatX* dout, const float* lse, const float* delta,
                                                                        const floatX* q, const floatX* k, const floatX* v,
                                                                        AttnShape shape, int window, float scale) {
     extern __shared__ __align__(16) unsigned char swa_shared[];
@@ -84,10 +87,11 @@ __global__ __launch_bounds__(THREADS) void swa_backward_queries_kernel(floatX* d
         row_lse[half] = in.lse[t];
         row_delta[half] = in.delta[t];
     }
+    Keys keys = {in.k, in.v, in.ldk, in.ldv, first_key(query, window), end};
     load_tile<D, TILE>(q_tile, in.q, in.ldq, query, end);
     load_tile<D, TILE>(q_tile + TILE * D, in.dout, in.ldo, query, end);
-    accumulate_queries<D>(dq_sum, q_tile, q_tile + 2 * TILE * D, in, row_lse, row_delta, max(0, query - window + 1) / TILE * TILE, end,
-                          query, window, scale * LOG2E);
+    load_keys<D>(q_tile + 2 * TILE * D, keys, keys.from);
+    accumulate_queries<D>(dq_sum, q_tile, q_tile + 2 * TILE * D, keys, row_lse, row_delta, query, window, scale * LOG2E);
 
     float* stage = reinterpret_cast<float*>(swa_shared) + stage_at<D>(row);
     stage_rows<D, 1>(stage, dq_sum, scale);
