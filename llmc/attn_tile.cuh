@@ -449,7 +449,7 @@ __device__ inline void add_queries(float (&dk)[1][D / 8][4], float (&dv)[1][D / 
     }
 }
 
-// CTAs a multiprocessor should hold of the kernels with 16-row warps: what the registers allow without spilling
+// CTAs a multiprocessor should hold of the kernels whose warps own 16 rows: as many as the accumulators leave registers for
 template <int D> struct Resident { static const int FORWARD = D == 64 ? 4 : 2, BACKWARD = D == 64 ? 3 : 2; };
 
 // Shared memory of a dK, dV kernel.

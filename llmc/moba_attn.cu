@@ -157,7 +157,9 @@ __global__ __launch_bounds__(THREADS, Resident<D>::FORWARD) void moba_own_forwar
 
     int row = threadIdx.x / WARP * 16, lane = threadIdx.x % WARP;
     float* stage = reinterpret_cast<float*>(moba_shared) + stage_at<D>(row);
-    for (int half = 0; half < 2; half++) { stage[stage_at<D>(lane / 4 + 8 * half) + D] = own_lse2[0][half]; }   // in the row's padding
+    if (lane % 4 == 0) {                                               // the row's padding has room for its lse2
+        for (int half = 0; half < 2; half++) { stage[stage_at<D>(lane / 4 + 8 * half) + D] = own_lse2[0][half]; }
+    }
     stage_rows<D, 1>(stage, r.acc, 1.0f);
     floatX* out_head = head_rows(out, m.shape.ldo, m.shape, head);
     for (int i = lane; i < 16 * (D / 8); i += WARP) {
