@@ -196,7 +196,7 @@ __device__ inline void mask_keys(float (&s)[1][NT][4], int query, int window, in
 }
 
 // ---- forward --------------------------------------------------------------------------------------------------------
-// The running state of the warp's queries: acc = sum of exp(s - max) v, max of the raw scores, and this thread's share of the sum of exponentials.
+// The running state of the warp's queries: acc = sum of exp(s - max) v, max of the raw scores, this thread's share of the sum of exponentials.
 template <int D, int MT>
 struct Attended {
     float acc[MT][D / 8][4];
@@ -303,9 +303,9 @@ __device__ inline void attended_close(Attended<D, MT>& r, float (&lse2)[MT][2], 
 }
 
 // ---- from accumulators to rows --------------------------------------------------------------------------------------
-// Fragments make 4-byte stores; through shared memory they become 16-byte ones. A staged row is D fp32 and 8 of padding (against bank conflicts).
+// Fragments make 4-byte stores; through shared memory they become 16-byte ones. A staged row is D fp32 and 8 of padding (bank conflicts).
 // Each warp has its own room: stage + stage_at<D>(first row of the warp).
-template <int D> __device__ inline int stage_at(int row) { return row * (D + 8); }
+template <int D> __host__ __device__ inline int stage_at(int row) { return row * (D + 8); }
 
 template <int D, int MT>
 __device__ inline void stage_rows(float* stage, const float (&acc)[MT][D / 8][4], float factor) {
@@ -354,7 +354,8 @@ __device__ inline void store_staged(floatX* to, int ld, const float* stage, int 
 // ---- backward -------------------------------------------------------------------------------------------------------
 // delta[head - head0][t] = sum over d of dout * out.   D/8 lanes per query, grid (queries, heads)
 template <int D>
-__global__ __launch_bounds__(THREADS) void attn_delta_kernel(float* delta, const floatX* dout, const floatX* out, AttnShape shape, int head0) {
+__global__ __launch_bounds__(THREADS)
+void attn_delta_kernel(float* delta, const floatX* dout, const floatX* out, AttnShape shape, int head0) {
     int t = (blockIdx.x * THREADS + threadIdx.x) / (D / 8), chunk = threadIdx.x % (D / 8), head = head0 + blockIdx.y;
     size_t at = (size_t)min(t, shape.T - 1) * shape.ldo + 8 * chunk;
     Pack8 a = load8(head_rows(dout, shape.ldo, shape, head) + at), b = load8(head_rows(out, shape.ldo, shape, head) + at);
@@ -492,8 +493,8 @@ __device__ inline void accumulate_keys(float (&dk)[1][D / 8][4], float (&dv)[1][
 // dQ of the CTA's 64 queries, to be multiplied by 1/sqrt(D); a walk as in attend(), with dout behind q in q_tile.
 // lse, delta: of this thread's rows g, g+8
 template <int D>
-__device__ inline void accumulate_queries(float (&dq)[1][D / 8][4], const floatX* q_tile, floatX* kv, const Keys& keys, const float (&lse)[2],
-                                          const float (&delta)[2], int query, int window, float scale2) {
+__device__ inline void accumulate_queries(float (&dq)[1][D / 8][4], const floatX* q_tile, floatX* kv, const Keys& keys,
+                                          const float (&lse)[2], const float (&delta)[2], int query, int window, float scale2) {
     const int NT = Part<D>::NT, row = threadIdx.x / WARP * 16;
     uint32_t q[1][D / 16][4], dout[1][D / 16][4];
     cp_async_commit();

@@ -92,7 +92,8 @@ __device__ inline Keys block_keys(const Moba& m, int head, int block, int end) {
 // ---- forward ------------------------------------------------------------------------------------------------------------
 // one CTA per (item, head)
 template <int D>
-__global__ __launch_bounds__(THREADS) void moba_routed_forward_kernel(floatX* partial, float* partial_lse2, Moba m) {
+__global__ __launch_bounds__(THREADS)
+void moba_routed_forward_kernel(floatX* partial, float* partial_lse2, Moba m) {
     const int MT = Chunk<D>::MT, ROWS = Chunk<D>::ROWS;
     extern __shared__ __align__(16) unsigned char moba_shared[];
     floatX* q_tile = reinterpret_cast<floatX*>(moba_shared);
@@ -125,7 +126,8 @@ __global__ __launch_bounds__(THREADS) void moba_routed_forward_kernel(floatX* pa
 // x: eight columns of the own block's part, weight 2^lse2; becomes the whole output, lse2 the whole log2-sum-exp.
 // partial, partial_lse2, sel: at the query's first slot (and column)
 template <int D>
-__device__ inline void merge_slots(float (&x)[8], float& lse2, const floatX* partial, const float* partial_lse2, const uint16_t* sel, int slots) {
+__device__ inline void merge_slots(float (&x)[8], float& lse2, const floatX* partial, const float* partial_lse2, const uint16_t* sel,
+                                   int slots) {
     float top = lse2;
     int used = 0;
     for (; used < slots && sel[used] != MOBA_NONE; used++) { top = fmaxf(top, partial_lse2[used]); }
@@ -143,7 +145,8 @@ __device__ inline void merge_slots(float (&x)[8], float& lse2, const floatX* par
 
 // one CTA per (64 queries, head): the causal part of their own block, then the slots
 template <int D>
-__global__ __launch_bounds__(THREADS, Resident<D>::FORWARD) void moba_own_forward_kernel(floatX* out, float* lse, const floatX* partial, const float* partial_lse2, Moba m) {
+__global__ __launch_bounds__(THREADS, Resident<D>::FORWARD)
+void moba_own_forward_kernel(floatX* out, float* lse, const floatX* partial, const float* partial_lse2, Moba m) {
     extern __shared__ __align__(16) unsigned char moba_shared[];
     floatX* q_tile = reinterpret_cast<floatX*>(moba_shared);
     int head = m.head0 + blockIdx.y, query = blockIdx.x * TILE, end = min(m.shape.T, query + TILE);
@@ -180,7 +183,7 @@ static void forward(floatX* out, float* lse, Moba m, void* scratch, int heads, s
     floatX* partial = (floatX*)scratch;
     float* partial_lse2 = (float*)(partial + (size_t)heads * m.shape.T * m.slots * D);
     if (m.slots > 0) {
-        size_t tiles = (size_t)(ROWS + 4 * TILE) * D * sizeof(floatX), stage = (size_t)ROWS * (D + 8) * sizeof(float), shared = max_size(tiles, stage);
+        size_t shared = max_size((size_t)(ROWS + 4 * TILE) * D * sizeof(floatX), (size_t)stage_at<D>(ROWS) * sizeof(float));
         dim3 grid(item_bound(m, ROWS), heads);
         allow_shared(moba_routed_forward_kernel<D>, shared);
         moba_routed_forward_kernel<D><<<grid, THREADS, shared, stream>>>(partial, partial_lse2, m);
@@ -212,7 +215,8 @@ __device__ inline void add_float4(float (&x)[4], const float4& y) { x[0] += y.x;
 
 // one CTA per (tail of a list x 64 keys of its block, head): a piece after the list's first
 template <int D>
-__global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD) void moba_backward_tails_kernel(KeySums<D>* tails, const floatX* dout, const float* lse, const float* delta, Moba m) {
+__global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD)
+void moba_backward_tails_kernel(KeySums<D>* tails, const floatX* dout, const float* lse, const float* delta, Moba m) {
     extern __shared__ __align__(16) unsigned char moba_shared[];
     KeysShared<D>& shared = *reinterpret_cast<KeysShared<D>*>(moba_shared);
     int head = m.head0 + blockIdx.y, per_block = m.block / TILE, item = blockIdx.x / per_block;
@@ -234,8 +238,9 @@ __global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD) void moba_backward_
 
 // one CTA per (64 keys, head): queries of the own block, the first piece of the list, then the tails in order
 template <int D>
-__global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD) void moba_backward_keys_kernel(floatX* dk, floatX* dv, const KeySums<D>* tails, const floatX* dout,
-                                                                     const float* lse, const float* delta, Moba m) {
+__global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD)
+void moba_backward_keys_kernel(floatX* dk, floatX* dv, const KeySums<D>* tails, const floatX* dout, const float* lse, const float* delta,
+                               Moba m) {
     extern __shared__ __align__(16) unsigned char moba_shared[];
     KeysShared<D>& shared = *reinterpret_cast<KeysShared<D>*>(moba_shared);
     int head = m.head0 + blockIdx.y, key = blockIdx.x * TILE, j = key / m.block, per_block = m.block / TILE;
@@ -265,7 +270,8 @@ __global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD) void moba_backward_
 
 // one CTA per (item of 64 entries, head): their dQ over the block's keys, to slots
 template <int D>
-__global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD) void moba_routed_queries_kernel(floatX* dq_slots, const floatX* dout, const float* lse, const float* delta, Moba m) {
+__global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD)
+void moba_routed_queries_kernel(floatX* dq_slots, const floatX* dout, const float* lse, const float* delta, Moba m) {
     extern __shared__ __align__(16) unsigned char moba_shared[];
     floatX* q_tile = reinterpret_cast<floatX*>(moba_shared);
     int head = m.head0 + blockIdx.y, row = threadIdx.x / WARP * 16, rows[TILE / Copy<D>::STEP];
@@ -291,8 +297,8 @@ __global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD) void moba_routed_qu
 
 // one CTA per (64 queries, head): dQ from their own block, plus the slots in order
 template <int D>
-__global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD) void moba_own_queries_kernel(floatX* dq, const floatX* dq_slots, const floatX* dout, const float* lse,
-                                                                   const float* delta, Moba m) {
+__global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD)
+void moba_own_queries_kernel(floatX* dq, const floatX* dq_slots, const floatX* dout, const float* lse, const float* delta, Moba m) {
     extern __shared__ __align__(16) unsigned char moba_shared[];
     floatX* q_tile = reinterpret_cast<floatX*>(moba_shared);
     int head = m.head0 + blockIdx.y, query = blockIdx.x * TILE, end = min(m.shape.T, query + TILE);
@@ -371,8 +377,8 @@ static Moba moba_open(const floatX* q, const floatX* k, const floatX* v, MobaRou
     REQUIRE(refusal == NULL, "moba_attn: head dim %d, block %d, top-k %d has no kernel (there are: %s)", s.D, block, topk, refusal);
     REQUIRE(s.B > 0 && s.T > 0 && s.H > 0 && s.B * s.H <= 65535, "moba_attn: B=%d T=%d H=%d is outside the grid", s.B, s.T, s.H);
     REQUIRE((size_t)s.T * MOBA_MAX_TOPK < 0x7fffffff, "moba_attn: T=%d overflows the entries of a list", s.T);
-    REQUIRE(s.ldq % 8 == 0 && s.ldk % 8 == 0 && s.ldv % 8 == 0 && s.ldo % 8 == 0, "moba_attn: row strides %d %d %d %d are not all multiples of 8",
-            s.ldq, s.ldk, s.ldv, s.ldo);
+    REQUIRE(s.ldq % 8 == 0 && s.ldk % 8 == 0 && s.ldv % 8 == 0 && s.ldo % 8 == 0,
+            "moba_attn: row strides %d %d %d %d are not all multiples of 8", s.ldq, s.ldk, s.ldv, s.ldo);
     return {q, k, v, route, s, block, ceil_div(s.T, block), topk - 1, 0, 1 / sqrtf((float)s.D)};
 }
 
