@@ -1,5 +1,5 @@
-// The instructions that attention needs and CUDA C++ has no word for: tensor-core products, fragment loads, asynchronous copies (sm_80 and up).
-// Nothing else of the project is written in PTX for them. PTX ISA 8, chapter 9.7: mma.m16n8k16, ldmatrix, cp.async.
+// The instructions that attention needs and CUDA C++ has no word for, on sm_80 and up: tensor-core products, fragment loads, asynchronous
+// copies. PTX ISA 8, chapter 9.7: mma.m16n8k16, ldmatrix, cp.async.
 //
 // Fragments of mma.m16n8k16, for lane = 4*g + c (g in 0..7, c in 0..3); a register holds two bf16, the lower index in the low half:
 //   A (16 x 16)  a[0] (g, 2c)   a[1] (g+8, 2c)   a[2] (g, 2c+8)   a[3] (g+8, 2c+8)      and the column after each

@@ -196,7 +196,7 @@ __device__ inline void mask_keys(float (&s)[1][NT][4], int query, int window, in
 }
 
 // ---- forward --------------------------------------------------------------------------------------------------------
-// The running state of the warp's queries: acc = sum of exp(s - max) v, max of the raw scores, and this thread's share of the sum of exponentials.
+// The running state of the warp's queries: acc = sum of exp(s - max) v, max of the raw scores, this thread's share of the sum of exponentials.
 template <int D, int MT>
 struct Attended {
     float acc[MT][D / 8][4];
@@ -244,27 +244,35 @@ __device__ inline void online_softmax(Attended<D, MT>& r, float (&s)[MT][NT][4],
     }
 }
 
-// The whole walk: a CTA's queries (q_tile, on its way by cp.async, consecutive from position `query`, or AFTER_ALL) over the keys
-// [from, to) of one head. kv: room for 4 tiles, two each of K and V, so that the next pair loads while this one is used.
+// The keys [from, to) that a CTA walks over, with pointers to their head's row 0.
+struct Keys {
+    const floatX *k, *v;
+    int ldk, ldv, from, to;
+};
+
+// the K tile and, behind it, the V tile of 64 keys from `key`
+template <int D>
+__device__ inline void load_keys(floatX* tiles, const Keys& keys, int key) {
+    load_tile<D, TILE>(tiles, keys.k, keys.ldk, key, keys.to);
+    load_tile<D, TILE>(tiles + TILE * D, keys.v, keys.ldv, key, keys.to);
+}
+
+// The whole walk of a CTA's queries (consecutive from position `query`, or AFTER_ALL).
+// kv: room for two pairs of K and V tiles, so that the next pair loads while this one is used.
+// The caller has begun the copies of q_tile and of the first pair, uncommitted.
 template <int D, int MT>
-__device__ inline void attend(Attended<D, MT>& r, const floatX* q_tile, floatX* kv, const floatX* k, int ldk, const floatX* v, int ldv,
-                              int from, int to, int query, int window, float scale2) {
+__device__ inline void attend(Attended<D, MT>& r, const floatX* q_tile, floatX* kv, const Keys& keys, int query, int window, float scale2) {
     int row = threadIdx.x / WARP * 16 * MT;                                      // the warp's first
     uint32_t q[MT][D / 16][4];
     attended_open(r);
-    load_tile<D, TILE>(kv, k, ldk, from, to);
-    load_tile<D, TILE>(kv + TILE * D, v, ldv, from, to);
     cp_async_commit();
-    for (int key = from, stage = 0; key < to; key += TILE, stage ^= 1) {
+    for (int key = keys.from, stage = 0; key < keys.to; key += TILE, stage ^= 1) {
         floatX *here = kv + stage * 2 * TILE * D, *next = kv + (stage ^ 1) * 2 * TILE * D;
-        if (key + TILE < to) {
-            load_tile<D, TILE>(next, k, ldk, key + TILE, to);
-            load_tile<D, TILE>(next + TILE * D, v, ldv, key + TILE, to);
-        }
+        if (key + TILE < keys.to) { load_keys<D>(next, keys, key + TILE); }
         cp_async_commit();
         cp_async_wait<1>();
         __syncthreads();
-        if (key == from) { load_fragments<D, MT>(q, q_tile, row); }
+        if (key == keys.from) { load_fragments<D, MT>(q, q_tile, row); }
         if (!sees_nothing(query + row, 16 * MT, window, key, TILE)) {
             float s[MT][TILE / 8][4] = {};
             multiply_abt<D, MT, TILE / 8>(s, q, here, 0);
@@ -295,9 +303,9 @@ __device__ inline void attended_close(Attended<D, MT>& r, float (&lse2)[MT][2], 
 }
 
 // ---- from accumulators to rows --------------------------------------------------------------------------------------
-// Fragments make 4-byte stores; through shared memory they become 16-byte ones. A staged row is D fp32 and 8 of padding (against bank conflicts).
+// Fragments make 4-byte stores; through shared memory they become 16-byte ones. A staged row is D fp32 and 8 of padding (bank conflicts).
 // Each warp has its own room: stage + stage_at<D>(first row of the warp).
-template <int D> __device__ inline int stage_at(int row) { return row * (D + 8); }
+template <int D> __host__ __device__ inline int stage_at(int row) { return row * (D + 8); }
 
 template <int D, int MT>
 __device__ inline void stage_rows(float* stage, const float (&acc)[MT][D / 8][4], float factor) {
@@ -346,7 +354,8 @@ __device__ inline void store_staged(floatX* to, int ld, const float* stage, int 
 // ---- backward -------------------------------------------------------------------------------------------------------
 // delta[head - head0][t] = sum over d of dout * out.   D/8 lanes per query, grid (queries, heads)
 template <int D>
-__global__ __launch_bounds__(THREADS) void attn_delta_kernel(float* delta, const floatX* dout, const floatX* out, AttnShape shape, int head0) {
+__global__ __launch_bounds__(THREADS)
+void attn_delta_kernel(float* delta, const floatX* dout, const floatX* out, AttnShape shape, int head0) {
     int t = (blockIdx.x * THREADS + threadIdx.x) / (D / 8), chunk = threadIdx.x % (D / 8), head = head0 + blockIdx.y;
     size_t at = (size_t)min(t, shape.T - 1) * shape.ldo + 8 * chunk;
     Pack8 a = load8(head_rows(dout, shape.ldo, shape, head) + at), b = load8(head_rows(out, shape.ldo, shape, head) + at);
@@ -420,7 +429,7 @@ __device__ inline void add_queries(float (&dk)[1][D / 8][4], float (&dv)[1][D / 
     const int NT = Part<D>::NT, c = threadIdx.x % 4;
     if (sees_nothing(query, TILE, window, key, 16)) { return; }
     bool masked = !sees_everything(query, TILE, window, key, 16);
-    #pragma unroll
+    #pragma unroll 1                                       // both parts at once would spill at D = 128
     for (int part = 0; part < TILE; part += 8 * NT) {
         float p[1][NT][4] = {}, ds[1][NT][4] = {};
         multiply_tiles_abt<D, NT>(p, k_tile, row, tile.q, part);
@@ -440,6 +449,9 @@ __device__ inline void add_queries(float (&dk)[1][D / 8][4], float (&dv)[1][D / 
         multiply_ab<D, 1, NT>(dk, ds, tile.q, part);
     }
 }
+
+// CTAs a multiprocessor should hold of the kernels whose warps own 16 rows: as many as the accumulators leave registers for
+template <int D> struct Resident { static const int FORWARD = D == 64 ? 4 : 2, BACKWARD = D == 64 ? 3 : 2; };
 
 // Shared memory of a dK, dV kernel.
 template <int D> struct KeysShared {
@@ -478,26 +490,21 @@ __device__ inline void accumulate_keys(float (&dk)[1][D / 8][4], float (&dv)[1][
     __syncthreads();                                       // shared memory is free for staging, even if there was no query
 }
 
-// dQ of the CTA's 64 queries over keys [from, to): query tile (q, then dout) on its way by cp.async; lse and delta of this thread's rows g, g+8.
-// To be multiplied by 1/sqrt(D). kv as in attend().
+// dQ of the CTA's 64 queries, to be multiplied by 1/sqrt(D); a walk as in attend(), with dout behind q in q_tile.
+// lse, delta: of this thread's rows g, g+8
 template <int D>
-__device__ inline void accumulate_queries(float (&dq)[1][D / 8][4], const floatX* q_tile, floatX* kv, const HeadIn& in, const float (&lse)[2],
-                                          const float (&delta)[2], int from, int to, int query, int window, float scale2) {
+__device__ inline void accumulate_queries(float (&dq)[1][D / 8][4], const floatX* q_tile, floatX* kv, const Keys& keys,
+                                          const float (&lse)[2], const float (&delta)[2], int query, int window, float scale2) {
     const int NT = Part<D>::NT, row = threadIdx.x / WARP * 16;
     uint32_t q[1][D / 16][4], dout[1][D / 16][4];
-    load_tile<D, TILE>(kv, in.k, in.ldk, from, to);
-    load_tile<D, TILE>(kv + TILE * D, in.v, in.ldv, from, to);
     cp_async_commit();
-    for (int key = from, stage = 0; key < to; key += TILE, stage ^= 1) {
+    for (int key = keys.from, stage = 0; key < keys.to; key += TILE, stage ^= 1) {
         floatX *here = kv + stage * 2 * TILE * D, *next = kv + (stage ^ 1) * 2 * TILE * D;
-        if (key + TILE < to) {
-            load_tile<D, TILE>(next, in.k, in.ldk, key + TILE, to);
-            load_tile<D, TILE>(next + TILE * D, in.v, in.ldv, key + TILE, to);
-        }
+        if (key + TILE < keys.to) { load_keys<D>(next, keys, key + TILE); }
         cp_async_commit();
         cp_async_wait<1>();
         __syncthreads();
-        if (key == from) {
+        if (key == keys.from) {
             load_fragments<D, 1>(q, q_tile, row);
             load_fragments<D, 1>(dout, q_tile + TILE * D, row);
         }

@@ -83,10 +83,17 @@ __device__ inline void store_slots(floatX* slots, const Moba& m, const Item& ite
     }
 }
 
+// the keys of a whole past block, or of the own block up to `end`
+__device__ inline Keys block_keys(const Moba& m, int head, int block, int end) {
+    const AttnShape& s = m.shape;
+    return {head_rows(m.k, s.ldk, s, head), head_rows(m.v, s.ldv, s, head), s.ldk, s.ldv, block * m.block, min(end, (block + 1) * m.block)};
+}
+
 // ---- forward ------------------------------------------------------------------------------------------------------------
 // one CTA per (item, head)
 template <int D>
-__global__ __launch_bounds__(THREADS) void moba_routed_forward_kernel(floatX* partial, float* partial_lse2, Moba m) {
+__global__ __launch_bounds__(THREADS)
+void moba_routed_forward_kernel(floatX* partial, float* partial_lse2, Moba m) {
     const int MT = Chunk<D>::MT, ROWS = Chunk<D>::ROWS;
     extern __shared__ __align__(16) unsigned char moba_shared[];
     floatX* q_tile = reinterpret_cast<floatX*>(moba_shared);
@@ -96,11 +103,11 @@ __global__ __launch_bounds__(THREADS) void moba_routed_forward_kernel(floatX* pa
 
     Attended<D, MT> r;
     float lse2[MT][2];
+    Keys keys = block_keys(m, head, item.block, m.shape.T);
     entry_rows<D, ROWS>(rows, item);
+    load_keys<D>(q_tile + ROWS * D, keys, keys.from);                  // does not wait for the entries, the gather does
     gather_tile<D, ROWS>(q_tile, head_rows(m.q, m.shape.ldq, m.shape, head), m.shape.ldq, rows);
-    attend<D, MT>(r, q_tile, q_tile + ROWS * D, head_rows(m.k, m.shape.ldk, m.shape, head), m.shape.ldk,
-                  head_rows(m.v, m.shape.ldv, m.shape, head), m.shape.ldv, item.block * m.block, (item.block + 1) * m.block,
-                  AFTER_ALL, EVERYTHING, m.scale * LOG2E);
+    attend<D, MT>(r, q_tile, q_tile + ROWS * D, keys, AFTER_ALL, EVERYTHING, m.scale * LOG2E);
     attended_close(r, lse2, m.scale * LOG2E);
 
     int row = threadIdx.x / WARP * 16 * MT, g = threadIdx.x % WARP / 4;
@@ -119,7 +126,8 @@ __global__ __launch_bounds__(THREADS) void moba_routed_forward_kernel(floatX* pa
 // x: eight columns of the own block's part, weight 2^lse2; becomes the whole output, lse2 the whole log2-sum-exp.
 // partial, partial_lse2, sel: at the query's first slot (and column)
 template <int D>
-__device__ inline void merge_slots(float (&x)[8], float& lse2, const floatX* partial, const float* partial_lse2, const uint16_t* sel, int slots) {
+__device__ inline void merge_slots(float (&x)[8], float& lse2, const floatX* partial, const float* partial_lse2, const uint16_t* sel,
+                                   int slots) {
     float top = lse2;
     int used = 0;
     for (; used < slots && sel[used] != MOBA_NONE; used++) { top = fmaxf(top, partial_lse2[used]); }
@@ -137,20 +145,24 @@ __device__ inline void merge_slots(float (&x)[8], float& lse2, const floatX* par
 
 // one CTA per (64 queries, head): the causal part of their own block, then the slots
 template <int D>
-__global__ __launch_bounds__(THREADS) void moba_own_forward_kernel(floatX* out, float* lse, const floatX* partial, const float* partial_lse2, Moba m) {
+__global__ __launch_bounds__(THREADS, Resident<D>::FORWARD)
+void moba_own_forward_kernel(floatX* out, float* lse, const floatX* partial, const float* partial_lse2, Moba m) {
     extern __shared__ __align__(16) unsigned char moba_shared[];
     floatX* q_tile = reinterpret_cast<floatX*>(moba_shared);
     int head = m.head0 + blockIdx.y, query = blockIdx.x * TILE, end = min(m.shape.T, query + TILE);
     Attended<D, 1> r;
     float own_lse2[1][2];
+    Keys keys = block_keys(m, head, query / m.block, end);
     load_tile<D, TILE>(q_tile, head_rows(m.q, m.shape.ldq, m.shape, head), m.shape.ldq, query, end);
-    attend<D, 1>(r, q_tile, q_tile + TILE * D, head_rows(m.k, m.shape.ldk, m.shape, head), m.shape.ldk,
-                 head_rows(m.v, m.shape.ldv, m.shape, head), m.shape.ldv, query / m.block * m.block, end, query, EVERYTHING, m.scale * LOG2E);
+    load_keys<D>(q_tile + TILE * D, keys, keys.from);
+    attend<D, 1>(r, q_tile, q_tile + TILE * D, keys, query, EVERYTHING, m.scale * LOG2E);
     attended_close(r, own_lse2, m.scale * LOG2E);
 
     int row = threadIdx.x / WARP * 16, lane = threadIdx.x % WARP;
     float* stage = reinterpret_cast<float*>(moba_shared) + stage_at<D>(row);
-    for (int half = 0; half < 2; half++) { stage[stage_at<D>(lane / 4 + 8 * half) + D] = own_lse2[0][half]; }   // in the row's padding
+    if (lane % 4 == 0) {                                               // the row's padding has room for its lse2
+        for (int half = 0; half < 2; half++) { stage[stage_at<D>(lane / 4 + 8 * half) + D] = own_lse2[0][half]; }
+    }
     stage_rows<D, 1>(stage, r.acc, 1.0f);
     floatX* out_head = head_rows(out, m.shape.ldo, m.shape, head);
     for (int i = lane; i < 16 * (D / 8); i += WARP) {
@@ -171,7 +183,7 @@ static void forward(floatX* out, float* lse, Moba m, void* scratch, int heads, s
     floatX* partial = (floatX*)scratch;
     float* partial_lse2 = (float*)(partial + (size_t)heads * m.shape.T * m.slots * D);
     if (m.slots > 0) {
-        size_t tiles = (size_t)(ROWS + 4 * TILE) * D * sizeof(floatX), stage = (size_t)ROWS * (D + 8) * sizeof(float), shared = max_size(tiles, stage);
+        size_t shared = max_size((size_t)(ROWS + 4 * TILE) * D * sizeof(floatX), (size_t)stage_at<D>(ROWS) * sizeof(float));
         dim3 grid(item_bound(m, ROWS), heads);
         allow_shared(moba_routed_forward_kernel<D>, shared);
         moba_routed_forward_kernel<D><<<grid, THREADS, shared, stream>>>(partial, partial_lse2, m);
@@ -203,7 +215,8 @@ __device__ inline void add_float4(float (&x)[4], const float4& y) { x[0] += y.x;
 
 // one CTA per (tail of a list x 64 keys of its block, head): a piece after the list's first
 template <int D>
-__global__ __launch_bounds__(THREADS) void moba_backward_tails_kernel(KeySums<D>* tails, const floatX* dout, const float* lse, const float* delta, Moba m) {
+__global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD)
+void moba_backward_tails_kernel(KeySums<D>* tails, const floatX* dout, const float* lse, const float* delta, Moba m) {
     extern __shared__ __align__(16) unsigned char moba_shared[];
     KeysShared<D>& shared = *reinterpret_cast<KeysShared<D>*>(moba_shared);
     int head = m.head0 + blockIdx.y, per_block = m.block / TILE, item = blockIdx.x / per_block;
@@ -225,8 +238,9 @@ __global__ __launch_bounds__(THREADS) void moba_backward_tails_kernel(KeySums<D>
 
 // one CTA per (64 keys, head): queries of the own block, the first piece of the list, then the tails in order
 template <int D>
-__global__ __launch_bounds__(THREADS) void moba_backward_keys_kernel(floatX* dk, floatX* dv, const KeySums<D>* tails, const floatX* dout,
-                                                                     const float* lse, const float* delta, Moba m) {
+__global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD)
+void moba_backward_keys_kernel(floatX* dk, floatX* dv, const KeySums<D>* tails, const floatX* dout, const float* lse, const float* delta,
+                               Moba m) {
     extern __shared__ __align__(16) unsigned char moba_shared[];
     KeysShared<D>& shared = *reinterpret_cast<KeysShared<D>*>(moba_shared);
     int head = m.head0 + blockIdx.y, key = blockIdx.x * TILE, j = key / m.block, per_block = m.block / TILE;
@@ -256,24 +270,26 @@ __global__ __launch_bounds__(THREADS) void moba_backward_keys_kernel(floatX* dk,
 
 // one CTA per (item of 64 entries, head): their dQ over the block's keys, to slots
 template <int D>
-__global__ __launch_bounds__(THREADS) void moba_routed_queries_kernel(floatX* dq_slots, const floatX* dout, const float* lse, const float* delta, Moba m) {
+__global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD)
+void moba_routed_queries_kernel(floatX* dq_slots, const floatX* dout, const float* lse, const float* delta, Moba m) {
     extern __shared__ __align__(16) unsigned char moba_shared[];
     floatX* q_tile = reinterpret_cast<floatX*>(moba_shared);
     int head = m.head0 + blockIdx.y, row = threadIdx.x / WARP * 16, rows[TILE / Copy<D>::STEP];
     Item item = find_item(m, head, blockIdx.x, TILE);
     if (item.count <= 0) { return; }
     HeadIn in = head_in(m, dout, lse, delta, head);
+    Keys keys = block_keys(m, head, item.block, m.shape.T);
     float dq[1][D / 8][4] = {}, row_lse[2], row_delta[2];
+    entry_rows<D, TILE>(rows, item);
+    load_keys<D>(q_tile + 2 * TILE * D, keys, keys.from);
     for (int half = 0; half < 2; half++) {
         int t = item.entries[min(row + (int)threadIdx.x % WARP / 4 + 8 * half, item.count - 1)] / MOBA_MAX_TOPK;
         row_lse[half] = in.lse[t];
         row_delta[half] = in.delta[t];
     }
-    entry_rows<D, TILE>(rows, item);
     gather_tile<D, TILE>(q_tile, in.q, in.ldq, rows);
     gather_tile<D, TILE>(q_tile + TILE * D, in.dout, in.ldo, rows);
-    accumulate_queries<D>(dq, q_tile, q_tile + 2 * TILE * D, in, row_lse, row_delta, item.block * m.block, (item.block + 1) * m.block,
-                          AFTER_ALL, EVERYTHING, m.scale * LOG2E);
+    accumulate_queries<D>(dq, q_tile, q_tile + 2 * TILE * D, keys, row_lse, row_delta, AFTER_ALL, EVERYTHING, m.scale * LOG2E);
     float* stage = reinterpret_cast<float*>(moba_shared) + stage_at<D>(row);
     stage_rows<D, 1>(stage, dq, m.scale);
     store_slots<D>(dq_slots, m, item, head, stage, row, 16);
@@ -281,13 +297,14 @@ __global__ __launch_bounds__(THREADS) void moba_routed_queries_kernel(floatX* dq
 
 // one CTA per (64 queries, head): dQ from their own block, plus the slots in order
 template <int D>
-__global__ __launch_bounds__(THREADS) void moba_own_queries_kernel(floatX* dq, const floatX* dq_slots, const floatX* dout, const float* lse,
-                                                                   const float* delta, Moba m) {
+__global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD)
+void moba_own_queries_kernel(floatX* dq, const floatX* dq_slots, const floatX* dout, const float* lse, const float* delta, Moba m) {
     extern __shared__ __align__(16) unsigned char moba_shared[];
     floatX* q_tile = reinterpret_cast<floatX*>(moba_shared);
     int head = m.head0 + blockIdx.y, query = blockIdx.x * TILE, end = min(m.shape.T, query + TILE);
     int row = threadIdx.x / WARP * 16, lane = threadIdx.x % WARP;
     HeadIn in = head_in(m, dout, lse, delta, head);
+    Keys keys = block_keys(m, head, query / m.block, end);
     float dq_sum[1][D / 8][4] = {}, row_lse[2], row_delta[2];
     for (int half = 0; half < 2; half++) {
         int t = min(query + row + lane / 4 + 8 * half, end - 1);
@@ -296,8 +313,8 @@ __global__ __launch_bounds__(THREADS) void moba_own_queries_kernel(floatX* dq, c
     }
     load_tile<D, TILE>(q_tile, in.q, in.ldq, query, end);
     load_tile<D, TILE>(q_tile + TILE * D, in.dout, in.ldo, query, end);
-    accumulate_queries<D>(dq_sum, q_tile, q_tile + 2 * TILE * D, in, row_lse, row_delta, query / m.block * m.block, end, query, EVERYTHING,
-                          m.scale * LOG2E);
+    load_keys<D>(q_tile + 2 * TILE * D, keys, keys.from);
+    accumulate_queries<D>(dq_sum, q_tile, q_tile + 2 * TILE * D, keys, row_lse, row_delta, query, EVERYTHING, m.scale * LOG2E);
 
     float* stage = reinterpret_cast<float*>(moba_shared) + stage_at<D>(row);
     stage_rows<D, 1>(stage, dq_sum, m.scale);
@@ -360,8 +377,8 @@ static Moba moba_open(const floatX* q, const floatX* k, const floatX* v, MobaRou
     REQUIRE(refusal == NULL, "moba_attn: head dim %d, block %d, top-k %d has no kernel (there are: %s)", s.D, block, topk, refusal);
     REQUIRE(s.B > 0 && s.T > 0 && s.H > 0 && s.B * s.H <= 65535, "moba_attn: B=%d T=%d H=%d is outside the grid", s.B, s.T, s.H);
     REQUIRE((size_t)s.T * MOBA_MAX_TOPK < 0x7fffffff, "moba_attn: T=%d overflows the entries of a list", s.T);
-    REQUIRE(s.ldq % 8 == 0 && s.ldk % 8 == 0 && s.ldv % 8 == 0 && s.ldo % 8 == 0, "moba_attn: row strides %d %d %d %d are not all multiples of 8",
-            s.ldq, s.ldk, s.ldv, s.ldo);
+    REQUIRE(s.ldq % 8 == 0 && s.ldk % 8 == 0 && s.ldv % 8 == 0 && s.ldo % 8 == 0,
+            "moba_attn: row strides %d %d %d %d are not all multiples of 8", s.ldq, s.ldk, s.ldv, s.ldo);
     return {q, k, v, route, s, block, ceil_div(s.T, block), topk - 1, 0, 1 / sqrtf((float)s.D)};
 }
 

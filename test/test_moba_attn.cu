@@ -2,10 +2,10 @@
 #include "test.h"
 #ifdef LLMC_CPU
 #include "ops.h"
-#else
-#include "ref.h"
-#endif
 #include "attn_case.h"
+#else
+#include "attn_problem.h"
+#endif
 
 #ifdef LLMC_CPU
 // a forward and a backward on random inputs; q, v in one wide product, k dense as the key convolution leaves it
@@ -139,133 +139,58 @@ TEST(moba_attn_refuses_bad_shapes) {
 #endif
 
 #ifndef LLMC_CPU
-// One problem three times: kernel (bf16, on the device), exact and rounded reference (floats). Rows as in a layer: q, v in a wide product.
-typedef struct { float *out, *lse, *dqv, *dk; } Results;
-typedef struct {
-    AttnShape shape;
-    PickedRoute route;
-    MobaRoute route_dev;
-    int C;
-    size_t n, rows;
-    float *qv, *k, *dout;
-    floatX *qv_dev, *k_dev, *dout_dev;
-} Problem;
-
-static Problem problem_open(int B, int T, int H, int D, int block, int topk, PickKind kind) {
-    Problem p;
-    p.shape = attn_shape(B, T, H, D);
-    p.route = picked_route(B, H, T, block, topk, kind, 41);
-    p.C = H * D;
-    p.rows = (size_t)B * T;
-    p.n = p.rows * p.C;
-    p.qv = attn_normals(3 * p.n, 21);
-    p.k = attn_normals(p.n, 22);
-    p.dout = attn_normals(p.n, 23);
-    p.qv_dev = device_from_floats(p.qv, 3 * p.n);
-    p.k_dev = device_from_floats(p.k, p.n);
-    p.dout_dev = device_from_floats(p.dout, p.n);
-    // one element more than there is: with top-k 1 sel and list are empty
-    p.route_dev.sel = (const uint16_t*)device_from(p.route.sel, picked_sel_count(&p.route) * 2 + 16);
-    p.route_dev.list = (const int*)device_from(p.route.list, picked_sel_count(&p.route) * 4 + 16);
-    p.route_dev.offset = (const int*)device_from(p.route.offset, picked_offset_count(&p.route) * 4);
-    return p;
+// one element more than there is: with top-k 1 sel and list are empty
+static MobaRoute route_upload(const PickedRoute* r) {
+    MobaRoute route;
+    route.sel = (const uint16_t*)device_from(r->sel, picked_sel_count(r) * sizeof(uint16_t) + 16);
+    route.list = (const int*)device_from(r->list, picked_sel_count(r) * sizeof(int) + 16);
+    route.offset = (const int*)device_from(r->offset, picked_offset_count(r) * sizeof(int));
+    return route;
 }
-static void problem_close(Problem* p) {
-    picked_free(&p->route);
-    free(p->qv); free(p->k); free(p->dout);
-    device_free(p->qv_dev); device_free(p->k_dev); device_free(p->dout_dev);
-    device_free((void*)p->route_dev.sel); device_free((void*)p->route_dev.list); device_free((void*)p->route_dev.offset);
-}
-static void results_free(Results* r) { free(r->out); free(r->lse); free(r->dqv); free(r->dk); }
+static void route_free(MobaRoute* r) { device_free((void*)r->sel); device_free((void*)r->list); device_free((void*)r->offset); }
 
-static Results problem_kernel(const Problem* p, size_t cap) {
-    int block = p->route.block, topk = p->route.topk;
-    floatX *out = (floatX*)device_poisoned(p->n * 2), *dqv = (floatX*)device_poisoned(3 * p->n * 2), *dk = (floatX*)device_poisoned(p->n * 2);
-    float* lse = (float*)device_poisoned(p->rows * p->shape.H * 4);
-    size_t forward = moba_attn_forward_scratch(p->shape, block, topk, cap), backward = moba_attn_backward_scratch(p->shape, block, topk, cap);
+static AttnResults moba_kernel(const AttnProblem* p, const PickedRoute* picked, size_t cap) {
+    int block = picked->block, topk = picked->topk;
+    MobaRoute route = route_upload(picked);
+    AttnOutputs o = outputs_open(p);
+    const floatX *q = p->qv_dev, *k = p->k_dev, *v = q + 2 * p->C;
+    size_t forward = moba_attn_forward_scratch(p->shape, block, topk, cap);
+    size_t backward = moba_attn_backward_scratch(p->shape, block, topk, cap);
     void* scratch = device_poisoned(forward > backward ? forward : backward);
-    const floatX* v = p->qv_dev + 2 * p->C;
-    moba_attn_forward(out, lse, p->qv_dev, p->k_dev, v, p->route_dev, p->shape, block, topk, scratch, forward, NULL);
-    moba_attn_backward(dqv, dk, dqv + 2 * p->C, p->dout_dev, out, lse, p->qv_dev, p->k_dev, v, p->route_dev, p->shape, block, topk,
+    moba_attn_forward(o.out, o.lse, q, k, v, route, p->shape, block, topk, scratch, forward, NULL);
+    moba_attn_backward(o.dqv, o.dk, o.dqv + 2 * p->C, p->dout_dev, o.out, o.lse, q, k, v, route, p->shape, block, topk,
                        scratch, backward, NULL);
-    Results r = {floats_from(out, p->n), (float*)host_from(lse, p->rows * p->shape.H * 4), floats_from(dqv, 3 * p->n), floats_from(dk, p->n)};
-    device_free(out); device_free(lse); device_free(dqv); device_free(dk); device_free(scratch);
+    AttnResults r = outputs_close(p, &o);
+    device_free(scratch);
+    route_free(&route);
     return r;
 }
-
-static Results results_open(const Problem* p) {
-    Results r;
-    r.out = attn_normals(p->n, 1);
-    r.lse = attn_normals(p->rows * p->shape.H, 2);
-    r.dqv = attn_normals(3 * p->n, 3);
-    r.dk = attn_normals(p->n, 4);
+static AttnResults moba_exact(const AttnProblem* p, const PickedRoute* picked) {
+    AttnResults r = results_open(p);
+    const float *q = p->qv, *k = p->k, *v = q + 2 * p->C;
+    ref_moba_attn_forward(r.out, r.lse, q, k, v, picked_view(picked), p->shape, picked->block, picked->topk, NULL, 0, NULL);
+    ref_moba_attn_backward(r.dqv, r.dk, r.dqv + 2 * p->C, p->dout, r.out, r.lse, q, k, v, picked_view(picked), p->shape,
+                           picked->block, picked->topk, NULL, 0, NULL);
     return r;
 }
-static Results problem_exact(const Problem* p) {
-    Results r = results_open(p);
-    const float* v = p->qv + 2 * p->C;
-    int block = p->route.block, topk = p->route.topk;
-    ref_moba_attn_forward(r.out, r.lse, p->qv, p->k, v, picked_view(&p->route), p->shape, block, topk, NULL, 0, NULL);
-    ref_moba_attn_backward(r.dqv, r.dk, r.dqv + 2 * p->C, p->dout, r.out, r.lse, p->qv, p->k, v, picked_view(&p->route), p->shape,
-                           block, topk, NULL, 0, NULL);
+static AttnResults moba_rounded(const AttnProblem* p, const PickedRoute* picked) {
+    AttnResults r = results_open(p);
+    const float *q = p->qv, *k = p->k, *v = q + 2 * p->C;
+    rnd_moba_attn_forward(r.out, r.lse, q, k, v, picked_view(picked), p->shape, picked->block, picked->topk, NULL, 0, NULL);
+    rnd_moba_attn_backward(r.dqv, r.dk, r.dqv + 2 * p->C, p->dout, r.out, r.lse, q, k, v, picked_view(picked), p->shape,
+                           picked->block, picked->topk, NULL, 0, NULL);
     return r;
-}
-static Results problem_rounded(const Problem* p) {
-    Results r = results_open(p);
-    const float* v = p->qv + 2 * p->C;
-    int block = p->route.block, topk = p->route.topk;
-    rnd_moba_attn_forward(r.out, r.lse, p->qv, p->k, v, picked_view(&p->route), p->shape, block, topk, NULL, 0, NULL);
-    rnd_moba_attn_backward(r.dqv, r.dk, r.dqv + 2 * p->C, p->dout, r.out, r.lse, p->qv, p->k, v, picked_view(&p->route), p->shape,
-                           block, topk, NULL, 0, NULL);
-    return r;
-}
-
-// columns [from, from + C) of the (rows, 3C) product
-static float* columns(const float* wide, size_t rows, int C, int from) {
-    float* x = (float*)malloc(rows * C * sizeof(float));
-    for (size_t row = 0; row < rows; row++) { memcpy(x + row * C, wide + row * 3 * C + from, (size_t)C * sizeof(float)); }
-    return x;
-}
-static void check_columns(const char* what, const Problem* p, const Results* kernel, const Results* exact, const Results* rounded, int from) {
-    float *a = columns(kernel->dqv, p->rows, p->C, from), *b = columns(exact->dqv, p->rows, p->C, from), *c = columns(rounded->dqv, p->rows, p->C, from);
-    check_budget(what, a, b, c, p->n, p->shape.T);
-    free(a); free(b); free(c);
-}
-
-// A query that sees one key has P = 1 whatever the scores: dq and dk are exactly zero, and a kernel may only show the fp32 rounding of
-// dS = dout . v - delta, two sums of D terms that cancel (1e-6 sqrt(D) of a term), times an element of k or q, times 1/sqrt(D).
-static void check_vanishing(const Problem* p, const Results* kernel) {
-    double largest = 0;
-    for (size_t i = 0; i < 3 * p->n; i++) { largest = fmax(largest, fabs(p->qv[i])); }
-    for (size_t i = 0; i < p->n; i++)     { largest = fmax(largest, fmax(fabs(p->k[i]), fabs(p->dout[i]))); }
-    double bound = 1e-6 * pow(largest, 3);
-    for (size_t row = 0; row < p->rows; row++) {
-        for (int c = 0; c < p->C; c++) {
-            CHECK_NEAR(kernel->dqv[row * 3 * p->C + c], 0, bound);
-            CHECK_NEAR(kernel->dk[row * p->C + c], 0, bound);
-        }
-    }
 }
 
 static void moba_case(int B, int T, int H, int D, int block, int topk, PickKind kind) {
-    Problem p = problem_open(B, T, H, D, block, topk, kind);
-    Results kernel = problem_kernel(&p, SIZE_MAX), exact = problem_exact(&p), rounded = problem_rounded(&p);
-    char what[128];
-    #define NAME(x) (snprintf(what, sizeof what, "%s (T %d, D %d, block %d, top-k %d, picks %d)", x, T, D, block, topk, (int)kind), what)
-    check_budget(NAME("out"), kernel.out, exact.out, rounded.out, p.n, T);
-    check_budget(NAME("lse"), kernel.lse, exact.lse, rounded.lse, p.rows * H, T + D);
-    bool constant = T == 1;
-    if (constant) { check_vanishing(&p, &kernel); }
-    else {
-        check_columns(NAME("dq"), &p, &kernel, &exact, &rounded, 0);
-        check_budget(NAME("dk"), kernel.dk, exact.dk, rounded.dk, p.n, T);
-    }
-    check_columns(NAME("dv"), &p, &kernel, &exact, &rounded, 2 * p.C);
-    #undef NAME
-    for (size_t row = 0; row < p.rows; row++) {
-        for (int c = 0; c < p.C; c++) { CHECK(isnan(kernel.dqv[row * 3 * p.C + p.C + c]), "a gradient was written into k's columns of row %zu", row); }
-    }
+    AttnProblem p = problem_open(B, T, H, D, 1);
+    PickedRoute picked = picked_route(B, H, T, block, topk, kind, 41);
+    AttnResults kernel = moba_kernel(&p, &picked, SIZE_MAX), exact = moba_exact(&p, &picked), rounded = moba_rounded(&p, &picked);
+    char label[64];
+    snprintf(label, sizeof label, "block %d, top-k %d, picks %d", block, topk, (int)kind);
+    check_results(&p, &kernel, &exact, &rounded, T == 1, label);
     results_free(&kernel); results_free(&exact); results_free(&rounded);
+    picked_free(&picked);
     problem_close(&p);
 }
 
@@ -274,73 +199,85 @@ static void moba_lengths(int D, int block, int topk) {
     for (int i = 0; i < 5; i++) { moba_case(1, lengths[i], 2, D, block, topk, PICK_RANDOM); }
 }
 
-GPU_TEST(moba_attn_within_budget_D64_block64_topk2)    { moba_lengths(64, 64, 2); }
-GPU_TEST(moba_attn_within_budget_D64_block64_topk32)   { moba_lengths(64, 64, 32); }
-GPU_TEST(moba_attn_within_budget_D64_block128_topk1)   { moba_lengths(64, 128, 1); }
-GPU_TEST(moba_attn_within_budget_D64_block128_topk8)   { moba_lengths(64, 128, 8); }
-GPU_TEST(moba_attn_within_budget_D64_block256_topk2)   { moba_lengths(64, 256, 2); }
-GPU_TEST(moba_attn_within_budget_D128_block64_topk8)   { moba_lengths(128, 64, 8); }
-GPU_TEST(moba_attn_within_budget_D128_block128_topk2)  { moba_lengths(128, 128, 2); }
-GPU_TEST(moba_attn_within_budget_D128_block256_topk1)  { moba_lengths(128, 256, 1); }
-GPU_TEST(moba_attn_within_budget_T1000)                { moba_case(1, 1000, 2, 64, 64, 8, PICK_RANDOM); moba_case(1, 1000, 1, 128, 128, 3, PICK_RANDOM); }
-GPU_TEST(moba_attn_within_budget_two_sequences)        { moba_case(2, 300, 3, 64, 64, 3, PICK_RANDOM); moba_case(2, 200, 2, 128, 64, 2, PICK_RANDOM); }
-GPU_TEST(moba_attn_within_budget_giant_list)           { moba_case(1, 1000, 1, 64, 64, 2, PICK_SINK); moba_case(1, 700, 1, 128, 64, 4, PICK_SINK); }
-// lists beyond LIST_PIECE of moba_attn.cu, so that tails exist: of 4300 queries 4236 pick block 0
-GPU_TEST(moba_attn_within_budget_list_with_tails)      { moba_case(1, 4300, 1, 64, 64, 2, PICK_SINK); moba_case(1, 2400, 2, 128, 128, 2, PICK_SINK); }
-GPU_TEST(moba_attn_within_budget_empty_lists)          { moba_case(1, 700, 1, 64, 64, 3, PICK_LOW); moba_case(1, 500, 1, 128, 64, 2, PICK_LOW); }
-GPU_TEST(moba_attn_within_budget_sparse_picks)         { moba_case(1, 700, 2, 64, 64, 8, PICK_SPARSE); }
-GPU_TEST(moba_attn_within_budget_block512)             { moba_case(1, 1100, 1, 64, 512, 2, PICK_RANDOM); moba_case(1, 1100, 1, 64, 1024, 2, PICK_RANDOM); }
-
-static void check_same(const Problem* p, const Results* a, const Results* b, const char* when) {
-    CHECK(memcmp(a->out, b->out, p->n * 4) == 0, "out differs %s", when);
-    CHECK(memcmp(a->lse, b->lse, p->rows * p->shape.H * 4) == 0, "lse differs %s", when);
-    CHECK(memcmp(a->dqv, b->dqv, 3 * p->n * 4) == 0, "dq or dv differs %s", when);
-    CHECK(memcmp(a->dk, b->dk, p->n * 4) == 0, "dk differs %s", when);
+GPU_TEST(moba_attn_within_budget_D64_block64_topk2)   { moba_lengths(64, 64, 2); }
+GPU_TEST(moba_attn_within_budget_D64_block64_topk32)  { moba_lengths(64, 64, 32); }
+GPU_TEST(moba_attn_within_budget_D64_block128_topk1)  { moba_lengths(64, 128, 1); }
+GPU_TEST(moba_attn_within_budget_D64_block128_topk8)  { moba_lengths(64, 128, 8); }
+GPU_TEST(moba_attn_within_budget_D64_block256_topk2)  { moba_lengths(64, 256, 2); }
+GPU_TEST(moba_attn_within_budget_D128_block64_topk8)  { moba_lengths(128, 64, 8); }
+GPU_TEST(moba_attn_within_budget_D128_block128_topk2) { moba_lengths(128, 128, 2); }
+GPU_TEST(moba_attn_within_budget_D128_block256_topk1) { moba_lengths(128, 256, 1); }
+GPU_TEST(moba_attn_within_budget_T1000) {
+    moba_case(1, 1000, 2, 64, 64, 8, PICK_RANDOM);
+    moba_case(1, 1000, 1, 128, 128, 3, PICK_RANDOM);
 }
+GPU_TEST(moba_attn_within_budget_large_blocks) {
+    moba_case(1, 1100, 1, 64, 512, 2, PICK_RANDOM);
+    moba_case(1, 1100, 1, 64, 1024, 2, PICK_RANDOM);
+}
+GPU_TEST(moba_attn_within_budget_two_sequences) {
+    moba_case(2, 300, 3, 64, 64, 3, PICK_RANDOM);
+    moba_case(2, 200, 2, 128, 64, 2, PICK_RANDOM);
+}
+GPU_TEST(moba_attn_within_budget_giant_list) {
+    moba_case(1, 1000, 1, 64, 64, 2, PICK_SINK);
+    moba_case(1, 700, 1, 128, 64, 4, PICK_SINK);
+}
+GPU_TEST(moba_attn_within_budget_list_with_tails) {        // lists beyond LIST_PIECE of moba_attn.cu: of 4300 queries 4236 pick block 0
+    moba_case(1, 4300, 1, 64, 64, 2, PICK_SINK);
+    moba_case(1, 2400, 2, 128, 128, 2, PICK_SINK);
+}
+GPU_TEST(moba_attn_within_budget_empty_lists) {
+    moba_case(1, 700, 1, 64, 64, 3, PICK_LOW);
+    moba_case(1, 500, 1, 128, 64, 2, PICK_LOW);
+}
+GPU_TEST(moba_attn_within_budget_sparse_picks) { moba_case(1, 700, 2, 64, 64, 8, PICK_SPARSE); }
 
 GPU_TEST(moba_attn_repeats_to_the_bit) {
-    Problem p = problem_open(2, 500, 2, 64, 64, 4, PICK_SINK);
-    Results first = problem_kernel(&p, SIZE_MAX);
+    AttnProblem p = problem_open(2, 500, 2, 64, 1);
+    PickedRoute picked = picked_route(2, 2, 500, 64, 4, PICK_SINK, 42);
+    AttnResults first = moba_kernel(&p, &picked, SIZE_MAX);
     for (int i = 0; i < 10; i++) {
-        Results again = problem_kernel(&p, SIZE_MAX);
+        AttnResults again = moba_kernel(&p, &picked, SIZE_MAX);
         check_same(&p, &first, &again, "in a repeat");
         results_free(&again);
     }
     results_free(&first);
+    picked_free(&picked);
     problem_close(&p);
 }
 
 GPU_TEST(moba_attn_scratch_cap_changes_no_bit) {
-    Problem p = problem_open(2, 400, 3, 64, 64, 4, PICK_RANDOM);
-    Results all = problem_kernel(&p, SIZE_MAX), one = problem_kernel(&p, 0);      // a cap of 0 still gives one head's need
+    AttnProblem p = problem_open(2, 400, 3, 64, 1);
+    PickedRoute picked = picked_route(2, 3, 400, 64, 4, PICK_RANDOM, 43);
     size_t need = moba_attn_forward_scratch(p.shape, 64, 4, SIZE_MAX), least = moba_attn_forward_scratch(p.shape, 64, 4, 0);
     CHECK(least < need, "a cap of 0 asks for %zu of %zu bytes", least, need);
-    Results some = problem_kernel(&p, need / 2);
-    check_same(&p, &all, &one, "with scratch for one head");
+    AttnResults all = moba_kernel(&p, &picked, SIZE_MAX), some = moba_kernel(&p, &picked, need / 2);
+    AttnResults one = moba_kernel(&p, &picked, 0);         // a cap of 0 still gives one head's need
     check_same(&p, &all, &some, "with scratch for half the heads");
-    results_free(&all); results_free(&one); results_free(&some);
+    check_same(&p, &all, &one, "with scratch for one head");
+    results_free(&all); results_free(&some); results_free(&one);
+    picked_free(&picked);
     problem_close(&p);
 }
 
 GPU_TEST(moba_attn_gpu_never_looks_ahead) {
-    Problem a = problem_open(1, 300, 1, 64, 64, 3, PICK_RANDOM);
-    Results before = problem_kernel(&a, SIZE_MAX);
-    for (int c = 0; c < 3 * 64; c++) { a.qv[(size_t)210 * 192 + c] += 1; }
-    for (int c = 0; c < 64; c++) { a.k[(size_t)210 * 64 + c] += 1; }
-    device_free(a.qv_dev); device_free(a.k_dev);
-    a.qv_dev = device_from_floats(a.qv, 3 * a.n);
-    a.k_dev = device_from_floats(a.k, a.n);
-    Results after = problem_kernel(&a, SIZE_MAX);
-    CHECK(memcmp(before.out, after.out, 210 * 64 * 4) == 0, "an output before the changed token changed");
-    CHECK(memcmp(before.out + 210 * 64, after.out + 210 * 64, 64 * 4) != 0, "the changed token's output did not change");
+    AttnProblem p = problem_open(1, 300, 1, 64, 1);
+    PickedRoute picked = picked_route(1, 1, 300, 64, 3, PICK_RANDOM, 44);
+    AttnResults before = moba_kernel(&p, &picked, SIZE_MAX);
+    problem_change_token(&p, 210);
+    AttnResults after = moba_kernel(&p, &picked, SIZE_MAX);
+    check_causal(&p, &before, &after, 210);
     results_free(&before); results_free(&after);
-    problem_close(&a);
+    picked_free(&picked);
+    problem_close(&p);
 }
 
 GPU_TEST(moba_attn_refuses_other_shapes) {
     CHECK(moba_attn_refusal(64, 64, 1) == NULL && moba_attn_refusal(128, 1024, 32) == NULL, "a good shape is refused");
-    CHECK(moba_attn_refusal(96, 128, 8) && moba_attn_refusal(64, 96, 8) && moba_attn_refusal(64, 32, 8)
-          && moba_attn_refusal(64, 2048, 8) && moba_attn_refusal(64, 128, 0) && moba_attn_refusal(64, 128, 33), "a bad shape is not refused");
+    CHECK(moba_attn_refusal(96, 128, 8) && moba_attn_refusal(64, 96, 8) && moba_attn_refusal(64, 32, 8) && moba_attn_refusal(64, 2048, 8),
+          "a bad head dim or block is not refused");
+    CHECK(moba_attn_refusal(64, 128, 0) && moba_attn_refusal(64, 128, 33), "a bad top-k is not refused");
 }
 #endif
 

@@ -2,10 +2,10 @@
 #include "test.h"
 #ifdef LLMC_CPU
 #include "ops.h"
-#else
-#include "ref.h"
-#endif
 #include "attn_case.h"
+#else
+#include "attn_problem.h"
+#endif
 
 #ifdef LLMC_CPU
 // everything a forward needs, q, k, v from one (B*T, 3*H*D) product
@@ -104,121 +104,37 @@ TEST(swa_refuses_odd_head_dims) {
 #endif
 
 #ifndef LLMC_CPU
-// One problem three times: kernel (bf16, on the device), exact and rounded reference (floats). Rows as in a layer: q, v in a wide product.
-typedef struct { float *out, *lse, *dqv, *dk; } Results;
-typedef struct {
-    AttnShape shape;
-    int window, C;
-    size_t n, rows;
-    float *qv, *k, *dout;
-    floatX *qv_dev, *k_dev, *dout_dev;
-} Problem;
-
-static Problem problem_open(int B, int T, int H, int D, int window, float sharpness) {
-    Problem p;
-    p.shape = attn_shape(B, T, H, D);
-    p.window = window;
-    p.C = H * D;
-    p.rows = (size_t)B * T;
-    p.n = p.rows * p.C;
-    p.qv = attn_normals(3 * p.n, 11);
-    p.k = attn_normals(p.n, 12);
-    p.dout = attn_normals(p.n, 13);
-    for (size_t i = 0; i < p.n; i++) { p.k[i] *= sharpness; }
-    p.qv_dev = device_from_floats(p.qv, 3 * p.n);
-    p.k_dev = device_from_floats(p.k, p.n);
-    p.dout_dev = device_from_floats(p.dout, p.n);
-    return p;
-}
-static void problem_close(Problem* p) {
-    free(p->qv); free(p->k); free(p->dout);
-    device_free(p->qv_dev); device_free(p->k_dev); device_free(p->dout_dev);
-}
-static void results_free(Results* r) { free(r->out); free(r->lse); free(r->dqv); free(r->dk); }
-
-// Reads a device buffer of bf16 pairs of rows back; the middle third of a dqv row belongs to no one and must still be poison.
-static Results problem_kernel(const Problem* p) {
-    floatX* out = (floatX*)device_poisoned(p->n * 2);
-    float* lse = (float*)device_poisoned(p->rows * p->shape.H * 4);
-    floatX *dqv = (floatX*)device_poisoned(3 * p->n * 2), *dk = (floatX*)device_poisoned(p->n * 2);
-    size_t bytes = swa_backward_scratch(p->shape);
-    void* scratch = device_poisoned(bytes);
-    const floatX* v = p->qv_dev + 2 * p->C;
-    swa_forward(out, lse, p->qv_dev, p->k_dev, v, p->shape, p->window, NULL);
-    swa_backward(dqv, dk, dqv + 2 * p->C, p->dout_dev, out, lse, p->qv_dev, p->k_dev, v, p->shape, p->window, scratch, NULL);
-    Results r = {floats_from(out, p->n), (float*)host_from(lse, p->rows * p->shape.H * 4), floats_from(dqv, 3 * p->n), floats_from(dk, p->n)};
-    device_free(out); device_free(lse); device_free(dqv); device_free(dk); device_free(scratch);
+static AttnResults swa_kernel(const AttnProblem* p, int window) {
+    AttnOutputs o = outputs_open(p);
+    const floatX *q = p->qv_dev, *k = p->k_dev, *v = q + 2 * p->C;
+    void* scratch = device_poisoned(swa_backward_scratch(p->shape));
+    swa_forward(o.out, o.lse, q, k, v, p->shape, window, NULL);
+    swa_backward(o.dqv, o.dk, o.dqv + 2 * p->C, p->dout_dev, o.out, o.lse, q, k, v, p->shape, window, scratch, NULL);
+    AttnResults r = outputs_close(p, &o);
+    device_free(scratch);
     return r;
 }
-
-static Results results_open(const Problem* p) {
-    Results r;
-    r.out = attn_normals(p->n, 1);
-    r.lse = attn_normals(p->rows * p->shape.H, 2);
-    r.dqv = attn_normals(3 * p->n, 3);
-    r.dk = attn_normals(p->n, 4);
+static AttnResults swa_exact(const AttnProblem* p, int window) {
+    AttnResults r = results_open(p);
+    const float *q = p->qv, *k = p->k, *v = q + 2 * p->C;
+    ref_swa_forward(r.out, r.lse, q, k, v, p->shape, window, NULL);
+    ref_swa_backward(r.dqv, r.dk, r.dqv + 2 * p->C, p->dout, r.out, r.lse, q, k, v, p->shape, window, NULL, NULL);
     return r;
 }
-static Results problem_exact(const Problem* p) {
-    Results r = results_open(p);
-    const float* v = p->qv + 2 * p->C;
-    ref_swa_forward(r.out, r.lse, p->qv, p->k, v, p->shape, p->window, NULL);
-    ref_swa_backward(r.dqv, r.dk, r.dqv + 2 * p->C, p->dout, r.out, r.lse, p->qv, p->k, v, p->shape, p->window, NULL, NULL);
+static AttnResults swa_rounded(const AttnProblem* p, int window) {
+    AttnResults r = results_open(p);
+    const float *q = p->qv, *k = p->k, *v = q + 2 * p->C;
+    rnd_swa_forward(r.out, r.lse, q, k, v, p->shape, window, NULL);
+    rnd_swa_backward(r.dqv, r.dk, r.dqv + 2 * p->C, p->dout, r.out, r.lse, q, k, v, p->shape, window, NULL, NULL);
     return r;
-}
-static Results problem_rounded(const Problem* p) {
-    Results r = results_open(p);
-    const float* v = p->qv + 2 * p->C;
-    rnd_swa_forward(r.out, r.lse, p->qv, p->k, v, p->shape, p->window, NULL);
-    rnd_swa_backward(r.dqv, r.dk, r.dqv + 2 * p->C, p->dout, r.out, r.lse, p->qv, p->k, v, p->shape, p->window, NULL, NULL);
-    return r;
-}
-
-// columns [from, from + C) of the (rows, 3C) product
-static float* columns(const float* wide, size_t rows, int C, int from) {
-    float* x = (float*)malloc(rows * C * sizeof(float));
-    for (size_t row = 0; row < rows; row++) { memcpy(x + row * C, wide + row * 3 * C + from, (size_t)C * sizeof(float)); }
-    return x;
-}
-static void check_columns(const char* what, const Problem* p, const Results* kernel, const Results* exact, const Results* rounded, int from) {
-    float *a = columns(kernel->dqv, p->rows, p->C, from), *b = columns(exact->dqv, p->rows, p->C, from), *c = columns(rounded->dqv, p->rows, p->C, from);
-    check_budget(what, a, b, c, p->n, p->shape.T);
-    free(a); free(b); free(c);
-}
-
-// A query that sees one key has P = 1 whatever the scores: dq and dk are exactly zero, and a kernel may only show the fp32 rounding of
-// dS = dout . v - delta, two sums of D terms that cancel (1e-6 sqrt(D) of a term), times an element of k or q, times 1/sqrt(D).
-static void check_vanishing(const Problem* p, const Results* kernel) {
-    double largest = 0;
-    for (size_t i = 0; i < 3 * p->n; i++) { largest = fmax(largest, fabs(p->qv[i])); }
-    for (size_t i = 0; i < p->n; i++)     { largest = fmax(largest, fmax(fabs(p->k[i]), fabs(p->dout[i]))); }
-    double bound = 1e-6 * pow(largest, 3);
-    for (size_t row = 0; row < p->rows; row++) {
-        for (int c = 0; c < p->C; c++) {
-            CHECK_NEAR(kernel->dqv[row * 3 * p->C + c], 0, bound);
-            CHECK_NEAR(kernel->dk[row * p->C + c], 0, bound);
-        }
-    }
 }
 
 static void swa_case(int B, int T, int H, int D, int window, float sharpness) {
-    Problem p = problem_open(B, T, H, D, window, sharpness);
-    Results kernel = problem_kernel(&p), exact = problem_exact(&p), rounded = problem_rounded(&p);
-    char what[96];
-    #define NAME(x) (snprintf(what, sizeof what, "%s (T %d, D %d, window %d)", x, T, D, window), what)
-    check_budget(NAME("out"), kernel.out, exact.out, rounded.out, p.n, T);
-    check_budget(NAME("lse"), kernel.lse, exact.lse, rounded.lse, p.rows * H, T + D);
-    bool constant = window == 1 || T == 1;
-    if (constant) { check_vanishing(&p, &kernel); }
-    else {
-        check_columns(NAME("dq"), &p, &kernel, &exact, &rounded, 0);
-        check_budget(NAME("dk"), kernel.dk, exact.dk, rounded.dk, p.n, T);
-    }
-    check_columns(NAME("dv"), &p, &kernel, &exact, &rounded, 2 * p.C);
-    #undef NAME
-    for (size_t row = 0; row < p.rows; row++) {
-        for (int c = 0; c < p.C; c++) { CHECK(isnan(kernel.dqv[row * 3 * p.C + p.C + c]), "a gradient was written into k's columns of row %zu", row); }
-    }
+    AttnProblem p = problem_open(B, T, H, D, sharpness);
+    AttnResults kernel = swa_kernel(&p, window), exact = swa_exact(&p, window), rounded = swa_rounded(&p, window);
+    char label[32];
+    snprintf(label, sizeof label, "window %d", window);
+    check_results(&p, &kernel, &exact, &rounded, window == 1 || T == 1, label);
     results_free(&kernel); results_free(&exact); results_free(&rounded);
     problem_close(&p);
 }
@@ -228,28 +144,26 @@ static void swa_windows(int T, int D) {
     for (int i = 0; i < 6; i++) { swa_case(1, T, 2, D, windows[i], 1); }
 }
 
-GPU_TEST(swa_within_budget_D64_T1)      { swa_windows(1, 64); }
-GPU_TEST(swa_within_budget_D64_T63)     { swa_windows(63, 64); }
-GPU_TEST(swa_within_budget_D64_T64)     { swa_windows(64, 64); }
-GPU_TEST(swa_within_budget_D64_T65)     { swa_windows(65, 64); }
-GPU_TEST(swa_within_budget_D64_T300)    { swa_windows(300, 64); }
-GPU_TEST(swa_within_budget_D64_T1000)   { swa_windows(1000, 64); }
-GPU_TEST(swa_within_budget_D128_T127)   { swa_windows(127, 128); }
-GPU_TEST(swa_within_budget_D128_T129)   { swa_windows(129, 128); }
-GPU_TEST(swa_within_budget_D128_T300)   { swa_windows(300, 128); }
-GPU_TEST(swa_within_budget_D128_T1000)  { swa_windows(1000, 128); }
+GPU_TEST(swa_within_budget_D64_T1)        { swa_windows(1, 64); }
+GPU_TEST(swa_within_budget_D64_T63)       { swa_windows(63, 64); }
+GPU_TEST(swa_within_budget_D64_T64)       { swa_windows(64, 64); }
+GPU_TEST(swa_within_budget_D64_T65)       { swa_windows(65, 64); }
+GPU_TEST(swa_within_budget_D64_T300)      { swa_windows(300, 64); }
+GPU_TEST(swa_within_budget_D64_T1000)     { swa_windows(1000, 64); }
+GPU_TEST(swa_within_budget_D128_T1)       { swa_windows(1, 128); }
+GPU_TEST(swa_within_budget_D128_T127)     { swa_windows(127, 128); }
+GPU_TEST(swa_within_budget_D128_T129)     { swa_windows(129, 128); }
+GPU_TEST(swa_within_budget_D128_T300)     { swa_windows(300, 128); }
+GPU_TEST(swa_within_budget_D128_T1000)    { swa_windows(1000, 128); }
 GPU_TEST(swa_within_budget_two_sequences) { swa_case(2, 200, 3, 64, 77, 1); swa_case(2, 130, 1, 128, 1000, 1); }
 GPU_TEST(swa_within_budget_sharp_softmax) { swa_case(1, 300, 1, 64, 300, 12); swa_case(1, 300, 1, 128, 90, 12); }
 
 GPU_TEST(swa_repeats_to_the_bit) {
-    Problem p = problem_open(2, 500, 2, 64, 200, 1);
-    Results first = problem_kernel(&p);
+    AttnProblem p = problem_open(2, 500, 2, 64, 1);
+    AttnResults first = swa_kernel(&p, 200);
     for (int i = 0; i < 10; i++) {
-        Results again = problem_kernel(&p);
-        CHECK(memcmp(first.out, again.out, p.n * 4) == 0, "out differs in repeat %d", i);
-        CHECK(memcmp(first.lse, again.lse, p.rows * 2 * 4) == 0, "lse differs in repeat %d", i);
-        CHECK(memcmp(first.dqv, again.dqv, 3 * p.n * 4) == 0, "dq or dv differs in repeat %d", i);
-        CHECK(memcmp(first.dk, again.dk, p.n * 4) == 0, "dk differs in repeat %d", i);
+        AttnResults again = swa_kernel(&p, 200);
+        check_same(&p, &first, &again, "in a repeat");
         results_free(&again);
     }
     results_free(&first);
@@ -257,18 +171,13 @@ GPU_TEST(swa_repeats_to_the_bit) {
 }
 
 GPU_TEST(swa_gpu_never_looks_ahead) {
-    Problem a = problem_open(1, 200, 1, 64, 150, 1);
-    Results before = problem_kernel(&a);
-    for (int c = 0; c < 3 * 64; c++) { a.qv[(size_t)130 * 192 + c] += 1; }
-    for (int c = 0; c < 64; c++) { a.k[(size_t)130 * 64 + c] += 1; }
-    device_free(a.qv_dev); device_free(a.k_dev);
-    a.qv_dev = device_from_floats(a.qv, 3 * a.n);
-    a.k_dev = device_from_floats(a.k, a.n);
-    Results after = problem_kernel(&a);
-    CHECK(memcmp(before.out, after.out, 130 * 64 * 4) == 0, "an output before the changed token changed");
-    CHECK(memcmp(before.out + 130 * 64, after.out + 130 * 64, 64 * 4) != 0, "the changed token's output did not change");
+    AttnProblem p = problem_open(1, 200, 1, 64, 1);
+    AttnResults before = swa_kernel(&p, 150);
+    problem_change_token(&p, 130);
+    AttnResults after = swa_kernel(&p, 150);
+    check_causal(&p, &before, &after, 130);
     results_free(&before); results_free(&after);
-    problem_close(&a);
+    problem_close(&p);
 }
 
 GPU_TEST(swa_refuses_other_head_dims) {
