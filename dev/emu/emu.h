@@ -89,5 +89,6 @@ extern bool emu_race_check;
 extern bool emu_block_used_atomics;                   // on global memory
 void emu_print_place();
 void emu_touch(const void* address, size_t bytes, bool write);    // tells the race check about an access the emulator makes itself
+void emu_touch_atomically(const void* address, size_t bytes);
 
 #endif

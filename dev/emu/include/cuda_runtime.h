@@ -150,7 +150,7 @@ long long clock64();
 // Integers and fp64 only: a float atomic makes the result depend on the order, so kernels here have none.
 #define EMU_NO_RACE __attribute__((no_sanitize("thread")))
 template <class T, class F> EMU_NO_RACE static inline T emu_atomic(T* p, F f) {
-    if (emu_zone(p) == EMU_DEVICE_ZONE) { emu_block_used_atomics = true; }
+    emu_touch_atomically(p, sizeof *p);
     T old = *p;
     *p = f(old);
     return old;
