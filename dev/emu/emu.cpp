@@ -32,7 +32,7 @@ struct Fiber {
     unsigned mask;
 };
 
-// lanes that have come to a meeting of `mask`
+// lanes that have come to a meeting of `mask`; all of a block's code is in one object, so equal texts are equal pointers
 struct Group { unsigned mask, arrived; const char *what, *file; int line; EmuMeeting meeting; void* lane[32]; };
 struct Warp { Group groups[32]; int count; unsigned exited, epoch; };
 
@@ -200,7 +200,7 @@ static void reset_fiber(Fiber* f) {
 int emu_barrier(EmuBarrier kind, int predicate, const char* file, int line) {
     Fiber* me = running;
     if (barrier.count == 0) { barrier.kind = kind; barrier.file = file; barrier.line = line; }
-    if (barrier.kind != kind || barrier.line != line || strcmp(barrier.file, file)) {
+    if (barrier.kind != kind || barrier.line != line || barrier.file != file) {
         emu_error("__syncthreads at %s:%d, while thread %d of the block is in the one at %s:%d", file, line, barrier.waiting[0], barrier.file, barrier.line);
     }
     barrier.predicate_sum += predicate != 0;
@@ -234,9 +234,8 @@ void emu_meet(const char* what, EmuMeeting meeting, unsigned mask, void* mine, b
     if (g == warp->count) {
         warp->count++;
         group->mask = mask; group->arrived = 0; group->what = what; group->file = file; group->line = line; group->meeting = meeting;
-        memset(group->lane, 0, sizeof group->lane);
     }
-    if (group->meeting != meeting || strcmp(group->what, what) || (aligned && (group->line != line || strcmp(group->file, file)))) {
+    if (group->meeting != meeting || group->what != what || (aligned && group->line != line)) {
         emu_error("lane %d of warp %d comes to %s [%s:%d] while others wait in %s [%s:%d]", lane, me->linear / 32, what, file, line,
                   group->what, group->file, group->line);
     }

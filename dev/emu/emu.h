@@ -47,7 +47,7 @@ char* emu_shared_pointer(unsigned address, size_t bytes, const char* file, int l
 enum EmuBarrier { EMU_SYNC, EMU_COUNT, EMU_AND, EMU_OR };
 int emu_barrier(EmuBarrier kind, int predicate, const char* file, int line);
 
-// The lanes of `mask` wait for each other. The last one runs `meeting` over everybody's `mine` (NULL for lanes outside the mask).
+// The lanes of `mask` wait for each other. The last one runs `meeting` over everybody's `mine` (undefined for lanes outside the mask).
 // `aligned`: all 32 lanes must come, from the same line.
 typedef void (*EmuMeeting)(void** lane, unsigned mask);
 void emu_meet(const char* what, EmuMeeting meeting, unsigned mask, void* mine, bool aligned, const char* file, int line);
@@ -89,5 +89,6 @@ extern bool emu_race_check;
 extern bool emu_block_used_atomics;                   // on global memory
 void emu_print_place();
 void emu_touch(const void* address, size_t bytes, bool write);    // tells the race check about an access the emulator makes itself
+void emu_touch_atomically(const void* address, size_t bytes);
 
 #endif

@@ -22,14 +22,17 @@ uint32_t emu_pack_bf16x2(float high, float low) { return bf16_bits(high) << 16 |
 struct MmaLane { uint32_t a[4], b[2]; float c[4], d[4]; };
 
 template <int K> static void multiply(void** lane, const float a[16][K], const float b[K][8]) {
+    float d[16][8];
     for (int l = 0; l < 32; l++) {
-        MmaLane* m = (MmaLane*)lane[l];
-        for (int i = 0; i < 4; i++) {
-            int row = l / 4 + (i >= 2 ? 8 : 0), column = l % 4 * 2 + i % 2;
-            float sum = m->c[i];
-            for (int k = 0; k < K; k++) { sum += a[row][k] * b[k][column]; }
-            m->d[i] = sum;
+        for (int i = 0; i < 4; i++) { d[l / 4 + i / 2 * 8][l % 4 * 2 + i % 2] = ((MmaLane*)lane[l])->c[i]; }
+    }
+    for (int row = 0; row < 16; row++) {
+        for (int k = 0; k < K; k++) {
+            for (int column = 0; column < 8; column++) { d[row][column] += a[row][k] * b[k][column]; }
         }
+    }
+    for (int l = 0; l < 32; l++) {
+        for (int i = 0; i < 4; i++) { ((MmaLane*)lane[l])->d[i] = d[l / 4 + i / 2 * 8][l % 4 * 2 + i % 2]; }
     }
 }
 

@@ -17,7 +17,7 @@ enum { NOBODY = 0, SEVERAL_THREADS = 0x7ffe, SEVERAL_WARPS = 0x7fff };
 
 // The last writer and reader of two bytes: thread + 1 (or SEVERAL_*, of warp `warp`) and the clocks at that time.
 // block_epoch counts barriers over the whole run, so an access of another block or launch has an older one.
-struct Access { uint16_t thread, warp; uint32_t block_epoch, warp_epoch, launch; const void* from; };
+struct Access { uint16_t thread, warp; uint32_t block_epoch, warp_epoch, launch; bool atomic; const void* from; };
 struct Cell { Access write, read; };
 
 // cells of device and shared memory, found by page of 4 KiB
@@ -42,7 +42,7 @@ static Cell* cell_of(uintptr_t address) {
 
 // Who touched the cell in conflict with `mine`, or NULL.
 static const char* conflict(const Access& before, const Access& mine, bool shared) {
-    if (before.thread == NOBODY || before.launch != mine.launch) { return nullptr; }
+    if (before.thread == NOBODY || before.launch != mine.launch || (before.atomic && mine.atomic)) { return nullptr; }
     if (before.block_epoch < emu_block_start()) { return shared || emu_block_used_atomics ? nullptr : "another block"; }
     if (before.block_epoch != mine.block_epoch || before.thread == mine.thread) { return nullptr; }
     if (before.thread == SEVERAL_WARPS || before.warp != mine.warp) { return "another warp"; }
@@ -61,13 +61,13 @@ static void report(const char* what, const char* who, uintptr_t address, const A
     emu_error("race");
 }
 
-static void access(uintptr_t address, size_t bytes, bool write, const void* from) {
+static void access(uintptr_t address, size_t bytes, bool write, const void* from, bool atomic = false) {
     int thread = emu_thread();
     if (!emu_in_kernel || thread < 0) { return; }
     int zone = emu_zone((const void*)address);
     if (zone == EMU_ELSEWHERE) { return; }
     bool shared = zone == EMU_SHARED_ZONE;
-    Access mine = {(uint16_t)(thread + 1), (uint16_t)(thread / 32), emu_block_epoch(), emu_warp_epoch(), emu_launch_number(), from};
+    Access mine = {(uint16_t)(thread + 1), (uint16_t)(thread / 32), emu_block_epoch(), emu_warp_epoch(), emu_launch_number(), atomic, from};
     for (uintptr_t a = address & ~(uintptr_t)1; a < address + bytes; a += 2) {
         Cell* cell = cell_of(a);
         const char* who = conflict(cell->write, mine, shared);
@@ -89,6 +89,11 @@ static void access(uintptr_t address, size_t bytes, bool write, const void* from
 
 void emu_touch(const void* address, size_t bytes, bool write) {
     if (emu_race_check) { access((uintptr_t)address, bytes, write, __builtin_return_address(0)); }
+}
+
+void emu_touch_atomically(const void* address, size_t bytes) {
+    if (emu_zone(address) == EMU_DEVICE_ZONE) { emu_block_used_atomics = true; }
+    if (emu_race_check) { access((uintptr_t)address, bytes, true, __builtin_return_address(0), true); }
 }
 
 // ---- the compiler's hooks ---------------------------------------------------------------------------------------------------

@@ -150,7 +150,7 @@ long long clock64();
 // Integers and fp64 only: a float atomic makes the result depend on the order, so kernels here have none.
 #define EMU_NO_RACE __attribute__((no_sanitize("thread")))
 template <class T, class F> EMU_NO_RACE static inline T emu_atomic(T* p, F f) {
-    if (emu_zone(p) == EMU_DEVICE_ZONE) { emu_block_used_atomics = true; }
+    emu_touch_atomically(p, sizeof *p);
     T old = *p;
     *p = f(old);
     return old;
@@ -237,10 +237,10 @@ static inline int __all_sync(unsigned mask, int predicate, EMU_HERE) {
 template <class T> unsigned __match_any_sync(unsigned mask, T value, EMU_HERE) {
     struct Lane { T value; unsigned same; } mine = {value, 0};
     emu_meet("__match_any_sync", [](void** lane, unsigned m) {
-        for (int i = 0; i < 32; i++) {
-            for (int j = 0; j < 32; j++) {
-                if ((m >> i & 1) && (m >> j & 1) && ((Lane*)lane[i])->value == ((Lane*)lane[j])->value) { ((Lane*)lane[i])->same |= 1u << j; }
-            }
+        for (unsigned left = m; left; left &= ~((Lane*)lane[__builtin_ctz(left)])->same) {
+            Lane* first = (Lane*)lane[__builtin_ctz(left)];
+            for (int i = __builtin_ctz(left); i < 32; i++) { if ((m >> i & 1) && ((Lane*)lane[i])->value == first->value) { first->same |= 1u << i; } }
+            for (int i = __builtin_ctz(left); i < 32; i++) { if (first->same >> i & 1) { ((Lane*)lane[i])->same = first->same; } }
         }
     }, mask, &mine, false, file, line);
     return mine.same;
