@@ -57,7 +57,7 @@ def patiently(attempt, what, retries, pause=time.sleep):
             failures = 1 if error.came > 0 else failures + 1
             if failures > retries:
                 raise ToolError(EXIT_NO_INPUT, f"{what}: {error}, {failures} times in a row; the same command goes on from here")
-            pause(min(2 ** failures, 60) / 2)
+            pause(min(2 ** failures, 240) / 8)      # a quarter of a second to half a minute
 
 
 # ---- what there is ----------------------------------------------------------------------------------------------------
