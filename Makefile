@@ -81,10 +81,6 @@ train_moba_cpu: train_moba.cu $(CPU_LIB)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -x c -o $@ $< -x none $(CPU_LIB) $(LIBS)
 train_moba: train_moba.cu $(CUDA_LIB)
 	$(NVCC) $(NVFLAGS) -o $@ $< $(CUDA_LIB) $(NVLIBS)
-# data tools in C
-$(B)/data/%: data/%.c $(CPU_LIB)
-	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -DLLMC_CPU -o $@ $< $(CPU_LIB) $(LIBS)
 
 # ---- tests ------------------------------------------------------------------------------------------------------------
 GEN := $(B)/gen/ref_names.h $(B)/gen/rnd_names.h $(B)/gen/ops_unname.h
