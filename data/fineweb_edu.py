@@ -274,13 +274,16 @@ def write_shards(shards, texts, encoder, options):
 # ---- command line -----------------------------------------------------------------------------------------------------
 
 def parse_options():
-    parser = common.Parser("FineWeb-Edu to token shards for training: GPT-2 BPE, llm.c's format and file names; the first shard is for validation.")
-    parser.add_argument("inputs", nargs="*", help=f"files ({' '.join(SUFFIXES)}) or folders of them; none: {DATASET} is streamed from the Hugging Face hub")
+    parser = common.Parser("FineWeb-Edu to token shards for training: GPT-2 BPE, llm.c's format and file names; "
+                           "the first shard is for validation.")
+    parser.add_argument("inputs", nargs="*",
+                        help=f"files ({' '.join(SUFFIXES)}) or folders of them; none: {DATASET} is streamed from the Hugging Face hub")
     parser.add_argument("--version", choices=["10B", "100B"], default="10B", help="the sample to stream")
     parser.add_argument("--out", metavar="DIR", help="output folder (default: edu_fineweb and the version)")
     parser.add_argument("--shard-size", type=common.whole_number(1, 2**31 - 1), default=10**8, metavar="TOKENS", help="tokens of a shard")
     parser.add_argument("--shards", type=common.whole_number(0), default=0, metavar="N", help="stop when there are N shards (0: all)")
-    parser.add_argument("--processes", type=common.whole_number(1, 1024), default=max(1, (os.cpu_count() or 1) - 1), metavar="N", help="tokenizing processes")
+    parser.add_argument("--processes", type=common.whole_number(1, 1024), default=max(1, (os.cpu_count() or 1) - 1), metavar="N",
+                        help="tokenizing processes")
     parser.add_argument("--field", default="text", help="column or key that holds the text")
     common.add_bpe_options(parser)
     options = parser.parse_args()

@@ -29,7 +29,8 @@ def small_bpe():
     """A vocabulary of GPT-2's form with a few merges: (options, ranks)."""
     stand_in = {byte: character for character, byte in common.byte_alphabet().items()}
     tokens = [bytes([byte]) for byte in common.byte_alphabet().values()]
-    merges = [(b"t", b"h"), (b"th", b"e"), (b" ", b"the"), (b"i", b"n"), (b"'", b"s"), (b" ", b" "), (b"e", b"r"), (b"\xc3", b"\xa9"), (b"1", b"2"), (b"a", b"a")]
+    merges = [(b"t", b"h"), (b"th", b"e"), (b" ", b"the"), (b"i", b"n"), (b"'", b"s"),
+              (b" ", b" "), (b"e", b"r"), (b"\xc3", b"\xa9"), (b"1", b"2"), (b"a", b"a")]
     spell = lambda token: "".join(stand_in[byte] for byte in token)
     tokens += [left + right for left, right in merges]
     ids = {spell(token): number for number, token in enumerate(tokens)}
@@ -145,13 +146,16 @@ def check_same_tokens(bpe, text, what):
     expected = tiktoken_of(bpe).encode_ordinary(text)
     found = list(common.read_shard(tokenize(bpe, "--no-eot", write("text.txt", text))))
     where = next((i for i, pair in enumerate(zip(found, expected)) if pair[0] != pair[1]), min(len(found), len(expected)))
-    check(found == expected, f"{what}: {len(found)} and {len(expected)} tokens differ first at {where}: {found[where:where + 8]}, tiktoken {expected[where:where + 8]}")
+    check(found == expected, f"{what}: {len(found)} and {len(expected)} tokens differ first at {where}: "
+                             f"{found[where:where + 8]}, tiktoken {expected[where:where + 8]}")
 
 
 def random_text(seed, count):
     draw = random.Random(seed)
-    kinds = [lambda: draw.choice("'  \n\t stdrevml"), lambda: chr(draw.randrange(32, 127)), lambda: draw.choice("\x85\xa0\u2003\u3000\x1c\u200bé٣Ⅷ"),
-             lambda: chr(draw.choice([draw.randrange(0x80, 0xd800), draw.randrange(0xe000, 0x110000)])), lambda: draw.choice([" the", "the", "in", "aa", "er"])]
+    kinds = [lambda: draw.choice("'  \n\t stdrevml"), lambda: chr(draw.randrange(32, 127)),
+             lambda: draw.choice("\x85\xa0\u2003\u3000\x1c\u200bé٣Ⅷ"),
+             lambda: chr(draw.choice([draw.randrange(0x80, 0xd800), draw.randrange(0xe000, 0x110000)])),
+             lambda: draw.choice([" the", "the", "in", "aa", "er"])]
     return "".join(draw.choice(kinds)() for _ in range(count))
 
 
@@ -198,8 +202,8 @@ def tokenize_splits_documents_at_end_of_text_lines():
     shard = tokenize(bpe, write("two.txt", "x\n<|endoftext|>\ny\n"), write("one.txt", "z\n"))
     equal(list(common.read_shard(shard)), [eot] + ids(b"x") + [eot] + ids(b"y") + [eot] + ids(b"z\n"), "tokens")
     out = fresh("never.bin")
-    for arguments, status in ((["--out", out, TEMPORARY + "/missing.txt"], 66), (["--out", out, write("empty.txt", "")], 65), (["--out", out], 64),
-                              (["--tokenizer", write("bad.tok", b"MOBATOK"), "--out", out, __file__], 65), (["--colour", "x"], 64)):
+    for arguments, status in ((["--out", out, TEMPORARY + "/missing.txt"], 66), (["--out", out, write("empty.txt", "")], 65),
+                              (["--out", out], 64), (["--tokenizer", write("bad.tok", b"MOBATOK"), "--out", out, __file__], 65), (["--colour", "x"], 64)):
         equal(subprocess.run([tokenize_program(), *arguments], capture_output=True).returncode, status, f"exit status of tokenize {arguments}")
     check(not os.path.exists(out) and not os.path.exists(out + ".tmp"), "a refused input left a file")
 
@@ -231,7 +235,8 @@ def wikitext2_reproduces_the_hugging_face_join():
     source, out = kit("wikitext-2/wiki.test.raw"), fresh("wikitext2.bin")
     tool("wikitext2", *gpt2_bpe(), "--out", out, source)
     check(read(out) == read(kit("wikitext-2/wiki.test.raw.hfjoin.gpt2.bin")), "the shard differs from the kit's")
-    expected = {"bytes": 1290590, "words": 245569, "words_without_line_ends": 241211, "join": "hf", "documents": [0], "tokens": 287644, "tokenizer": "gpt2",
+    expected = {"bytes": 1290590, "words": 245569, "words_without_line_ends": 241211, "join": "hf",
+                "documents": [0], "tokens": 287644, "tokenizer": "gpt2",
                 "source_sha256": hashlib.sha256(read(source)).hexdigest()}
     equal(json.loads(read(out[:-4] + ".json")), expected, "sidecar")
 
@@ -280,7 +285,8 @@ def reference_shards():
 def fineweb_edu_puts_end_of_text_before_each_document():
     shards = reference_shards()
     names = [name for name in shards if name.endswith(".bin")]
-    equal(sorted(names, key=lambda name: name[-10:]), ["edu_fineweb_val_000000.bin"] + [f"edu_fineweb_train_{i:06d}.bin" for i in range(1, len(names))], "names")
+    equal(sorted(names, key=lambda name: name[-10:]),
+          ["edu_fineweb_val_000000.bin"] + [f"edu_fineweb_train_{i:06d}.bin" for i in range(1, len(names))], "names")
     check(len(names) > 5, f"only {len(names)} shards")
     found = []
     for i, name in enumerate(sorted(names, key=lambda name: name[-10:])):
@@ -344,7 +350,8 @@ def fineweb_edu_reads_parquet():
 def fineweb_edu_goes_on_behind_whole_shards():
     expected = reference_shards()
     out = fresh("shards")
-    run = lambda *more, **how: tool("fineweb_edu", *small_bpe()[0], "--out", out, "--shard-size", 100000, "--processes", 2, documents_file(), *more, **how)
+    run = lambda *more, **how: tool("fineweb_edu", *small_bpe()[0], "--out", out, "--shard-size", 100000, "--processes", 2,
+                                    documents_file(), *more, **how)
     run("--shards", 2)
     equal(sorted(contents(out)), ["edu_fineweb_train_000001.bin", "edu_fineweb_val_000000.bin", "fineweb_edu.json"], "files after two shards")
     check("2 whole shards" in run(), "it did not say that two shards are there")
@@ -367,7 +374,8 @@ def fineweb_edu_stops_when_interrupted():
     expected = reference_shards()
     out, (options, _) = fresh("shards"), small_bpe()
     again = write("again.jsonl", read(documents_file()) * 20)
-    command = [sys.executable, "-B", os.path.join(ROOT, "data", "fineweb_edu.py"), *options, "--out", out, "--shard-size", "100000", "--processes", "2", again]
+    command = [sys.executable, "-B", os.path.join(ROOT, "data", "fineweb_edu.py"), *options, "--out", out, "--shard-size", "100000",
+               "--processes", "2", again]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.readline()                          # a shard is there
     process.send_signal(signal.SIGINT)
@@ -389,7 +397,8 @@ def fineweb_edu_survives_kill_at_any_moment():
         process.send_signal(signal.SIGKILL)
         process.wait()
         for name in os.listdir(out) if os.path.isdir(out) else []:
-            check(name.endswith(".tmp") or read(os.path.join(out, name)) == expected[name] or name.endswith(".json"), f"{name} is not whole after a kill")
+            check(name.endswith(".tmp") or read(os.path.join(out, name)) == expected[name] or name.endswith(".json"),
+                  f"{name} is not whole after a kill")
     equal(subprocess.run(command, capture_output=True).returncode, 0, "exit status of the last run")
     check(contents(out) == expected, "other shards after four kills")
 
@@ -422,7 +431,8 @@ def fineweb_edu_reproduces_the_sample_of_the_kit():
     text = read(kit("fineweb-edu/fineweb_edu_sample_1MB.txt")).decode()
     out = fresh("shards")
     tool("fineweb_edu", *gpt2_bpe(), "--out", out, write("sample.jsonl", json.dumps({"text": text})))
-    check(contents(out)["edu_fineweb_val_000000.bin"] == read(kit("fineweb-edu/fineweb_edu_sample_1MB.gpt2.bin")), "the shard differs from the kit's")
+    check(contents(out)["edu_fineweb_val_000000.bin"] == read(kit("fineweb-edu/fineweb_edu_sample_1MB.gpt2.bin")),
+          "the shard differs from the kit's")
 
 
 run_cases()

@@ -47,7 +47,8 @@ class Hub:
         entries = [{"type": "file", "path": ".gitattributes", "size": 3, "oid": "1"}]
         for name, data in self.files.items():
             entries.append({"type": "file", "path": name, "size": len(data), "oid": "2",
-                            "lfs": {"oid": hashlib.sha256(b"x" if name == self.swap else data).hexdigest(), "size": len(data), "pointerSize": 134}})
+                            "lfs": {"oid": hashlib.sha256(b"x" if name == self.swap else data).hexdigest(),
+                                    "size": len(data), "pointerSize": 134}})
         following = f"{self.url}{request.path.split('?')[0]}?page={page + 1}"
         headers = {"Link": f'<{following}>; rel="next"'} if 2 * page + 2 < len(entries) else {}
         self.send(request, 200, json.dumps(entries[2 * page:2 * page + 2]).encode(), headers)
