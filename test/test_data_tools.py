@@ -203,7 +203,8 @@ def tokenize_splits_documents_at_end_of_text_lines():
     equal(list(common.read_shard(shard)), [eot] + ids(b"x") + [eot] + ids(b"y") + [eot] + ids(b"z\n"), "tokens")
     out = fresh("never.bin")
     for arguments, status in ((["--out", out, TEMPORARY + "/missing.txt"], 66), (["--out", out, write("empty.txt", "")], 65),
-                              (["--out", out], 64), (["--tokenizer", write("bad.tok", b"MOBATOK"), "--out", out, __file__], 65), (["--colour", "x"], 64)):
+                              (["--out", out], 64), (["--tokenizer", write("bad.tok", b"MOBATOK"), "--out", out, __file__], 65),
+                              (["--colour", "x"], 64)):
         equal(subprocess.run([tokenize_program(), *arguments], capture_output=True).returncode, status, f"exit status of tokenize {arguments}")
     check(not os.path.exists(out) and not os.path.exists(out + ".tmp"), "a refused input left a file")
 
