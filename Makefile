@@ -100,6 +100,7 @@ $(B)/data/%: data/%.c data/tool.h $(CPU_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -o $@ $< $(CPU_LIB) $(LIBS)
 
+
 # ---- tests ------------------------------------------------------------------------------------------------------------
 GEN := $(B)/gen/ref_names.h $(B)/gen/rnd_names.h $(B)/gen/ops_unname.h
 # an op's own test: without a GPU the CPU op alone; with one the kernels beside both references

@@ -228,7 +228,8 @@ def gpt2_encoding(options):
         try:
             return tiktoken.get_encoding("gpt2")
         except Exception as error:                     # whatever its HTTP library raises
-            raise ToolError(EXIT_NO_INPUT, f"GPT-2's vocabulary could not be fetched ({type(error).__name__}); name local files: --encoder --vocab-bpe")
+            raise ToolError(EXIT_NO_INPUT, f"GPT-2's vocabulary could not be fetched ({type(error).__name__}); "
+                                           "name local files: --encoder --vocab-bpe")
     ranks = read_ranks(options)
     return tiktoken.Encoding("gpt2", pat_str=GPT2_PATTERN, mergeable_ranks={token: rank for rank, token in enumerate(ranks)},
                              special_tokens={EOT_TEXT: len(ranks)})

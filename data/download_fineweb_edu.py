@@ -57,7 +57,7 @@ def patiently(attempt, what, retries, pause=time.sleep):
             failures = 1 if error.came > 0 else failures + 1
             if failures > retries:
                 raise ToolError(EXIT_NO_INPUT, f"{what}: {error}, {failures} times in a row; the same command goes on from here")
-            pause(min(2 ** failures, 60) / 2)
+            pause(min(2 ** failures, 240) / 8)      # a quarter of a second to half a minute
 
 
 # ---- what there is ----------------------------------------------------------------------------------------------------
@@ -167,7 +167,8 @@ def download(name, size, sha256, shared):
     found_size, found = os.path.getsize(part), sha256_of(part)
     if found != sha256 or size not in (None, found_size):
         os.remove(part)
-        raise ToolError(EXIT_DATA, f"{url}: {found_size} bytes with sha256 {found}, expected {size or 'some'} bytes with {sha256}; removed, run again")
+        raise ToolError(EXIT_DATA, f"{url}: {found_size} bytes with sha256 {found}, "
+                                   f"expected {size or 'some'} bytes with {sha256}; removed, run again")
     tokens = common.check_shard(part)
     try:
         with open(part, "rb+") as file:
@@ -216,7 +217,8 @@ def download_all(files, options):
 
 def main():
     parser = common.Parser("Published FineWeb-Edu token shards (GPT-2 BPE, llm.c's format): one for validation and --count to train on.")
-    parser.add_argument("--count", type=common.whole_number(0, TRAIN_SHARDS), default=1, metavar="N", help=f"training shards of 100M tokens, at most {TRAIN_SHARDS}")
+    parser.add_argument("--count", type=common.whole_number(0, TRAIN_SHARDS), default=1, metavar="N",
+                        help=f"training shards of 100M tokens, at most {TRAIN_SHARDS}")
     parser.add_argument("--out", default="edu_fineweb100B", metavar="DIR", help="output folder")
     parser.add_argument("--jobs", type=common.whole_number(1, 64), default=4, metavar="N", help="files at a time")
     parser.add_argument("--verify", action="store_true", help="compare the checksums of files that are there already, too")
@@ -224,7 +226,8 @@ def main():
     parser.add_argument("--base-url", default="https://huggingface.co", metavar="URL", help="the hub or a mirror of it")
     parser.add_argument("--repository", default=REPOSITORY, help="data set on the hub")
     parser.add_argument("--revision", default="main", help="branch, tag or commit of it")
-    parser.add_argument("--timeout", type=common.whole_number(1), default=60, metavar="SECONDS", help="silence after which a connection is given up")
+    parser.add_argument("--timeout", type=common.whole_number(1), default=60, metavar="SECONDS",
+                        help="silence after which a connection is given up")
     parser.add_argument("--retries", type=common.whole_number(0), default=8, metavar="N", help="failures in a row before giving up")
     options = parser.parse_args()
     options.base_url = options.base_url.rstrip("/")

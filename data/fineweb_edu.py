@@ -9,11 +9,14 @@ The shards depend on the documents and --shard-size alone, not on --processes. R
 whole shard: fineweb_edu.json in the output folder says where each ended."""
 import collections
 import concurrent.futures
+import contextlib
 import gzip
 import hashlib
+import io
 import json
 import os
 import signal
+import subprocess
 import sys
 
 import common
@@ -38,15 +41,24 @@ def parquet_texts(path, field):
         yield from batch.column(0).to_pylist()
 
 
+@contextlib.contextmanager
+def zstd_lines(path):
+    """By the program, which unlike the Python package notices a file that was cut."""
+    try:
+        process = subprocess.Popen(["zstd", "-dcq", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    except FileNotFoundError:
+        raise ToolError(EXIT_NO_INPUT, f"{path}: reading .zst needs the program zstd: apt-get install zstd")
+    with io.TextIOWrapper(process.stdout, encoding="utf-8", newline="\n") as lines:
+        yield lines
+    if process.wait() != 0:
+        raise ToolError(EXIT_DATA, f"{path}: damaged or not .zst")
+
+
 def open_lines(path):
     if path.endswith(".gz"):
         return gzip.open(path, "rt", encoding="utf-8", newline="\n")
     if path.endswith(".zst"):
-        try:
-            import zstandard
-        except ImportError:
-            raise ToolError(EXIT_NO_INPUT, f"{path}: reading .zst needs the Python package zstandard: pip install zstandard")
-        return zstandard.open(path, "rt", encoding="utf-8", newline="\n")
+        return zstd_lines(path)
     return open(path, encoding="utf-8", newline="\n")
 
 
@@ -183,6 +195,7 @@ class Shards:
             self.resume(made_from)
         elif any(name.startswith("edu_fineweb_") for name in os.listdir(folder)):
             raise ToolError(EXIT_NO_OUTPUT, f"{folder}: it holds shards this tool did not make (no fineweb_edu.json); give another --out")
+        common.write_json(self.record_path, self.record)             # before any shard, so that a folder of shards always has it
 
     def resume(self, made_from):
         try:
@@ -252,6 +265,8 @@ def write_shards(shards, texts, encoder, options):
         document, used = document + 1, 0
     if pending:
         shards.write(pending, document, 0)
+    if shards.count() == 0:
+        raise ToolError(EXIT_DATA, "the input holds no document, so there is no shard")
     shards.finish()
     progress.close()
 
@@ -259,13 +274,16 @@ def write_shards(shards, texts, encoder, options):
 # ---- command line -----------------------------------------------------------------------------------------------------
 
 def parse_options():
-    parser = common.Parser("FineWeb-Edu to token shards for training: GPT-2 BPE, llm.c's format and file names; the first shard is for validation.")
-    parser.add_argument("inputs", nargs="*", help=f"files ({' '.join(SUFFIXES)}) or folders of them; none: {DATASET} is streamed from the Hugging Face hub")
+    parser = common.Parser("FineWeb-Edu to token shards for training: GPT-2 BPE, llm.c's format and file names; "
+                           "the first shard is for validation.")
+    parser.add_argument("inputs", nargs="*",
+                        help=f"files ({' '.join(SUFFIXES)}) or folders of them; none: {DATASET} is streamed from the Hugging Face hub")
     parser.add_argument("--version", choices=["10B", "100B"], default="10B", help="the sample to stream")
     parser.add_argument("--out", metavar="DIR", help="output folder (default: edu_fineweb and the version)")
     parser.add_argument("--shard-size", type=common.whole_number(1, 2**31 - 1), default=10**8, metavar="TOKENS", help="tokens of a shard")
     parser.add_argument("--shards", type=common.whole_number(0), default=0, metavar="N", help="stop when there are N shards (0: all)")
-    parser.add_argument("--processes", type=common.whole_number(1, 1024), default=max(1, (os.cpu_count() or 1) - 1), metavar="N", help="tokenizing processes")
+    parser.add_argument("--processes", type=common.whole_number(1, 1024), default=max(1, (os.cpu_count() or 1) - 1), metavar="N",
+                        help="tokenizing processes")
     parser.add_argument("--field", default="text", help="column or key that holds the text")
     common.add_bpe_options(parser)
     options = parser.parse_args()
@@ -294,7 +312,7 @@ def main():
     texts = (text for file in files for text in file_texts(file, options.field)) if files else streamed_texts(options)
     write_shards(shards, texts, encoder, options)
     if shards.count() < 2:
-        print(f"note: {shards.count()} shard in all, none to train on; a smaller --shard-size makes more", file=sys.stderr)
+        print(f"note: {shards.count()} shard, for validation, none to train on; a smaller --shard-size makes more", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -72,12 +72,14 @@ static bool check_header(const Header* h, const uint8_t* bytes, size_t n, Error*
     uint64_t expected = sizeof *h + 2 * (uint64_t)h->vocab + h->token_bytes + sizeof(uint32_t);
     for (int c = 0; c < NUM_CLASSES - 1; c++) { expected += 8 * (uint64_t)h->num_ranges[c]; }
     if (expected != n) {
-        return error_set(err, EXIT_DATA, "tokenizer file: its header promises %llu bytes, it holds %zu (cut copy?)", (unsigned long long)expected, n);
+        return error_set(err, EXIT_DATA, "tokenizer file: its header promises %llu bytes, it holds %zu (cut copy?)",
+                         (unsigned long long)expected, n);
     }
     uint32_t stored, found = (uint32_t)crc32(0, bytes, (uInt)(n - sizeof stored));
     memcpy(&stored, bytes + n - sizeof stored, sizeof stored);
     if (stored != found) {
-        return error_set(err, EXIT_DATA, "tokenizer file is damaged: CRC-32 %08x, expected %08x (write it again with data/gpt2_tokenizer.py)", found, stored);
+        return error_set(err, EXIT_DATA, "tokenizer file is damaged: CRC-32 %08x, expected %08x (write it again with data/gpt2_tokenizer.py)",
+                         found, stored);
     }
     return true;
 }
@@ -110,7 +112,8 @@ static bool parse_tokens(Tokenizer* tok, const Header* h, const uint8_t* lengths
     for (uint32_t id = 0; id < h->vocab; id++) {
         uint32_t length = (uint32_t)lengths[2 * id] | (uint32_t)lengths[2 * id + 1] << 8;
         if (length < 1 || length > MAX_TOKEN || length > h->token_bytes - tok->start[id]) {
-            return error_set(err, EXIT_DATA, "tokenizer file: token %u has %u bytes, allowed are 1 to %d within its %u", id, length, MAX_TOKEN, h->token_bytes);
+            return error_set(err, EXIT_DATA, "tokenizer file: token %u has %u bytes, allowed are 1 to %d within its %u",
+                             id, length, MAX_TOKEN, h->token_bytes);
         }
         tok->start[id + 1] = tok->start[id] + length;
         if (id != h->eot) { tok->longest = max_size(tok->longest, length); }
