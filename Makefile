@@ -114,6 +114,26 @@ $(B)/test/cpu/test_gradcheck: test/test_gradcheck.c test/test.h test/gradcheck/g
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_F64 -Itest -I$(B)/gen -o $@ $(filter %.c %.o,$^) $(LIBS)
 
+# one step of the whole model written out, in three builds, and what holds the dumps against each other (test/test_model.sh,
+# dev/torch_check.py); the linker puts moba_topk's own name before a wrapper that sees, and may replace, the picked blocks
+ROUNDED_LIB := $(B)/rounded.a
+$(ROUNDED_LIB): $(HOST:%=$(B)/rounded/%.o) $(CPU_OPS:%=$(B)/rounded/op_%.o)
+MODEL_PROGRAMS := $(addprefix $(B)/model/,dump_cpu dump_rounded compare $(if $(and $(HAS_GPU),$(NVCC)),dump_cuda))
+$(B)/model/dump_cpu: test/model/dump.c $(HEADERS) $(CPU_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -Wl,--wrap=moba_topk -o $@ $< $(CPU_LIB) $(LIBS)
+$(B)/model/dump_rounded: test/model/dump.c $(HEADERS) $(ROUNDED_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_ROUND -Wl,--wrap=moba_topk -o $@ $< $(ROUNDED_LIB) $(LIBS)
+$(B)/model/dump_cuda: test/model/dump.c $(HEADERS) $(CUDA_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -c -o $@.o $<
+	$(NVCC) $(NVFLAGS) -Xlinker --wrap=moba_topk -o $@ $@.o $(CUDA_LIB) $(NVLIBS)
+$(B)/model/compare: test/model/compare.c $(HEADERS) $(CPU_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -o $@ $< $(CPU_LIB) $(LIBS)
+model-programs: $(MODEL_PROGRAMS)
+
 # ---- benchmarks (GPU) -------------------------------------------------------------------------------------------------
 $(B)/bench/%: dev/cuda/%.cu dev/cuda/bench.h $(CUDA_LIB)
 	@mkdir -p $(@D)
@@ -127,5 +147,5 @@ clean:
 help:
 	@sed -n '1,/^CC/p' Makefile | grep '^#' | sed 's/^# //'
 
-.PHONY: FORCE all clean help test quickstart bench source-hash
+.PHONY: FORCE all clean help test quickstart bench source-hash model-programs
 .SECONDARY:
