@@ -1,6 +1,7 @@
 # make                 train_moba (where nvcc is) and train_moba_cpu
 # make quickstart      from nothing to a trained tiny model and a sample, no GPU needed
 # make test [OP=name]  every test, or those of one op
+# make tools           the data tools written in C, into build/data (data/README.md)
 # make bench [OP=name] the tables of README (GPU)
 # make help            this text
 CC      ?= cc
@@ -92,6 +93,13 @@ train_moba_cpu: train_moba.cu $(B)/gen/commit.h $(CPU_LIB)
 train_moba: train_moba.cu $(B)/gen/commit.h $(CUDA_LIB)
 	$(NVCC) $(NVFLAGS) -I$(B)/gen -o $@ $< $(CUDA_LIB) $(NVLIBS)
 
+# ---- data tools: data/NAME.c -> build/data/NAME ------------------------------------------------------------------------
+DATA_TOOLS := $(patsubst data/%.c,$(B)/data/%,$(wildcard data/*.c))
+tools: $(DATA_TOOLS)
+$(B)/data/%: data/%.c data/tool.h $(CPU_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -o $@ $< $(CPU_LIB) $(LIBS)
+
 # ---- tests ------------------------------------------------------------------------------------------------------------
 GEN := $(B)/gen/ref_names.h $(B)/gen/rnd_names.h $(B)/gen/ops_unname.h
 # an op's own test: without a GPU the CPU op alone; with one the kernels beside both references
@@ -118,7 +126,7 @@ $(B)/test/cpu/test_gradcheck: test/test_gradcheck.c test/test.h test/gradcheck/g
 # dev/torch_check.py); the linker puts moba_topk's own name before a wrapper that sees, and may replace, the picked blocks
 ROUNDED_LIB := $(B)/rounded.a
 $(ROUNDED_LIB): $(HOST:%=$(B)/rounded/%.o) $(CPU_OPS:%=$(B)/rounded/op_%.o)
-MODEL_PROGRAMS := $(addprefix $(B)/model/,dump_cpu dump_rounded compare $(if $(and $(HAS_GPU),$(NVCC)),dump_cuda))
+MODEL_DUMPS := $(addprefix $(B)/model/,dump_cpu dump_rounded compare $(if $(and $(HAS_GPU),$(NVCC)),dump_cuda))
 $(B)/model/dump_cpu: test/model/dump.c $(HEADERS) $(CPU_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -Wl,--wrap=moba_topk -o $@ $< $(CPU_LIB) $(LIBS)
@@ -132,20 +140,46 @@ $(B)/model/dump_cuda: test/model/dump.c $(HEADERS) $(CUDA_LIB)
 $(B)/model/compare: test/model/compare.c $(HEADERS) $(CPU_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -o $@ $< $(CPU_LIB) $(LIBS)
-model-programs: $(MODEL_PROGRAMS)
+model-dumps: $(MODEL_DUMPS)
 
 # ---- benchmarks (GPU) -------------------------------------------------------------------------------------------------
 $(B)/bench/%: dev/cuda/%.cu dev/cuda/bench.h $(CUDA_LIB)
 	@mkdir -p $(@D)
 	$(NVCC) $(NVFLAGS) -Idev/cuda -o $@ $< $(CUDA_LIB) $(NVLIBS)
 
-OP_TESTS     := $(patsubst test/test_%.cu,%,$(wildcard test/test_*.cu))
-PLAIN_TESTS  := $(filter-out gradcheck,$(patsubst test/test_%.c,%,$(wildcard test/test_*.c)))
+bench: $(patsubst dev/cuda/%.cu,$(B)/bench/%,$(if $(OP),dev/cuda/$(OP).cu,$(wildcard dev/cuda/*.cu)))
+	@[ -n "$(HAS_GPU)" ] || { echo "error: make bench needs a GPU, and nvidia-smi shows none" >&2; exit 70; }
+	@mkdir -p dev/results
+	@for program in $^; do echo "# $$(basename $$program)"; $$program | tee dev/results/$$(basename $$program).jsonl || exit 1; done
+
+# ---- everything that proves the tree ------------------------------------------------------------------------------------
+OP_TESTS    := $(patsubst test/%.cu,%,$(wildcard test/test_*.cu))
+PLAIN_TESTS := $(patsubst test/%.c,%,$(wildcard test/test_*.c))
+SCRIPTS     := $(wildcard test/test_*.sh test/test_*.py) dev/torch_check.py
+TEST_PROGRAMS := $(OP_TESTS:%=$(B)/test/cpu/%) $(PLAIN_TESTS:%=$(B)/test/cpu/%) $(if $(HAS_GPU),$(OP_TESTS:%=$(B)/test/cuda/%))
+ifdef OP
+TEST_PROGRAMS := $(filter %/test_$(OP),$(TEST_PROGRAMS))
+SCRIPTS       :=
+endif
+test: setup-test
+	@$(MAKE) --no-print-directory test-built OP=$(OP)
+setup-test:
+	@scripts/setup.sh test
+test-built: $(TEST_PROGRAMS) $(if $(OP),,train_moba_cpu $(if $(HAS_GPU),train_moba) $(DATA_TOOLS) $(MODEL_DUMPS))
+	@test/run.sh $(if $(HAS_GPU),,--skip-gpu-cases-of $(if $(OP),test/test_$(OP).cu,$(wildcard test/test_*.cu))) \
+		$(if $(and $(HAS_GPU),$(if $(OP),,all)),--record dev/results/gpu-tests.json) -- $(TEST_PROGRAMS) $(SCRIPTS)
+
+# a hash over everything the CUDA program is compiled from; dev/results/gpu-tests.json names the one it proved
+source-hash:
+	@cat $(sort $(wildcard llmc/*.c llmc/*.h llmc/*.cu llmc/*.cuh) train_moba.cu Makefile) | sha256sum | cut -c1-16
+
+quickstart:
+	@scripts/quickstart.sh
 
 clean:
 	rm -rf $(B) train_moba train_moba_cpu
 help:
 	@sed -n '1,/^CC/p' Makefile | grep '^#' | sed 's/^# //'
 
-.PHONY: FORCE all clean help test quickstart bench source-hash model-programs
+.PHONY: FORCE all clean help tools test setup-test test-built quickstart bench source-hash model-dumps
 .SECONDARY:

@@ -85,6 +85,17 @@ static Checkpoint* open_checkpoint(const Config* cfg, const char* checkpoints_di
     return checkpoint;
 }
 
+// Starting over, or from an older step, would cut the log of what came after; that takes another directory.
+static void refuse_to_overwrite(const Config* cfg, const char* checkpoints_dir, int64_t from_step) {
+    int64_t* steps = NULL;
+    int count = checkpoint_steps(checkpoints_dir, &steps);
+    if (strcmp(cfg->resume, "auto") != 0 && count > 0 && steps[count - 1] > from_step) {
+        FAIL(EXIT_USAGE, "--resume %s: %s already holds step %lld; give another --out, or remove what is there", cfg->resume, checkpoints_dir,
+             (long long)steps[count - 1]);
+    }
+    free(steps);
+}
+
 static Config checkpoint_config(const Checkpoint* checkpoint) {
     Error err;
     Config saved;
@@ -226,7 +237,6 @@ static bool loop(Run* run) {
 // Everything that can be wrong with the input is found here, before a device is touched.
 static void open_input(Run* run) {
     const Config* cfg = run->cfg;
-    if (!cfg->train_data[0]) { FAIL(EXIT_USAGE, "--train-data is missing: give a shard or a pattern, such as 'data/edu_fineweb_train_*.bin' (see data/README.md)"); }
     run->train_set = open_shards(cfg, cfg->train_data);
     if (cfg->val_data[0])  { run->valid_set = open_shards(cfg, cfg->val_data); }
     if (cfg->sample_every) { run->tokenizer = open_tokenizer(cfg); }
@@ -288,6 +298,7 @@ static int train(const Config* cfg) {
     open_input(&run);
     TRY(rundir_open(&run.dir, cfg->out, cfg->take_lock, &err));
     Checkpoint* checkpoint = open_checkpoint(cfg, run.dir.checkpoints);
+    refuse_to_overwrite(cfg, run.dir.checkpoints, checkpoint ? checkpoint->step : 0);
     if (checkpoint) {
         Config saved = checkpoint_config(checkpoint);
         TRY(config_check_resume(cfg, &saved, &err));

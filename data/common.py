@@ -13,6 +13,10 @@ EXIT_USAGE, EXIT_DATA, EXIT_NO_INPUT, EXIT_INTERNAL, EXIT_NO_OUTPUT, EXIT_IO = 6
 EOT_TEXT = "<|endoftext|>"
 # tiktoken's spelling of 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ : the same matches, less backtracking
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+GPT2_SHA256 = {
+    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+}
 
 SHARD_HEADER = struct.Struct("<256i")
 SHARD_KINDS = {20240520: (1, "H"), 20240801: (7, "I")}      # magic: (version, array type of a token)
@@ -28,25 +32,32 @@ class ToolError(Exception):
         self.code = code
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Names the default of every option that has one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with defaults in --help and the project's exit status for a bad option."""
 
     def __init__(self, description):
-        super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
+        super().__init__(description=description, formatter_class=Help, allow_abbrev=False)
 
     def error(self, message):
         raise ToolError(EXIT_USAGE, f"{message} (see {self.prog} --help)")
 
 
-def at_least(least):
-    """An argparse type: a whole number >= least; 1e8 and 100_000_000 are whole numbers too."""
+def whole_number(least, most=None):
+    """An argparse type; 1e8 and 100_000_000 are whole numbers too."""
     def parse(text):
         try:
             number = int(text) if "e" not in text.lower() else int(float(text))
         except (ValueError, OverflowError):
             raise argparse.ArgumentTypeError(f"'{text}' is not a whole number")
-        if number < least:
-            raise argparse.ArgumentTypeError(f"{number} is less than {least}")
+        if number < least or most is not None and number > most:
+            raise argparse.ArgumentTypeError(f"{number} is outside [{least}, {'any' if most is None else most}]")
         return number
     return parse
 
@@ -58,6 +69,9 @@ def run(main):
     except ToolError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.code)
+    except OSError as error:
+        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(EXIT_IO)
     except KeyboardInterrupt:
         print("\nstopped; what was finished is kept, and the same command goes on from there", file=sys.stderr)
         sys.exit(130)

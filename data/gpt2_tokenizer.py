@@ -18,10 +18,6 @@ CLASSES = ("letter", "number", "space")
 UNICODE_TABLE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "unicode.txt")
 
 BASE_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
-SHA256 = {
-    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-}
 
 
 def fetch(name):
@@ -30,7 +26,7 @@ def fetch(name):
             data = response.read()
     except OSError as error:
         raise ToolError(EXIT_NO_INPUT, f"{BASE_URL + name}: {error} (or name local files: --encoder --vocab-bpe)")
-    if hashlib.sha256(data).hexdigest() != SHA256[name]:
+    if hashlib.sha256(data).hexdigest() != common.GPT2_SHA256[name]:
         raise ToolError(EXIT_DATA, f"{BASE_URL + name}: not the file of GPT-2, its sha256 is {hashlib.sha256(data).hexdigest()}")
     return data
 

@@ -6,6 +6,7 @@
 // line, and one at the end of the file, belong to no document ("A\n<|endoftext|>\nB\n" holds "A" and "B").
 // An end-of-text token stands before each document, as in llm.c's shards, unless --no-eot.
 #define _GNU_SOURCE      // memmem
+#include "shard.h"
 #include "tokenizer.h"
 
 #include <errno.h>
@@ -22,15 +23,6 @@ typedef struct {
     const char *tokenizer, *out;
     bool        eot;
 } Options;
-
-typedef struct {
-    FILE*            file;
-    const char*      path;          // final name; what is written goes to `temporary`
-    char*            temporary;
-    const Tokenizer* tok;
-    bool             wide;          // uint32 tokens, where the vocabulary does not fit in uint16
-    int64_t          tokens, documents;
-} Shard;
 
 static void usage(FILE* to) {
     fprintf(to, "usage: tokenize --tokenizer FILE|byte --out SHARD [--no-eot] TEXT...\n"
@@ -57,84 +49,58 @@ static Options parse_options(int argc, char** argv) {
     return o;
 }
 
-static void write_out(Shard* s, const void* bytes, size_t n) {
-    if (n > 0 && fwrite(bytes, 1, n, s->file) != n) { FAIL(EXIT_IO, "%s: %s", s->temporary, strerror(errno)); }
-}
+typedef struct {
+    ShardWriter      shard;
+    const Tokenizer* tok;
+    bool             eot;
+    int64_t          documents;
+} Output;
 
-static void write_header(Shard* s) {
-    int32_t header[256] = {s->wide ? 20240801 : 20240520, s->wide ? 7 : 1, (int32_t)s->tokens};
-    if (fseek(s->file, 0, SEEK_SET) != 0) { FAIL(EXIT_IO, "%s: %s", s->temporary, strerror(errno)); }
-    write_out(s, header, sizeof header);
-}
-
-static Shard shard_create(const char* path, const Tokenizer* tok) {
-    Shard s = {.path = path, .tok = tok, .wide = tokenizer_vocab_size(tok) > 1 << 16};
-    size_t room = strlen(path) + 5;
-    s.temporary = (char*)xmalloc(room);
-    snprintf(s.temporary, room, "%s.tmp", path);
-    s.file = fopen(s.temporary, "wb");
-    if (!s.file) { FAIL(EXIT_NO_OUTPUT, "%s: %s", s.temporary, strerror(errno)); }
-    write_header(&s);
-    return s;
-}
-
-static void shard_finish(Shard* s) {
-    write_header(s);
-    if (fflush(s->file) != 0 || fsync(fileno(s->file)) != 0 || fclose(s->file) != 0 || rename(s->temporary, s->path) != 0) {
-        FAIL(EXIT_IO, "%s: %s", s->path, strerror(errno));
-    }
-    free(s->temporary);
-}
-
-static void write_tokens(Shard* s, const int* ids, size_t n) {
-    s->tokens += (int64_t)n;
-    if (s->tokens > INT32_MAX) { FAIL(EXIT_DATA, "%s: a shard holds at most %d tokens; give fewer texts at once", s->path, INT32_MAX); }
-    if (s->wide) {
-        write_out(s, ids, n * sizeof *ids);
-        return;
-    }
-    uint16_t* narrow = (uint16_t*)xmalloc(n * sizeof *narrow);
-    for (size_t i = 0; i < n; i++) { narrow[i] = (uint16_t)ids[i]; }
-    write_out(s, narrow, n * sizeof *narrow);
-    free(narrow);
-}
-
-static void write_document(Shard* s, const char* text, size_t n, bool eot) {
+static void write_document(Output* o, const char* text, size_t n) {
     int* ids = (int*)xmalloc((n + 1) * sizeof *ids);
-    ids[0] = tokenizer_eot(s->tok);
-    size_t count = eot + tokenizer_encode(s->tok, ids + eot, text, n);
-    write_tokens(s, ids, count);
-    s->documents++;
+    ids[0] = tokenizer_eot(o->tok);
+    size_t count = o->eot + tokenizer_encode(o->tok, ids + o->eot, text, n);
+    Error err;
+    if (!shard_writer_add(&o->shard, (const uint32_t*)ids, count, &err)) { FAIL(err.code, "%s", err.text); }
+    o->documents++;
     free(ids);
 }
 
-static void write_text_file(Shard* s, const char* path, bool eot) {
+// An input that cannot be read leaves nothing behind.
+__attribute__((noreturn)) static void refuse(Output* o, int code, const char* path, const char* why) {
+    shard_writer_abandon(&o->shard);
+    FAIL(code, "text %s: %s", path, why);
+}
+
+static void write_text_file(Output* o, const char* path) {
     int fd = open(path, O_RDONLY);
     struct stat info;
-    if (fd < 0 || fstat(fd, &info) != 0) { FAIL(EXIT_NO_INPUT, "text %s: %s", path, strerror(errno)); }
-    if (!S_ISREG(info.st_mode) || info.st_size == 0) { FAIL(EXIT_DATA, "text %s: expected a file that is not empty", path); }
-    size_t n = (size_t)info.st_size;
+    if (fd < 0 || fstat(fd, &info) != 0) { refuse(o, EXIT_NO_INPUT, path, strerror(errno)); }
+    if (!S_ISREG(info.st_mode) || info.st_size == 0) { refuse(o, EXIT_DATA, path, "expected a file that is not empty"); }
+    size_t n = (size_t)info.st_size, at = 0;
     const char* text = (const char*)mmap(NULL, n, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (text == MAP_FAILED) { FAIL(EXIT_NO_INPUT, "text %s: %s", path, strerror(errno)); }
-    size_t at = 0;
+    if (text == MAP_FAILED) { refuse(o, EXIT_NO_INPUT, path, strerror(errno)); }
     for (const char* end; (end = (const char*)memmem(text + at, n - at, SEPARATOR, strlen(SEPARATOR))) != NULL;) {
-        write_document(s, text + at, (size_t)(end - text) - at, eot);
+        write_document(o, text + at, (size_t)(end - text) - at);
         at = (size_t)(end - text) + strlen(SEPARATOR);
     }
-    if (at < n) { write_document(s, text + at, n - at - (at > 0 && text[n - 1] == '\n'), eot); }
+    if (at < n) { write_document(o, text + at, n - at - (at > 0 && text[n - 1] == '\n')); }
     munmap((void*)text, n);
     close(fd);
 }
 
 int main(int argc, char** argv) {
-    Options o = parse_options(argc, argv);
+    Options options = parse_options(argc, argv);
     Error err;
-    Tokenizer* tok = tokenizer_open(o.tokenizer, &err);
+    Tokenizer* tok = tokenizer_open(options.tokenizer, &err);
     if (!tok) { FAIL(err.code, "%s", err.text); }
-    Shard shard = shard_create(o.out, tok);
-    for (int i = optind; i < argc; i++) { write_text_file(&shard, argv[i], o.eot); }
-    shard_finish(&shard);
-    printf("%s: %lld tokens of %lld documents\n", o.out, (long long)shard.tokens, (long long)shard.documents);
+    Output out = {.tok = tok, .eot = options.eot};
+    int token_bytes = tokenizer_vocab_size(tok) <= 1 << 16 ? 2 : 4;
+    if (!shard_writer_open(&out.shard, options.out, token_bytes, &err)) { FAIL(err.code, "%s", err.text); }
+    for (int i = optind; i < argc; i++) { write_text_file(&out, argv[i]); }
+    long long tokens = (long long)out.shard.tokens;
+    if (!shard_writer_close(&out.shard, &err)) { FAIL(err.code, "%s", err.text); }
+    printf("%s: %lld tokens of %lld documents\n", options.out, tokens, (long long)out.documents);
     tokenizer_close(tok);
     return 0;
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Holds the whole model against PyTorch: loss, picked blocks, and the gradient of every parameter.
 
-    make model-programs && python3 dev/torch_check.py [--build build] [--case TEXT]
+    make model-dumps && python3 dev/torch_check.py [--build build] [--case TEXT]
 
 The network is written here a second time, in plain PyTorch and from its description alone (README, "The model"). The dump programs
 (test/model/dump.c) give parameters, tokens, targets, picked blocks, losses and gradients of one step; PyTorch repeats the step on those
@@ -286,7 +286,7 @@ def main():
             elif build == "cuda":
                 print(f"skip {name} (needs a GPU)")
             else:
-                print(f"FAIL {name} {program} is not there: make model-programs")
+                print(f"FAIL {name} {program} is not there: make model-dumps")
                 good = False
     sys.exit(0 if good else 1)
 

@@ -41,7 +41,7 @@ bool error_set(Error* err, int code, const char* format, ...);
 void* xmalloc(size_t bytes);               // never NULL
 void* xcalloc(size_t count, size_t size);  // zeroed, never NULL
 char* xstrdup(const char* text);           // never NULL
-__attribute__((format(printf, 1, 2)))
+__attribute__((nonnull(1), format(printf, 1, 2)))
 char* xformat(const char* format, ...);    // printf into memory of its own; never NULL
 
 #ifdef __cplusplus

@@ -82,8 +82,9 @@ void config_help(FILE* out, const char* program) {
             if (strcmp(config_options[i].group, groups[g].name) == 0) { help_line(out, &config_options[i]); }
         }
     }
-    fprintf(out, "\nExit status: 0 finished, 64 usage, 65 bad data or checkpoint, 66 input missing, 70 internal or GPU error,\n"
-                 "71 lost a rank, 73 and 74 output cannot be written, 75 stopped by a signal after saving (run the same again).\n");
+    fprintf(out, "\nExit status: 0 finished, 64 usage, 65 bad data or checkpoint, 66 input missing, 70 internal or GPU\n"
+                 "error, 71 lost a rank, 73 and 74 output cannot be written, 75 stopped by a signal after saving: run\n"
+                 "the same command again.\n");
 }
 
 // "S<window>" would be taken for an HTML tag

@@ -1,6 +1,6 @@
 // Level 5: one line for people (stdout), one for programs (log.jsonl), with the same numbers.
 //
-// A line of log.jsonl is written with one write(2). While it cannot be (disk full) lines wait in memory, in order, and a warning is printed.
+// One thread at a time. A line of log.jsonl is written with one write(2). While it cannot be (disk full) lines wait in memory, in order, and a warning is printed.
 #ifndef LOGGER_H
 #define LOGGER_H
 

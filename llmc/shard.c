@@ -25,13 +25,15 @@ bool shard_parse_header(const void* bytes, size_t n, int64_t file_bytes, ShardHe
     const unsigned char* p = (const unsigned char*)bytes;
     if (file_bytes == 0) { return error_set(err, EXIT_DATA, "the file is empty, expected a header of %d bytes and tokens", SHARD_HEADER_BYTES); }
     if (n < 12 || file_bytes < SHARD_HEADER_BYTES) {
-        return error_set(err, EXIT_DATA, "the file has %lld bytes, fewer than the header's %d (cut copy?)", (long long)file_bytes, SHARD_HEADER_BYTES);
+        return error_set(err, EXIT_DATA, "the file has %lld bytes, fewer than the header's %d (cut copy?)",
+                         (long long)file_bytes, SHARD_HEADER_BYTES);
     }
     uint32_t magic = read_u32(p), version = read_u32(p + 4);
     int32_t  tokens = (int32_t)read_u32(p + 8);
     uint32_t swapped = __builtin_bswap32(magic);
     if (swapped == SHARD_MAGIC_U16 || swapped == SHARD_MAGIC_U32) {
-        return error_set(err, EXIT_DATA, "magic %u is %u with its bytes swapped: written on a big-endian machine, write it again little-endian", magic, swapped);
+        return error_set(err, EXIT_DATA, "magic %u is %u with its bytes swapped: written on a big-endian machine, write it again little-endian",
+                         magic, swapped);
     }
     if (magic != SHARD_MAGIC_U16 && magic != SHARD_MAGIC_U32) {
         return error_set(err, EXIT_DATA, "not a token shard: magic is %u, expected %d (uint16 tokens) or %d (uint32 tokens)",
@@ -70,9 +72,12 @@ static bool read_exactly(int file, void* out, size_t bytes, int64_t offset, Erro
     while (done < bytes) {
         ssize_t got = pread(file, (char*)out + done, bytes - done, (off_t)(offset + (int64_t)done));
         if (got < 0 && errno == EINTR) { continue; }
-        if (got < 0) { return error_set(err, EXIT_NO_INPUT, "cannot be read at byte %lld: %s", (long long)(offset + (int64_t)done), strerror(errno)); }
+        if (got < 0) {
+            return error_set(err, EXIT_NO_INPUT, "cannot be read at byte %lld: %s", (long long)(offset + (int64_t)done), strerror(errno));
+        }
         if (got == 0) {
-            return error_set(err, EXIT_DATA, "ends at byte %lld, expected %zu more (cut since it was opened?)", (long long)(offset + (int64_t)done), bytes - done);
+            return error_set(err, EXIT_DATA, "ends at byte %lld, expected %zu more (cut since it was opened?)",
+                             (long long)(offset + (int64_t)done), bytes - done);
         }
         done += (size_t)got;
     }
@@ -183,8 +188,12 @@ static bool open_shard(ShardSet* set, int index, Error* err) {
     s->file = open_file(s->path, err);
     if (s->file < 0) { return false; }
     if (fstat(s->file, &info) != 0) { return error_set(err, EXIT_NO_INPUT, "cannot be examined: %s", strerror(errno)); }
-    if (S_ISDIR(info.st_mode)) { return error_set(err, EXIT_DATA, "is a directory, expected a file; name its shards by a pattern such as '%.160s/*.bin'", s->path); }
-    if (!S_ISREG(info.st_mode)) { return error_set(err, EXIT_DATA, "is not a regular file; shards are read from any place, which a pipe or device cannot do"); }
+    if (S_ISDIR(info.st_mode)) {
+        return error_set(err, EXIT_DATA, "is a directory, expected a file; name its shards by a pattern such as '%.160s/*.bin'", s->path);
+    }
+    if (!S_ISREG(info.st_mode)) {
+        return error_set(err, EXIT_DATA, "is not a regular file; shards are read from any place, which a pipe or device cannot do");
+    }
     size_t head_bytes = info.st_size < SHARD_HEADER_BYTES ? (size_t)info.st_size : SHARD_HEADER_BYTES;
     if (!read_exactly(s->file, head, head_bytes, 0, err)) { return false; }
     if (!shard_parse_header(head, head_bytes, info.st_size, &s->header, err)) { return false; }
@@ -193,7 +202,8 @@ static bool open_shard(ShardSet* set, int index, Error* err) {
                          s->header.token_bytes, set->shards[0].path, set->shards[0].header.token_bytes);
     }
     if (s->header.tokens < (int64_t)set->row_tokens + 1) {
-        return error_set(err, EXIT_DATA, "has %lld tokens, fewer than one row of %lld (--seq-len %d and the last target); leave it out or shorten the row",
+        return error_set(err, EXIT_DATA, "has %lld tokens, fewer than one row of %lld (--seq-len %d and the last target); "
+                         "leave it out or shorten the row",
                          (long long)s->header.tokens, (long long)set->row_tokens + 1, set->row_tokens);
     }
     s->first_row = set->rows;
@@ -289,7 +299,8 @@ bool shard_writer_add(ShardWriter* w, const uint32_t* ids, size_t count, Error* 
 
 bool shard_writer_close(ShardWriter* w, Error* err) {
     uint32_t head[3] = { w->token_bytes == 2 ? SHARD_MAGIC_U16 : SHARD_MAGIC_U32, w->token_bytes == 2 ? 1 : 7, (uint32_t)w->tokens };
-    bool ok = fseek(w->file, 0, SEEK_SET) == 0 && fwrite(head, sizeof head, 1, w->file) == 1 && fflush(w->file) == 0 && fsync(fileno(w->file)) == 0;
+    bool ok = fseek(w->file, 0, SEEK_SET) == 0 && fwrite(head, sizeof head, 1, w->file) == 1;
+    ok = ok && fflush(w->file) == 0 && fsync(fileno(w->file)) == 0;
     if (!ok) { return write_failed(w, err, EXIT_IO, "be written"); }
     int closed = fclose(w->file);
     w->file = NULL;

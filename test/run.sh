@@ -1,10 +1,18 @@
 #!/usr/bin/env bash
 # Runs test programs and scripts, prints their lines and "N passed, N failed, N skipped"; exit status 0 only if none failed.
-#   test/run.sh [--skip-gpu-cases-of FILE...] -- COMMAND...      each COMMAND is one word: a program or script that prints ok/FAIL/skip lines
+#   test/run.sh [--skip-gpu-cases-of FILE...] [--record JSON] -- COMMAND...
+# Each COMMAND is one word: a program or script that prints ok/FAIL/skip lines. --record (a GPU run of everything) writes what was proved.
 # A program that dies without saying FAIL counts as one failure of its own name.
 set -u
-sources=()
-while [ $# -gt 0 ] && [ "$1" != "--" ]; do [ "$1" = "--skip-gpu-cases-of" ] || sources+=("$1"); shift; done
+sources=() record=
+while [ $# -gt 0 ] && [ "$1" != "--" ]; do
+    case "$1" in
+        --skip-gpu-cases-of) ;;
+        --record) record=$2; shift ;;
+        *) sources+=("$1") ;;
+    esac
+    shift
+done
 shift
 log=$(mktemp); trap 'rm -f "$log"' EXIT
 for command in "$@"; do
@@ -25,5 +33,10 @@ done
 rm -f "$log.one" "$log.err"
 passed=$(grep -c '^ok ' "$log"); failed=$(grep -c '^FAIL ' "$log"); skipped=$(grep -c '^skip ' "$log")
 grep '^FAIL ' "$log" && echo
+if [ -n "$record" ]; then
+    printf '{"gpu":"%s","date":"%s","sources":"%s","passed":%d,"failed":%d,"skipped":%d}\n' \
+        "$(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1)" "$(date -u +%Y-%m-%d)" "$(make -s source-hash)" \
+        "$passed" "$failed" "$skipped" > "$record"
+fi
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]

@@ -87,6 +87,11 @@ static inline double test_normal(uint64_t* state) {
     double u = test_uniform(state), v = test_uniform(state);
     return sqrt(-2 * log(u)) * cos(6.283185307179586 * v);
 }
+static inline float* test_normals(size_t n, uint64_t seed, double scale) {
+    float* x = (float*)malloc(n * sizeof(float));
+    for (size_t i = 0; i < n; i++) { x[i] = (float)(scale * test_normal(&seed)); }
+    return x;
+}
 
 // apart from the loop, whose variables a longjmp back into this frame could otherwise lose
 static inline bool test_run_case(const TestCase* test) {

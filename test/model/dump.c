@@ -3,9 +3,8 @@
 //   dump OUT [--routing DUMP] OPTIONS...        options as of train_moba; one micro-batch of micro-batch x seq-len random tokens
 //
 // OUT/step_00000001/state.bin, in the checkpoint's format, then holds "options", "tokens", "targets" (u64), "loss" (1), "losses" (one a
-// token), "param/NAME", "grad/NAME" (fp32), and for the i-th M layer "sel/i" (u64: the picked blocks; recomputation routes again and adds
-// more of them). With --routing the picked blocks of another dump replace
-// this backend's own, so that gradients are compared on the same routing. moba_topk is wrapped at link time to see and replace them.
+// token), "param/NAME", "grad/NAME" (fp32), and for the i-th M layer "sel/i" (u64: the picked blocks). With --routing the picked blocks of
+// another dump replace this backend's own, so that gradients are compared on the same routing. moba_topk is wrapped at link time to see and replace them.
 #include <string.h>
 
 #include "checkpoint.h"
@@ -19,6 +18,7 @@
 static CheckpointWriter* writer;
 static Checkpoint*       routing;      // NULL: keep this backend's own
 static int               moba_layer;   // M layers routed so far
+static bool              recording = true;   // until backward, which routes again where it recomputes
 
 void __real_moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, stream_t stream);
 void __wrap_moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, stream_t stream);
@@ -32,6 +32,11 @@ static void put_u64(const char* name, const uint64_t* values, size_t n) {
 void __wrap_moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, stream_t stream) {
     Error err;
     char name[CHECKPOINT_NAME];
+    if (!recording) {
+        REQUIRE(!routing, "--routing cannot be combined with --recompute 3 or 4, whose backward routes again");
+        __real_moba_topk(sel, q, centroid, shape, block, topk, stream);
+        return;
+    }
     size_t n = (size_t)shape.B * shape.H * shape.T * (topk - 1);
     uint16_t* host = (uint16_t*)xmalloc(n * sizeof(uint16_t));
     uint64_t* wide = (uint64_t*)xmalloc(n * sizeof(uint64_t));
@@ -110,7 +115,10 @@ int main(int argc, char** argv) {
         TRY(routing);
         skip = 3;
     }
-    Config cfg = config_parse(argc - skip, argv + skip);
+    char** options = (char**)xcalloc((size_t)argc + 1, sizeof(char*));      // OPTIONS --dry-run: no data is asked for
+    for (int i = skip; i < argc; i++) { options[i - skip] = argv[i]; }
+    options[argc - skip] = xstrdup("--dry-run");
+    Config cfg = config_parse(argc - skip + 1, options);
     ModelShape shape;
     TRY(shape_from_config(&shape, &cfg, &err));
     device_open(0);
@@ -130,8 +138,7 @@ int main(int argc, char** argv) {
     }
     writer = checkpoint_begin(out, 1, &err);
     TRY(writer);
-    char* options = config_to_json(&cfg);
-    TRY(checkpoint_add_text(writer, "options", options, &err));
+    TRY(checkpoint_add_text(writer, "options", config_to_json(&cfg), &err));
     for (size_t i = 0; i < n; i++) { wide[i] = (uint64_t)tokens[i]; }
     put_u64("tokens", wide, n);
     for (size_t i = 0; i < n; i++) { wide[i] = (uint64_t)targets[i]; }
@@ -139,6 +146,7 @@ int main(int argc, char** argv) {
     model_zero(&m);
     model_batch(&m, tokens, targets, cfg.micro_batch, cfg.seq_len);
     model_forward(&m);
+    recording = false;
     model_loss_backward(&m, 1.0f / (float)n);
     model_backward(&m);
     put_losses(&m, n);

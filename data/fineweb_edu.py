@@ -1,0 +1,301 @@
+#!/usr/bin/env python3
+"""Tokenizes FineWeb-Edu into training shards with GPT-2's byte-pair encoding, named as llm.c names them.
+
+    python3 data/fineweb_edu.py --version 10B                          streamed from the Hugging Face hub (pip install datasets)
+    python3 data/fineweb_edu.py --out shards sample/10BT/*.parquet     from files (.parquet .jsonl .jsonl.gz .jsonl.zst) or folders
+
+An end-of-text token stands before each document; documents run on from one shard into the next. The first shard is for validation.
+The shards depend on the documents and --shard-size alone, not on --processes. Run again after a stop, it goes on behind the last
+whole shard: fineweb_edu.json in the output folder says where each ended."""
+import collections
+import concurrent.futures
+import gzip
+import hashlib
+import json
+import os
+import signal
+import sys
+
+import common
+from common import EXIT_DATA, EXIT_INTERNAL, EXIT_NO_INPUT, EXIT_NO_OUTPUT, EXIT_USAGE, ToolError
+
+DATASET = "HuggingFaceFW/fineweb-edu"
+SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst")
+BATCH_CHARACTERS = 1 << 18                             # of text a process takes at once
+
+
+# ---- documents --------------------------------------------------------------------------------------------------------
+
+def parquet_texts(path, field):
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise ToolError(EXIT_NO_INPUT, f"{path}: reading Parquet needs the Python package pyarrow: pip install pyarrow")
+    file = pyarrow.parquet.ParquetFile(path)
+    if field not in file.schema_arrow.names:
+        raise ToolError(EXIT_DATA, f"{path}: no column '{field}', it has {', '.join(file.schema_arrow.names)} (see --field)")
+    for batch in file.iter_batches(batch_size=1024, columns=[field]):
+        yield from batch.column(0).to_pylist()
+
+
+def open_lines(path):
+    if path.endswith(".gz"):
+        return gzip.open(path, "rt", encoding="utf-8", newline="\n")
+    if path.endswith(".zst"):
+        try:
+            import zstandard
+        except ImportError:
+            raise ToolError(EXIT_NO_INPUT, f"{path}: reading .zst needs the Python package zstandard: pip install zstandard")
+        return zstandard.open(path, "rt", encoding="utf-8", newline="\n")
+    return open(path, encoding="utf-8", newline="\n")
+
+
+def jsonl_texts(path, field):
+    with open_lines(path) as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                yield json.loads(line)[field]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ToolError(EXIT_DATA, f"{path}: line {number} is not a JSON object with '{field}' ({error})")
+
+
+def file_texts(path, field):
+    """The documents of one file; whatever is wrong with it ends in one sentence that names it."""
+    try:
+        for row, text in enumerate(parquet_texts(path, field) if path.endswith(".parquet") else jsonl_texts(path, field), 1):
+            if not isinstance(text, str):
+                raise ToolError(EXIT_DATA, f"{path}: '{field}' of document {row} is {type(text).__name__}, expected text")
+            yield text
+    except ToolError:
+        raise
+    except (FileNotFoundError, PermissionError) as error:
+        raise ToolError(EXIT_NO_INPUT, f"{path}: {error.strerror}")
+    except Exception as error:                         # gzip, zstd, Arrow and UTF-8 each have their own
+        raise ToolError(EXIT_DATA, f"{path}: damaged or not {os.path.splitext(path)[1]} ({' '.join(str(error).split())})")
+
+
+def streamed_texts(options):
+    try:
+        import datasets
+    except ImportError:
+        raise ToolError(EXIT_NO_INPUT, "streaming needs the Python package datasets (pip install datasets); or name local files")
+    try:
+        for row in datasets.load_dataset(DATASET, name=f"sample-{options.version}T", split="train", streaming=True):
+            yield row[options.field]
+    except Exception as error:                         # whatever its HTTP library raises
+        raise ToolError(EXIT_NO_INPUT, f"{DATASET}: streaming stopped ({type(error).__name__}: {error}); the same command goes on from here")
+
+
+def input_files(names):
+    """Files as they are named, folders as the files in them in order of path."""
+    files = []
+    for name in names:
+        if os.path.isdir(name):
+            found = [os.path.join(folder, file) for folder, _, inside in os.walk(name) for file in inside if file.endswith(SUFFIXES)]
+            if not found:
+                raise ToolError(EXIT_NO_INPUT, f"{name}: no file in it ends in {' '.join(SUFFIXES)}")
+            files += sorted(found)
+        elif not name.endswith(SUFFIXES):
+            raise ToolError(EXIT_USAGE, f"{name}: expected a folder or a file that ends in {' '.join(SUFFIXES)}")
+        elif not os.path.isfile(name):
+            raise ToolError(EXIT_NO_INPUT, f"{name}: no such file")
+        else:
+            files.append(name)
+    return files
+
+
+# ---- tokens -----------------------------------------------------------------------------------------------------------
+
+class Encoder:
+    """Texts to token arrays, each with the end-of-text token before it."""
+
+    def __init__(self, options):
+        self.encoding = common.gpt2_encoding(options)
+
+    def encode(self, texts):
+        documents = []
+        for text in texts:
+            tokens = common.token_array(self.encoding.n_vocab)
+            tokens.append(self.encoding.eot_token)
+            tokens.extend(self.encoding.encode_ordinary(text))
+            documents.append(tokens)
+        return documents
+
+
+def start_process(options):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)       # the main process stops the others
+    start_process.encoder = Encoder(options)
+
+
+def encode_in_process(texts):
+    return start_process.encoder.encode(texts)
+
+
+def batched(texts):
+    batch, characters = [], 0
+    for text in texts:
+        batch.append(text)
+        characters += len(text)
+        if characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def encoded(texts, encoder, options):
+    """Token arrays in the order of the texts, by so many processes; few batches are under way, so memory stays bounded."""
+    if options.processes == 1:
+        for batch in batched(texts):
+            yield from encoder.encode(batch)
+        return
+    pool = concurrent.futures.ProcessPoolExecutor(options.processes, initializer=start_process, initargs=(options,))
+    under_way = collections.deque()
+    try:
+        for batch in batched(texts):
+            under_way.append(pool.submit(encode_in_process, batch))
+            if len(under_way) > 3 * options.processes:
+                yield from under_way.popleft().result()
+        while under_way:
+            yield from under_way.popleft().result()
+    except concurrent.futures.BrokenExecutor:
+        raise ToolError(EXIT_INTERNAL, "a tokenizing process was killed (out of memory?); the same command goes on behind the last whole shard")
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# ---- shards -----------------------------------------------------------------------------------------------------------
+
+def shard_name(index):
+    return f"edu_fineweb_{'train' if index else 'val'}_{index:06d}.bin"
+
+
+class Shards:
+    """The shards of an output folder and the record of where in the documents each ends."""
+
+    def __init__(self, folder, made_from):
+        self.folder, self.record_path = folder, os.path.join(folder, "fineweb_edu.json")
+        self.record = {"made_from": made_from, "finished": False, "shards": []}
+        common.make_directory(folder)
+        if os.path.exists(self.record_path):
+            self.resume(made_from)
+        elif any(name.startswith("edu_fineweb_") for name in os.listdir(folder)):
+            raise ToolError(EXIT_NO_OUTPUT, f"{folder}: it holds shards this tool did not make (no fineweb_edu.json); give another --out")
+
+    def resume(self, made_from):
+        try:
+            record = json.loads(common.read_bytes(self.record_path, "record"))
+            differing = [key for key in made_from if record["made_from"].get(key) != made_from[key]]
+            shards = [dict(shard, next_document=int(shard["next_document"]), next_token=int(shard["next_token"])) for shard in record["shards"]]
+            finished = bool(record["finished"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ToolError(EXIT_DATA, f"{self.record_path}: damaged; remove {self.folder} or give another --out")
+        if differing:
+            raise ToolError(EXIT_USAGE, f"{self.folder}: its shards were made with another {', '.join(differing)}; give another --out")
+        whole = [self.is_whole(index, shard) for index, shard in enumerate(shards)] + [False]
+        self.record["shards"] = shards[:whole.index(False)]
+        self.record["finished"] = finished and all(whole[:-1])
+
+    def is_whole(self, index, shard):
+        try:
+            return common.check_shard(os.path.join(self.folder, shard_name(index))) == shard["tokens"]
+        except ToolError:
+            return False
+
+    def position(self):
+        """Where the next shard begins: (document, token in it)."""
+        last = self.record["shards"][-1] if self.record["shards"] else {"next_document": 0, "next_token": 0}
+        return last["next_document"], last["next_token"]
+
+    def count(self):
+        return len(self.record["shards"])
+
+    def write(self, tokens, next_document, next_token):
+        name = shard_name(self.count())
+        common.write_shard(os.path.join(self.folder, name), tokens)
+        self.record["shards"].append({"file": name, "tokens": len(tokens), "next_document": next_document, "next_token": next_token})
+        common.write_json(self.record_path, self.record)
+        print(f"{os.path.join(self.folder, name)}: {len(tokens)} tokens", flush=True)
+
+    def finish(self):
+        self.record["finished"] = True
+        common.write_json(self.record_path, self.record)
+
+
+def skip(texts, count):
+    """Leaves out the documents that whole shards hold already."""
+    for done in range(count):
+        if next(texts, None) is None:
+            raise ToolError(EXIT_DATA, f"the input ends after {done} documents, but the shards already hold {count} (other input?)")
+    return texts
+
+
+def write_shards(shards, texts, encoder, options):
+    document, used = shards.position()                 # the document at hand, and how many of its tokens are in shards already
+    pending = None
+    progress = common.Progress("tokenizing", "tokens")
+    for tokens in encoded(skip(texts, document), encoder, options):
+        pending = tokens[:0] if pending is None else pending          # an empty array of the same type
+        while used < len(tokens):
+            taken = min(len(tokens) - used, options.shard_size - len(pending))
+            pending.extend(tokens[used:used + taken])
+            used += taken
+            progress.add(taken)
+            if len(pending) == options.shard_size:
+                shards.write(pending, document, used)
+                del pending[:]
+                if shards.count() == options.shards:
+                    progress.close()
+                    return
+        document, used = document + 1, 0
+    if pending:
+        shards.write(pending, document, 0)
+    shards.finish()
+    progress.close()
+
+
+# ---- command line -----------------------------------------------------------------------------------------------------
+
+def parse_options():
+    parser = common.Parser("FineWeb-Edu to token shards for training: GPT-2 BPE, llm.c's format and file names; the first shard is for validation.")
+    parser.add_argument("inputs", nargs="*", help=f"files ({' '.join(SUFFIXES)}) or folders of them; none: {DATASET} is streamed from the Hugging Face hub")
+    parser.add_argument("--version", choices=["10B", "100B"], default="10B", help="the sample to stream")
+    parser.add_argument("--out", metavar="DIR", help="output folder (default: edu_fineweb and the version)")
+    parser.add_argument("--shard-size", type=common.whole_number(1, 2**31 - 1), default=10**8, metavar="TOKENS", help="tokens of a shard")
+    parser.add_argument("--shards", type=common.whole_number(0), default=0, metavar="N", help="stop when there are N shards (0: all)")
+    parser.add_argument("--processes", type=common.whole_number(1, 1024), default=max(1, (os.cpu_count() or 1) - 1), metavar="N", help="tokenizing processes")
+    parser.add_argument("--field", default="text", help="column or key that holds the text")
+    common.add_bpe_options(parser)
+    options = parser.parse_args()
+    options.out = options.out or f"edu_fineweb{options.version}"
+    common.check_bpe_options(options)
+    return options
+
+
+def origin(options, files):
+    """All that decides what the shards hold; a folder of shards is continued only where it is the same."""
+    source = [[os.path.basename(file), os.path.getsize(file)] for file in files] if files else f"{DATASET} sample-{options.version}T"
+    merges = hashlib.sha256(common.read_bytes(options.vocab_bpe, "merges")).hexdigest() if options.vocab_bpe else common.GPT2_SHA256["vocab.bpe"]
+    return {"source": source, "field": options.field, "shard_size": options.shard_size, "merges_sha256": merges}
+
+
+def main():
+    options = parse_options()
+    files = input_files(options.inputs)
+    shards = Shards(options.out, origin(options, files))
+    if shards.record["finished"] or 0 < options.shards <= shards.count():
+        print(f"{options.out}: all {shards.count()} shards are there")
+        return
+    if shards.count() > 0:
+        print(f"{options.out}: {shards.count()} whole shards are there, going on behind them", flush=True)
+    encoder = Encoder(options)
+    texts = (text for file in files for text in file_texts(file, options.field)) if files else streamed_texts(options)
+    write_shards(shards, texts, encoder, options)
+    if shards.count() < 2:
+        print(f"note: {shards.count()} shard in all, none to train on; a smaller --shard-size makes more", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    common.run(main)

@@ -1,0 +1,93 @@
+// Runs CUDA kernels on the CPU: every CUDA thread is a fiber, blocks run one after another, and the collectives
+// (__syncthreads, shuffles, mma, ...) are the places where fibers wait for each other.
+// Kernels see this through include/cuda_runtime.h; rewrite.py turns their sources into plain C++ that calls it.
+#ifndef EMU_H
+#define EMU_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct uint3 { unsigned x, y, z; };
+struct dim3 {
+    unsigned x, y, z;
+    constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+    constexpr operator uint3() const { return uint3{x, y, z}; }
+};
+
+// the running fiber's place; set at every switch
+extern uint3 threadIdx, blockIdx;
+extern dim3 blockDim, gridDim;
+enum { warpSize = 32 };
+
+#define EMU_HERE const char* file = __builtin_FILE(), int line = __builtin_LINE()
+
+// ---- launch -----------------------------------------------------------------------------------------------------------
+typedef void (*EmuBody)(void* arguments);            // one thread's run through the kernel
+void emu_launch_body(const char* kernel, const void* function, dim3 grid, dim3 block, size_t shared_bytes, EmuBody body, void* arguments,
+                     const char* file, int line);
+
+// kernel<<<grid, block, shared_bytes, stream>>>(...) becomes emu_launch("kernel", (const void*)kernel, [&] { kernel(...); }, grid, block, ...)
+template <class Call>
+void emu_launch(const char* kernel, const void* function, const char* file, int line, Call call,
+                dim3 grid, dim3 block, size_t shared_bytes = 0, struct CUstream_st* = nullptr) {
+    emu_launch_body(kernel, function, grid, block, shared_bytes, [](void* c) { (*(Call*)c)(); }, &call, file, line);
+}
+
+// An error of the kernel, with its name and the running thread; ends the program.
+__attribute__((noreturn, format(printf, 1, 2))) void emu_error(const char* format, ...);
+
+// ---- shared memory: one arena, so that a shared address is an offset into it -------------------------------------------
+struct EmuShared { uint64_t launch; unsigned offset; };
+void* emu_static_shared(EmuShared* place, size_t bytes, size_t align, const char* name);
+void* emu_dynamic_shared(size_t align, const char* name);
+unsigned emu_shared_address(const void* pointer, EMU_HERE);                      // __cvta_generic_to_shared
+char* emu_shared_pointer(unsigned address, size_t bytes, const char* file, int line);
+
+// ---- collectives --------------------------------------------------------------------------------------------------------
+enum EmuBarrier { EMU_SYNC, EMU_COUNT, EMU_AND, EMU_OR };
+int emu_barrier(EmuBarrier kind, int predicate, const char* file, int line);
+
+// The lanes of `mask` wait for each other. The last one runs `meeting` over everybody's `mine` (NULL for lanes outside the mask).
+// `aligned`: all 32 lanes must come, from the same line.
+typedef void (*EmuMeeting)(void** lane, unsigned mask);
+void emu_meet(const char* what, EmuMeeting meeting, unsigned mask, void* mine, bool aligned, const char* file, int line);
+int emu_lane();
+unsigned emu_living_lanes();                          // lanes of this warp that have not returned from the kernel
+
+// ---- PTX, one function an instruction; operands in PTX order ------------------------------------------------------------
+void emu_mma_m16n8k16_bf16(float& d0, float& d1, float& d2, float& d3, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                           uint32_t b0, uint32_t b1, float c0, float c1, float c2, float c3, EMU_HERE);
+void emu_mma_m16n8k8_tf32(float& d0, float& d1, float& d2, float& d3, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                          uint32_t b0, uint32_t b1, float c0, float c1, float c2, float c3, EMU_HERE);
+void emu_ldmatrix(uint32_t* out, int matrices, bool transposed, unsigned address, const char* file, int line);
+void emu_stmatrix(const uint32_t* in, int matrices, bool transposed, unsigned address, const char* file, int line);
+uint32_t emu_movmatrix(uint32_t value, const char* file, int line);
+void emu_cp_async(unsigned to, const void* from, int bytes, int source_bytes, EMU_HERE);
+void emu_cp_async_commit();
+void emu_cp_async_wait(int newest_left);              // all but the newest groups are finished
+void emu_cp_async_wait_all();                         // uncommitted ones too
+uint32_t emu_pack_bf16x2(float high, float low);
+__attribute__((noreturn)) void emu_unknown_ptx(const char* text, const char* file, int line);
+
+// ---- for the other parts of the emulator ------------------------------------------------------------------------------
+extern bool emu_in_kernel;
+void emu_device_memory_open();                        // device memory can be touched between open and close
+void emu_device_memory_close();
+void emu_check_canaries(const char* when);
+size_t emu_allowed_shared(const void* function);      // bytes of dynamic shared memory the kernel may be launched with
+const char* emu_describe_address(const void* address, char* text, size_t size);
+const char* emu_describe_device_address(const char* address, char* text, size_t size);
+int emu_thread();                                     // linear index in the block, -1 outside
+unsigned emu_block_epoch();                           // counts barriers and blocks, over all launches
+unsigned emu_block_start();                           // its value when the running block began
+unsigned emu_warp_epoch();                            // counts the running warp's meetings
+unsigned emu_launch_number();
+enum EmuZone { EMU_ELSEWHERE, EMU_SHARED_ZONE, EMU_DEVICE_ZONE };
+EmuZone emu_zone(const void* address);
+bool emu_in_device_memory(const void* address, size_t bytes);
+extern bool emu_race_check;
+extern bool emu_block_used_atomics;                   // on global memory
+void emu_print_place();
+void emu_touch(const void* address, size_t bytes, bool write);    // tells the race check about an access the emulator makes itself
+
+#endif

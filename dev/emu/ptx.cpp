@@ -1,0 +1,175 @@
+// Instructions that kernels write as inline PTX. Layouts of fragments: PTX ISA, "Matrix Fragments for mma.m16n8k16" and "ldmatrix".
+#include "emu.h"
+
+#include <math.h>
+#include <string.h>
+
+#include <vector>
+
+static float bits_to_float(uint32_t bits) { float x; memcpy(&x, &bits, sizeof x); return x; }
+static float bf16_half(uint32_t pair, int half) { return bits_to_float(half ? pair & 0xffff0000u : pair << 16); }
+
+static uint32_t bf16_bits(float x) {
+    uint32_t wide;
+    memcpy(&wide, &x, sizeof wide);
+    if ((wide & 0x7fffffffu) > 0x7f800000u) { return 0x7fff; }
+    return (wide + 0x7fffu + (wide >> 16 & 1u)) >> 16;
+}
+uint32_t emu_pack_bf16x2(float high, float low) { return bf16_bits(high) << 16 | bf16_bits(low); }
+
+// ---- mma ------------------------------------------------------------------------------------------------------------------
+// lane = 4 * group + t.  C and D: element i is at row group (+8 for i >= 2), column 2t + i%2
+struct MmaLane { uint32_t a[4], b[2]; float c[4], d[4]; };
+
+template <int K> static void multiply(void** lane, const float a[16][K], const float b[K][8]) {
+    for (int l = 0; l < 32; l++) {
+        MmaLane* m = (MmaLane*)lane[l];
+        for (int i = 0; i < 4; i++) {
+            int row = l / 4 + (i >= 2 ? 8 : 0), column = l % 4 * 2 + i % 2;
+            float sum = m->c[i];
+            for (int k = 0; k < K; k++) { sum += a[row][k] * b[k][column]; }
+            m->d[i] = sum;
+        }
+    }
+}
+
+// A: element i of 8 is at row group (+8 for i in 2,3,6,7), column 2t + i%2 (+8 for i >= 4).  B: element i of 4 at row 2t + i%2 (+8 for i >= 2), column group
+static void mma_bf16(void** lane, unsigned) {
+    float a[16][16], b[16][8];
+    for (int l = 0; l < 32; l++) {
+        const MmaLane* m = (const MmaLane*)lane[l];
+        int group = l / 4, t = l % 4;
+        for (int i = 0; i < 8; i++) { a[group + (i % 4 >= 2 ? 8 : 0)][2 * t + i % 2 + (i >= 4 ? 8 : 0)] = bf16_half(m->a[i / 2], i % 2); }
+        for (int i = 0; i < 4; i++) { b[2 * t + i % 2 + (i >= 2 ? 8 : 0)][group] = bf16_half(m->b[i / 2], i % 2); }
+    }
+    multiply<16>(lane, a, b);
+}
+
+// m16n8k8, one element a register. A: register i at row group (+8 for i in 1,3), column t (+4 for i >= 2).  B: register i at row t (+4 for i = 1), column group
+static void mma_tf32(void** lane, unsigned) {
+    float a[16][8], b[8][8];
+    for (int l = 0; l < 32; l++) {
+        const MmaLane* m = (const MmaLane*)lane[l];
+        int group = l / 4, t = l % 4;
+        for (int i = 0; i < 4; i++) { a[group + (i % 2 ? 8 : 0)][t + (i >= 2 ? 4 : 0)] = bits_to_float(m->a[i] & 0xffffe000u); }
+        for (int i = 0; i < 2; i++) { b[t + 4 * i][group] = bits_to_float(m->b[i] & 0xffffe000u); }
+    }
+    multiply<8>(lane, a, b);
+}
+
+#define MMA(name, meeting) \
+    void name(float& d0, float& d1, float& d2, float& d3, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, \
+              uint32_t b0, uint32_t b1, float c0, float c1, float c2, float c3, const char* file, int line) { \
+        MmaLane mine = {{a0, a1, a2, a3}, {b0, b1}, {c0, c1, c2, c3}, {}}; \
+        emu_meet("mma.sync", meeting, 0xffffffffu, &mine, true, file, line); \
+        d0 = mine.d[0]; d1 = mine.d[1]; d2 = mine.d[2]; d3 = mine.d[3]; \
+    }
+MMA(emu_mma_m16n8k16_bf16, mma_bf16)
+MMA(emu_mma_m16n8k8_tf32, mma_tf32)
+
+// ---- ldmatrix, stmatrix, movmatrix ----------------------------------------------------------------------------------------
+// Lane 8m + r gives the address of row r of matrix m; lane l holds elements 2(l%4), 2(l%4)+1 of row l/4 of each matrix,
+// transposed: of column l/4.
+struct MatrixLane { char* row; uint32_t* value; };
+
+static void place(int lane, int half, bool transposed, int* row, int* column) {
+    *row = transposed ? lane % 4 * 2 + half : lane / 4;
+    *column = transposed ? lane / 4 : lane % 4 * 2 + half;
+}
+
+template <int Matrices, bool Transposed, bool Store> static void move_matrices(void** lane, unsigned) {
+    for (int m = 0; m < Matrices; m++) {
+        for (int l = 0; l < 32; l++) {
+            uint32_t* value = &((MatrixLane*)lane[l])->value[m];
+            uint32_t pair = 0;
+            for (int half = 0; half < 2; half++) {
+                int row, column;
+                place(l, half, Transposed, &row, &column);
+                uint16_t* cell = (uint16_t*)((MatrixLane*)lane[8 * m + row])->row + column;
+                if (Store) { *cell = (uint16_t)(*value >> (16 * half)); }
+                else { pair |= (uint32_t)*cell << (16 * half); }
+            }
+            if (!Store) { *value = pair; }
+        }
+    }
+}
+
+template <bool Store> static EmuMeeting matrix_meeting(int matrices, bool transposed) {
+    switch (matrices) {
+        case 1: return transposed ? move_matrices<1, true, Store> : move_matrices<1, false, Store>;
+        case 2: return transposed ? move_matrices<2, true, Store> : move_matrices<2, false, Store>;
+        default: return transposed ? move_matrices<4, true, Store> : move_matrices<4, false, Store>;
+    }
+}
+
+void emu_ldmatrix(uint32_t* out, int matrices, bool transposed, unsigned address, const char* file, int line) {
+    MatrixLane mine = {nullptr, out};
+    if (emu_lane() < 8 * matrices) { mine.row = emu_shared_pointer(address, 16, file, line); emu_touch(mine.row, 16, false); }
+    emu_meet("ldmatrix", matrix_meeting<false>(matrices, transposed), 0xffffffffu, &mine, true, file, line);
+}
+
+void emu_stmatrix(const uint32_t* in, int matrices, bool transposed, unsigned address, const char* file, int line) {
+    MatrixLane mine = {nullptr, (uint32_t*)in};
+    if (emu_lane() < 8 * matrices) { mine.row = emu_shared_pointer(address, 16, file, line); emu_touch(mine.row, 16, true); }
+    emu_meet("stmatrix", matrix_meeting<true>(matrices, transposed), 0xffffffffu, &mine, true, file, line);
+}
+
+uint32_t emu_movmatrix(uint32_t value, const char* file, int line) {
+    struct Lane { uint32_t in, out; } mine = {value, 0};
+    emu_meet("movmatrix", [](void** lane, unsigned) {
+        for (int l = 0; l < 32; l++) {
+            for (int half = 0; half < 2; half++) {
+                int row = l % 4 * 2 + half, column = l / 4;
+                ((Lane*)lane[l])->out |= (((Lane*)lane[4 * row + column / 2])->in >> (16 * (column % 2)) & 0xffffu) << (16 * half);
+            }
+        }
+    }, 0xffffffffu, &mine, true, file, line);
+    return mine.out;
+}
+
+// ---- cp.async -------------------------------------------------------------------------------------------------------------
+// The worst case on both sides: the destination is spoilt when the copy is issued, the data are read and written when it is waited for.
+struct Copy { char* to; const void* from; int bytes, source_bytes, group; };
+struct Copies { std::vector<Copy> pending; int group = 0; };
+static Copies copies[1024];
+static bool copies_used;
+
+void emu_cp_async(unsigned to, const void* from, int bytes, int source_bytes, const char* file, int line) {
+    char* pointer = emu_shared_pointer(to, (size_t)bytes, file, line);
+    if (source_bytes < 0 || source_bytes > bytes) { emu_error("cp.async of %d bytes with src-size %d  [%s:%d]", bytes, source_bytes, file, line); }
+    if ((uintptr_t)from % (size_t)bytes) { emu_error("cp.async from %p, which is not a multiple of %d  [%s:%d]", from, bytes, file, line); }
+    emu_touch(pointer, (size_t)bytes, true);
+    memset(pointer, 0xff, (size_t)bytes);
+    Copies* mine = &copies[emu_thread()];
+    mine->pending.push_back(Copy{pointer, from, bytes, source_bytes, mine->group});
+    copies_used = true;
+}
+
+void emu_cp_async_commit() { copies[emu_thread()].group++; }
+
+static void finish_copies(int groups_left, bool uncommitted) {
+    Copies* mine = &copies[emu_thread()];
+    size_t kept = 0;
+    for (Copy& copy : mine->pending) {
+        if (uncommitted || copy.group < mine->group - groups_left) {
+            emu_touch(copy.to, (size_t)copy.bytes, true);
+            memset(copy.to, 0, (size_t)copy.bytes);
+            memcpy(copy.to, copy.from, (size_t)copy.source_bytes);
+        } else {
+            mine->pending[kept++] = copy;
+        }
+    }
+    mine->pending.resize(kept);
+}
+void emu_cp_async_wait(int newest_left) { finish_copies(newest_left, false); }
+void emu_cp_async_wait_all()            { finish_copies(0, true); }
+
+void emu_fibers_reset_copies() {
+    if (!copies_used) { return; }
+    for (Copies& c : copies) { c.pending.clear(); c.group = 0; }
+    copies_used = false;
+}
+
+void emu_unknown_ptx(const char* text, const char* file, int line) {
+    emu_error("no emulation of this PTX (add it to dev/emu/rewrite.py): %s  [%s:%d]", text, file, line);
+}

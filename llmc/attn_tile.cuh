@@ -1,0 +1,526 @@
+// The pieces that sliding-window, dense and MoBA attention are built from, on tensor cores of sm_80 and up: tiles of rows in shared memory,
+// their products, the online softmax, and the backward of a tile. The kernels differ only in which rows they bring together.
+//
+// A CTA is 4 warps. A warp owns 16 rows (or 16*MT) of the tile that stays, "its rows", with the accumulators in registers; the other operand
+// comes by in tiles of 64 rows. Forward and dQ: its rows are queries, keys come by. dK and dV: its rows are keys, queries come by, so that
+// P^T and dS^T are at once accumulators of one product and left operands of the next.
+// In comments g = lane/4 and c = lane%4: a thread holds rows g, g+8 and columns 8n + 2c, 8n + 2c + 1 of an accumulator (attn_ptx.cuh).
+#ifndef ATTN_TILE_CUH
+#define ATTN_TILE_CUH
+
+#include "attn_ptx.cuh"
+
+enum { TILE = 64, WARPS = 4, THREADS = WARPS * WARP };
+
+#define LOG2E 1.4426950408889634f
+#define LN2   0.6931471805599453f
+
+// A query that no mask concerns, because every key is before it: in past blocks. Its window is EVERYTHING.
+enum { AFTER_ALL = 1 << 30, EVERYTHING = 0x7fffffff };
+
+template <typename Kernel>
+static inline void allow_shared(Kernel* kernel, size_t bytes) {          // more than 48 KB of dynamic shared memory has to be asked for
+    CUDA_CHECK(cudaFuncSetAttribute((const void*)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
+}
+
+// rows of head `head` (= b*H + h) of a tensor with row stride ld
+template <typename T>
+__device__ inline T* head_rows(T* x, int ld, const AttnShape& s, int head) {
+    return x + (size_t)(head / s.H) * s.T * ld + (size_t)(head % s.H) * s.D;
+}
+
+// ---- tiles ----------------------------------------------------------------------------------------------------------
+// A tile is rows of D bf16, in chunks of 8 (16 bytes). Chunk c of row r lies where chunk c^(r%8) would, so that the 8 rows of one ldmatrix
+// matrix, and the rows that one warp copies, meet all 32 banks.
+template <int D> __device__ inline int tile_at(int row, int chunk) { return row * D + ((chunk ^ (row & 7)) << 3); }
+
+// How the CTA copies tiles: thread -> chunk CHUNK of rows FIRST, FIRST + STEP, ...
+template <int D> struct Copy {
+    static const int CHUNKS = D / 8, STEP = THREADS / CHUNKS;
+    static __device__ inline int chunk() { return threadIdx.x % CHUNKS; }
+    static __device__ inline int first() { return threadIdx.x / CHUNKS; }
+};
+
+// tile row r = matrix row first + r, zeros from row `end` on
+template <int D, int ROWS>
+__device__ inline void load_tile(floatX* tile, const floatX* matrix, int ld, int first, int end) {
+    #pragma unroll
+    for (int r = Copy<D>::first(); r < ROWS; r += Copy<D>::STEP) {
+        bool live = first + r < end;
+        cp_async_16(tile + tile_at<D>(r, Copy<D>::chunk()), matrix + (size_t)(live ? first + r : 0) * ld + Copy<D>::chunk() * 8, live);
+    }
+}
+
+// The same with gathered rows: rows[i] is the matrix row of this thread's i-th tile row, -1 for zeros.
+template <int D, int ROWS>
+__device__ inline void gather_tile(floatX* tile, const floatX* matrix, int ld, const int (&rows)[ROWS / Copy<D>::STEP]) {
+    #pragma unroll
+    for (int i = 0; i < ROWS / Copy<D>::STEP; i++) {
+        int r = Copy<D>::first() + i * Copy<D>::STEP;
+        bool live = rows[i] >= 0;
+        cp_async_16(tile + tile_at<D>(r, Copy<D>::chunk()), matrix + (size_t)(live ? rows[i] : 0) * ld + Copy<D>::chunk() * 8, live);
+    }
+}
+
+// ---- fragments and products -----------------------------------------------------------------------------------------
+// left operand: rows row..row+15, columns 16k..16k+15 of the tile
+template <int D>
+__device__ inline void fragment_a(uint32_t (&a)[4], const floatX* tile, int row, int k) {
+    int lane = threadIdx.x % WARP;
+    ldmatrix_x4(a, tile + tile_at<D>(row + lane % 16, 2 * k + lane / 16));
+}
+
+// right operand of A B^T, 16 x 16: tile rows row..row+15 are columns of the result; b[0], b[1] belong to the first 8 of them
+template <int D>
+__device__ inline void fragment_bt(uint32_t (&b)[4], const floatX* tile, int row, int k) {
+    int lane = threadIdx.x % WARP;
+    ldmatrix_x4(b, tile + tile_at<D>(row + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
+}
+
+// right operand of A B, 16 x 16: tile rows row..row+15 are summed over, columns 16n..16n+15; b[0], b[1] belong to the first 8 columns
+template <int D>
+__device__ inline void fragment_b(uint32_t (&b)[4], const floatX* tile, int row, int n) {
+    int lane = threadIdx.x % WARP;
+    ldmatrix_x4_trans(b, tile + tile_at<D>(row + lane % 16, 2 * n + lane / 16));
+}
+
+// the warp's rows of a tile as left operand, kept in registers
+template <int D, int MT>
+__device__ inline void load_fragments(uint32_t (&a)[MT][D / 16][4], const floatX* tile, int row) {
+    #pragma unroll
+    for (int m = 0; m < MT; m++) {
+        #pragma unroll
+        for (int k = 0; k < D / 16; k++) { fragment_a<D>(a[m][k], tile, row + 16 * m, k); }
+    }
+}
+
+// s += A B^T over D; A in registers, B = tile rows row .. row + 8*NT - 1
+template <int D, int MT, int NT>
+__device__ inline void multiply_abt(float (&s)[MT][NT][4], const uint32_t (&a)[MT][D / 16][4], const floatX* tile, int row) {
+    #pragma unroll
+    for (int k = 0; k < D / 16; k++) {
+        #pragma unroll
+        for (int n = 0; n < NT; n += 2) {
+            uint32_t b[4];
+            fragment_bt<D>(b, tile, row + 8 * n, k);
+            #pragma unroll
+            for (int m = 0; m < MT; m++) {
+                mma_16816(s[m][n], a[m][k], b[0], b[1]);
+                mma_16816(s[m][n + 1], a[m][k], b[2], b[3]);
+            }
+        }
+    }
+}
+
+// the same with A = rows a_row .. a_row + 15 of a tile, where registers are short
+template <int D, int NT>
+__device__ inline void multiply_tiles_abt(float (&s)[1][NT][4], const floatX* a_tile, int a_row, const floatX* b_tile, int b_row) {
+    #pragma unroll
+    for (int k = 0; k < D / 16; k++) {
+        uint32_t a[4];
+        fragment_a<D>(a, a_tile, a_row, k);
+        #pragma unroll
+        for (int n = 0; n < NT; n += 2) {
+            uint32_t b[4];
+            fragment_bt<D>(b, b_tile, b_row + 8 * n, k);
+            mma_16816(s[0][n], a, b[0], b[1]);
+            mma_16816(s[0][n + 1], a, b[2], b[3]);
+        }
+    }
+}
+
+// acc += bf16(p) B with p the accumulators of an earlier product: its columns are B's rows row .. row + 8*NT - 1
+template <int D, int MT, int NT>
+__device__ inline void multiply_ab(float (&acc)[MT][D / 8][4], const float (&p)[MT][NT][4], const floatX* tile, int row) {
+    #pragma unroll
+    for (int k = 0; k < NT / 2; k++) {
+        uint32_t a[MT][4];
+        #pragma unroll
+        for (int m = 0; m < MT; m++) {
+            a[m][0] = pack_bf16(p[m][2 * k][0], p[m][2 * k][1]);
+            a[m][1] = pack_bf16(p[m][2 * k][2], p[m][2 * k][3]);
+            a[m][2] = pack_bf16(p[m][2 * k + 1][0], p[m][2 * k + 1][1]);
+            a[m][3] = pack_bf16(p[m][2 * k + 1][2], p[m][2 * k + 1][3]);
+        }
+        #pragma unroll
+        for (int n = 0; n < D / 16; n++) {
+            uint32_t b[4];
+            fragment_b<D>(b, tile, row + 16 * k, n);
+            #pragma unroll
+            for (int m = 0; m < MT; m++) {
+                mma_16816(acc[m][2 * n], a[m], b[0], b[1]);
+                mma_16816(acc[m][2 * n + 1], a[m], b[2], b[3]);
+            }
+        }
+    }
+}
+
+// ---- who sees whom --------------------------------------------------------------------------------------------------
+// Query t sees key u if u <= t and u > t - window. For `queries` consecutive ones from `query` and `keys` from `key`:
+__device__ inline bool sees_nothing(int query, int queries, int window, int key, int keys) {
+    return key > query + queries - 1 || key + keys - 1 <= query - window;
+}
+__device__ inline bool sees_everything(int query, int queries, int window, int key, int keys) {
+    return key + keys - 1 <= query && key > query + queries - 1 - window;
+}
+
+// Scores of unseen pairs become -inf. Accumulator rows are queries from `query`, columns keys from `key`.
+template <int MT, int NT>
+__device__ inline void mask_queries(float (&s)[MT][NT][4], int query, int window, int key) {
+    int g = threadIdx.x % WARP / 4, c = threadIdx.x % 4;
+    #pragma unroll
+    for (int m = 0; m < MT; m++) {
+        #pragma unroll
+        for (int n = 0; n < NT; n++) {
+            #pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int t = query + 16 * m + g + i / 2 * 8, u = key + 8 * n + 2 * c + i % 2;
+                if (u > t || u <= t - window) { s[m][n][i] = -INFINITY; }
+            }
+        }
+    }
+}
+
+// the transposed case: rows are keys, columns queries
+template <int NT>
+__device__ inline void mask_keys(float (&s)[1][NT][4], int query, int window, int key) {
+    int g = threadIdx.x % WARP / 4, c = threadIdx.x % 4;
+    #pragma unroll
+    for (int n = 0; n < NT; n++) {
+        #pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int u = key + g + i / 2 * 8, t = query + 8 * n + 2 * c + i % 2;
+            if (u > t || u <= t - window) { s[0][n][i] = -INFINITY; }
+        }
+    }
+}
+
+// ---- forward --------------------------------------------------------------------------------------------------------
+// The running state of the warp's queries: acc = sum of exp(s - max) v, max of the raw scores, and this thread's share of the sum of exponentials.
+template <int D, int MT>
+struct Attended {
+    float acc[MT][D / 8][4];
+    float max[MT][2], sum[MT][2];     // of rows 16m + g and 16m + g + 8
+};
+
+template <int D, int MT>
+__device__ inline void attended_open(Attended<D, MT>& r) {
+    #pragma unroll
+    for (int m = 0; m < MT; m++) {
+        r.max[m][0] = r.max[m][1] = -INFINITY;
+        r.sum[m][0] = r.sum[m][1] = 0;
+        #pragma unroll
+        for (int n = 0; n < D / 8; n++) { r.acc[m][n][0] = r.acc[m][n][1] = r.acc[m][n][2] = r.acc[m][n][3] = 0; }
+    }
+}
+
+// Scores become P relative to the row's new maximum, the old state is brought to it. scale2 = log2(e)/sqrt(D): exponentials are powers of 2.
+template <int D, int MT, int NT>
+__device__ inline void online_softmax(Attended<D, MT>& r, float (&s)[MT][NT][4], float scale2) {
+    #pragma unroll
+    for (int m = 0; m < MT; m++) {
+        #pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float top = r.max[m][half];
+            #pragma unroll
+            for (int n = 0; n < NT; n++) { top = fmaxf(top, fmaxf(s[m][n][2 * half], s[m][n][2 * half + 1])); }
+            top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));              // the 4 threads of a row
+            top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+            float base = top == -INFINITY ? 0.0f : top * scale2;                 // a row that has seen no key yet
+            float shrink = exp2_approx(r.max[m][half] * scale2 - base), sum = 0;
+            #pragma unroll
+            for (int n = 0; n < NT; n++) {
+                #pragma unroll
+                for (int i = 2 * half; i < 2 * half + 2; i++) {
+                    s[m][n][i] = exp2_approx(fmaf(s[m][n][i], scale2, -base));
+                    sum += s[m][n][i];
+                }
+            }
+            r.max[m][half] = top;
+            r.sum[m][half] = r.sum[m][half] * shrink + sum;
+            #pragma unroll
+            for (int n = 0; n < D / 8; n++) { r.acc[m][n][2 * half] *= shrink; r.acc[m][n][2 * half + 1] *= shrink; }
+        }
+    }
+}
+
+// The whole walk: a CTA's queries (q_tile, on its way by cp.async, consecutive from position `query`, or AFTER_ALL) over the keys
+// [from, to) of one head. kv: room for 4 tiles, two each of K and V, so that the next pair loads while this one is used.
+template <int D, int MT>
+__device__ inline void attend(Attended<D, MT>& r, const floatX* q_tile, floatX* kv, const floatX* k, int ldk, const floatX* v, int ldv,
+                              int from, int to, int query, int window, float scale2) {
+    int row = threadIdx.x / WARP * 16 * MT;                                      // the warp's first
+    uint32_t q[MT][D / 16][4];
+    attended_open(r);
+    load_tile<D, TILE>(kv, k, ldk, from, to);
+    load_tile<D, TILE>(kv + TILE * D, v, ldv, from, to);
+    cp_async_commit();
+    for (int key = from, stage = 0; key < to; key += TILE, stage ^= 1) {
+        floatX *here = kv + stage * 2 * TILE * D, *next = kv + (stage ^ 1) * 2 * TILE * D;
+        if (key + TILE < to) {
+            load_tile<D, TILE>(next, k, ldk, key + TILE, to);
+            load_tile<D, TILE>(next + TILE * D, v, ldv, key + TILE, to);
+        }
+        cp_async_commit();
+        cp_async_wait<1>();
+        __syncthreads();
+        if (key == from) { load_fragments<D, MT>(q, q_tile, row); }
+        if (!sees_nothing(query + row, 16 * MT, window, key, TILE)) {
+            float s[MT][TILE / 8][4] = {};
+            multiply_abt<D, MT, TILE / 8>(s, q, here, 0);
+            if (!sees_everything(query + row, 16 * MT, window, key, TILE)) { mask_queries(s, query + row, window, key); }
+            online_softmax(r, s, scale2);
+            multiply_ab<D, MT, TILE / 8>(r.acc, s, here + TILE * D, 0);
+        }
+        __syncthreads();                                                         // the next round's copies land in `here`
+    }
+}
+
+// Normalises acc; lse2 = log2 of the sum of exponentials. Rows that saw no key hold garbage.
+template <int D, int MT>
+__device__ inline void attended_close(Attended<D, MT>& r, float (&lse2)[MT][2], float scale2) {
+    #pragma unroll
+    for (int m = 0; m < MT; m++) {
+        #pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float sum = r.sum[m][half];
+            sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+            sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+            lse2[m][half] = r.max[m][half] * scale2 + log2f(sum);
+            float factor = 1 / sum;
+            #pragma unroll
+            for (int n = 0; n < D / 8; n++) { r.acc[m][n][2 * half] *= factor; r.acc[m][n][2 * half + 1] *= factor; }
+        }
+    }
+}
+
+// ---- from accumulators to rows --------------------------------------------------------------------------------------
+// Fragments make 4-byte stores; through shared memory they become 16-byte ones. A staged row is D fp32 and 8 of padding (against bank conflicts).
+// Each warp has its own room: stage + stage_at<D>(first row of the warp).
+template <int D> __device__ inline int stage_at(int row) { return row * (D + 8); }
+
+template <int D, int MT>
+__device__ inline void stage_rows(float* stage, const float (&acc)[MT][D / 8][4], float factor) {
+    int g = threadIdx.x % WARP / 4, c = threadIdx.x % 4;
+    #pragma unroll
+    for (int m = 0; m < MT; m++) {
+        #pragma unroll
+        for (int n = 0; n < D / 8; n++) {
+            #pragma unroll
+            for (int half = 0; half < 2; half++) {
+                float2 pair = make_float2(acc[m][n][2 * half] * factor, acc[m][n][2 * half + 1] * factor);
+                *reinterpret_cast<float2*>(stage + stage_at<D>(16 * m + g + 8 * half) + 8 * n + 2 * c) = pair;
+            }
+        }
+    }
+    __syncwarp();
+}
+
+// eight columns of a staged row
+template <int D>
+__device__ inline void staged8(float (&x)[8], const float* stage, int row, int chunk) {
+    const float4* from = reinterpret_cast<const float4*>(stage + stage_at<D>(row) + 8 * chunk);
+    float4 low = from[0], high = from[1];
+    x[0] = low.x; x[1] = low.y; x[2] = low.z; x[3] = low.w; x[4] = high.x; x[5] = high.y; x[6] = high.z; x[7] = high.w;
+}
+
+__device__ inline void store8_rounded(floatX* to, const float (&x)[8]) {
+    Pack8 p;
+    #pragma unroll
+    for (int i = 0; i < 8; i++) { p.x[i] = __float2bfloat16(x[i]); }
+    store8(to, p);
+}
+
+// the warp's `rows` staged rows to consecutive rows of a matrix, as far as they exist: to = matrix row of the first, `live` of them
+template <int D>
+__device__ inline void store_staged(floatX* to, int ld, const float* stage, int rows, int live) {
+    for (int i = threadIdx.x % WARP; i < rows * (D / 8); i += WARP) {
+        int row = i / (D / 8), chunk = i % (D / 8);
+        if (row >= live) { continue; }
+        float x[8];
+        staged8<D>(x, stage, row, chunk);
+        store8_rounded(to + (size_t)row * ld + 8 * chunk, x);
+    }
+}
+
+// ---- backward -------------------------------------------------------------------------------------------------------
+// delta[head - head0][t] = sum over d of dout * out.   D/8 lanes per query, grid (queries, heads)
+template <int D>
+__global__ __launch_bounds__(THREADS) void attn_delta_kernel(float* delta, const floatX* dout, const floatX* out, AttnShape shape, int head0) {
+    int t = (blockIdx.x * THREADS + threadIdx.x) / (D / 8), chunk = threadIdx.x % (D / 8), head = head0 + blockIdx.y;
+    size_t at = (size_t)min(t, shape.T - 1) * shape.ldo + 8 * chunk;
+    Pack8 a = load8(head_rows(dout, shape.ldo, shape, head) + at), b = load8(head_rows(out, shape.ldo, shape, head) + at);
+    float sum = 0;
+    #pragma unroll
+    for (int i = 0; i < 8; i++) { sum += __bfloat162float(a.x[i]) * __bfloat162float(b.x[i]); }
+    #pragma unroll
+    for (int step = D / 16; step > 0; step /= 2) { sum += __shfl_xor_sync(0xffffffffu, sum, step); }
+    if (chunk == 0 && t < shape.T) { delta[(size_t)blockIdx.y * shape.T + t] = sum; }
+}
+
+// Where a CTA's queries for dK and dV come from: consecutive ones [first, end), then `count` entries of a list (row = entry / MOBA_MAX_TOPK).
+struct QuerySource {
+    int first, end;
+    const int* list;
+    int count;
+};
+
+__device__ inline int source_own_tiles(const QuerySource& s) { return s.end > s.first ? (s.end - s.first + TILE - 1) / TILE : 0; }
+__device__ inline int source_tiles(const QuerySource& s)     { return source_own_tiles(s) + (s.count + TILE - 1) / TILE; }
+
+// matrix row of row r of the i-th query tile, -1 where there is none
+__device__ inline int source_row(const QuerySource& s, int i, int r) {
+    int own = source_own_tiles(s);
+    if (i < own) { return s.first + TILE * i + r < s.end ? s.first + TILE * i + r : -1; }
+    int entry = (i - own) * TILE + r;
+    return entry < s.count ? s.list[entry] / MOBA_MAX_TOPK : -1;
+}
+
+// One stage of the query pipeline in shared memory, and the rows a thread will copy into it.
+template <int D> struct QueryTile {
+    floatX q[TILE * D], dout[TILE * D];
+    float lse[TILE], delta[TILE];
+};
+template <int D> struct QueryRows {
+    int row[TILE / Copy<D>::STEP];    // of this thread's tile rows
+    int scalar;                       // of the row whose lse (threads 0..63) or delta (64..127) it copies
+};
+
+template <int D>
+__device__ inline void find_rows(QueryRows<D>& rows, const QuerySource& s, int i) {
+    #pragma unroll
+    for (int j = 0; j < TILE / Copy<D>::STEP; j++) { rows.row[j] = source_row(s, i, Copy<D>::first() + j * Copy<D>::STEP); }
+    rows.scalar = source_row(s, i, threadIdx.x % TILE);
+}
+
+// One head's tensors as the backward reads them: pointers to the head's first row, scalars per row.
+struct HeadIn {
+    const floatX *q, *k, *v, *dout;
+    const float *lse, *delta;
+    int ldq, ldk, ldv, ldo;
+};
+
+// Queries that do not exist become zeros: then P = 1 meets dout = 0 and dS = 1 * (0 - 0).
+template <int D>
+__device__ inline void load_queries(QueryTile<D>& tile, const HeadIn& in, const QueryRows<D>& rows) {
+    gather_tile<D, TILE>(tile.q, in.q, in.ldq, rows.row);
+    gather_tile<D, TILE>(tile.dout, in.dout, in.ldo, rows.row);
+    bool is_lse = threadIdx.x < TILE, live = rows.scalar >= 0;
+    cp_async_4((is_lse ? tile.lse : tile.delta) + threadIdx.x % TILE, (is_lse ? in.lse : in.delta) + (live ? rows.scalar : 0), live);
+}
+
+// How many keys (dQ) or queries (dK, dV) are multiplied at a time: bounded by registers.
+template <int D> struct Part { static const int NT = D == 64 ? 8 : 4; };
+
+// dV += P^T dout and dK += dS^T q for the warp's 16 keys (rows `row` of the K and V tiles, position `key`) and one tile of queries.
+// dK is still to be multiplied by 1/sqrt(D).
+template <int D>
+__device__ inline void add_queries(float (&dk)[1][D / 8][4], float (&dv)[1][D / 8][4], const floatX* k_tile, const floatX* v_tile, int row,
+                                   const QueryTile<D>& tile, int query, int window, int key, float scale2) {
+    const int NT = Part<D>::NT, c = threadIdx.x % 4;
+    if (sees_nothing(query, TILE, window, key, 16)) { return; }
+    bool masked = !sees_everything(query, TILE, window, key, 16);
+    #pragma unroll
+    for (int part = 0; part < TILE; part += 8 * NT) {
+        float p[1][NT][4] = {}, ds[1][NT][4] = {};
+        multiply_tiles_abt<D, NT>(p, k_tile, row, tile.q, part);
+        if (masked) { mask_keys(p, query + part, window, key); }
+        multiply_tiles_abt<D, NT>(ds, v_tile, row, tile.dout, part);
+        #pragma unroll
+        for (int n = 0; n < NT; n++) {
+            float2 lse = *reinterpret_cast<const float2*>(tile.lse + part + 8 * n + 2 * c);
+            float2 delta = *reinterpret_cast<const float2*>(tile.delta + part + 8 * n + 2 * c);
+            #pragma unroll
+            for (int i = 0; i < 4; i++) {
+                p[0][n][i] = exp2_approx(fmaf(p[0][n][i], scale2, -LOG2E * (i % 2 ? lse.y : lse.x)));
+                ds[0][n][i] = p[0][n][i] * (ds[0][n][i] - (i % 2 ? delta.y : delta.x));
+            }
+        }
+        multiply_ab<D, 1, NT>(dv, p, tile.dout, part);
+        multiply_ab<D, 1, NT>(dk, ds, tile.q, part);
+    }
+}
+
+// Shared memory of a dK, dV kernel.
+template <int D> struct KeysShared {
+    floatX k[TILE * D], v[TILE * D];
+    QueryTile<D> queries[2];
+};
+
+// dK and dV of the 64 keys from `key` (rows from `key_end` on do not exist), summed over a source of queries in its order.
+template <int D>
+__device__ inline void accumulate_keys(float (&dk)[1][D / 8][4], float (&dv)[1][D / 8][4], KeysShared<D>& shared, const HeadIn& in,
+                                       const QuerySource& source, int key, int key_end, int window, float scale2) {
+    int row = threadIdx.x / WARP * 16, tiles = source_tiles(source), own = source_own_tiles(source);
+    QueryRows<D> rows;
+    load_tile<D, TILE>(shared.k, in.k, in.ldk, key, key_end);
+    load_tile<D, TILE>(shared.v, in.v, in.ldv, key, key_end);
+    if (tiles > 0) {
+        find_rows(rows, source, 0);
+        load_queries(shared.queries[0], in, rows);
+        find_rows(rows, source, 1);                        // one tile ahead of its use: list entries take a while to arrive
+    }
+    cp_async_commit();
+    for (int i = 0; i < tiles; i++) {
+        if (i + 1 < tiles) {
+            load_queries(shared.queries[(i + 1) % 2], in, rows);
+            find_rows(rows, source, i + 2);
+        }
+        cp_async_commit();
+        cp_async_wait<1>();
+        __syncthreads();
+        bool is_own = i < own;
+        add_queries<D>(dk, dv, shared.k, shared.v, row, shared.queries[i % 2], is_own ? source.first + TILE * i : AFTER_ALL,
+                       is_own ? window : EVERYTHING, key + row, scale2);
+        __syncthreads();
+    }
+    cp_async_wait<0>();
+    __syncthreads();                                       // shared memory is free for staging, even if there was no query
+}
+
+// dQ of the CTA's 64 queries over keys [from, to): query tile (q, then dout) on its way by cp.async; lse and delta of this thread's rows g, g+8.
+// To be multiplied by 1/sqrt(D). kv as in attend().
+template <int D>
+__device__ inline void accumulate_queries(float (&dq)[1][D / 8][4], const floatX* q_tile, floatX* kv, const HeadIn& in, const float (&lse)[2],
+                                          const float (&delta)[2], int from, int to, int query, int window, float scale2) {
+    const int NT = Part<D>::NT, row = threadIdx.x / WARP * 16;
+    uint32_t q[1][D / 16][4], dout[1][D / 16][4];
+    load_tile<D, TILE>(kv, in.k, in.ldk, from, to);
+    load_tile<D, TILE>(kv + TILE * D, in.v, in.ldv, from, to);
+    cp_async_commit();
+    for (int key = from, stage = 0; key < to; key += TILE, stage ^= 1) {
+        floatX *here = kv + stage * 2 * TILE * D, *next = kv + (stage ^ 1) * 2 * TILE * D;
+        if (key + TILE < to) {
+            load_tile<D, TILE>(next, in.k, in.ldk, key + TILE, to);
+            load_tile<D, TILE>(next + TILE * D, in.v, in.ldv, key + TILE, to);
+        }
+        cp_async_commit();
+        cp_async_wait<1>();
+        __syncthreads();
+        if (key == from) {
+            load_fragments<D, 1>(q, q_tile, row);
+            load_fragments<D, 1>(dout, q_tile + TILE * D, row);
+        }
+        if (!sees_nothing(query + row, 16, window, key, TILE)) {
+            bool masked = !sees_everything(query + row, 16, window, key, TILE);
+            #pragma unroll
+            for (int part = 0; part < TILE; part += 8 * NT) {
+                float p[1][NT][4] = {}, ds[1][NT][4] = {};
+                multiply_abt<D, 1, NT>(p, q, here, part);
+                if (masked) { mask_queries(p, query + row, window, key + part); }
+                multiply_abt<D, 1, NT>(ds, dout, here + TILE * D, part);
+                #pragma unroll
+                for (int n = 0; n < NT; n++) {
+                    #pragma unroll
+                    for (int i = 0; i < 4; i++) {
+                        ds[0][n][i] = exp2_approx(fmaf(p[0][n][i], scale2, -LOG2E * lse[i / 2])) * (ds[0][n][i] - delta[i / 2]);
+                    }
+                }
+                multiply_ab<D, 1, NT>(dq, ds, here, part);
+            }
+        }
+        __syncthreads();
+    }
+}
+
+#endif

@@ -1,0 +1,99 @@
+#include <float.h>
+
+#include "cuda_common.cuh"
+#include "ops.h"
+
+enum { MAX_THREADS = 1024 };
+
+__device__ inline float block_max(float x) {
+    __shared__ float partial[WARP];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    x = warp_max(x);
+    __syncthreads();
+    if (lane == 0) { partial[warp] = x; }
+    __syncthreads();
+    return warp_max(lane < warps ? partial[lane] : -FLT_MAX);
+}
+
+typedef struct { float max, sum; } Softmax;            // of a row: max of x, and sum of exp(x - max)
+
+// Every thread gets both. One pass over the row: a thread owns 8 columns at a time, its sum follows its running maximum.
+__device__ inline Softmax softmax_of_row(const floatX* row, int V) {
+    float max = -FLT_MAX, sum = 0;                     // finite, so that max - max is 0
+    for (int v = threadIdx.x * 8; v < V; v += blockDim.x * 8) {
+        Pack8 p = load8(row + v);
+        int count = min(8, V - v);                     // V need not be a multiple of 8
+        float before = max;
+        for (int j = 0; j < 8; j++) { max = j < count ? fmaxf(max, __bfloat162float(p.x[j])) : max; }
+        sum *= __expf(before - max);
+        for (int j = 0; j < 8; j++) { sum += j < count ? __expf(__bfloat162float(p.x[j]) - max) : 0.0f; }
+    }
+    Softmax all = {block_max(max), 0};
+    all.sum = block_sum(sum * __expf(max - all.max));
+    return all;
+}
+
+// one block per row
+__global__ void crossentropy_forward_kernel(float* losses, const floatX* logits, const int* targets, int V, int Vp) {
+    const floatX* row = logits + (size_t)blockIdx.x * Vp;
+    int target = targets[blockIdx.x];
+    if (target < 0) {
+        if (threadIdx.x == 0) { losses[blockIdx.x] = 0; }
+        return;
+    }
+    Softmax s = softmax_of_row(row, V);
+    if (threadIdx.x == 0) { losses[blockIdx.x] = logf(s.sum) + (s.max - __bfloat162float(row[target])); }
+}
+
+// One block per row, two passes: the second finds the row in L2 and overwrites it with its gradient.
+__global__ void crossentropy_forward_backward_kernel(float* losses, floatX* logits, const int* targets, float scale, int V, int Vp) {
+    floatX* row = logits + (size_t)blockIdx.x * Vp;
+    int target = targets[blockIdx.x];
+    if (target < 0) {
+        Pack8 zeros = {};
+        for (int v = threadIdx.x * 8; v < Vp; v += blockDim.x * 8) { store8(row + v, zeros); }
+        if (threadIdx.x == 0) { losses[blockIdx.x] = 0; }
+        return;
+    }
+    float target_logit = __bfloat162float(row[target]);                  // read before the barriers in softmax_of_row, written after
+    Softmax s = softmax_of_row(row, V);
+    if (threadIdx.x == 0) { losses[blockIdx.x] = logf(s.sum) + (s.max - target_logit); }
+    float inverse = 1.0f / s.sum;
+    for (int v = threadIdx.x * 8; v < Vp; v += blockDim.x * 8) {
+        Pack8 p = load8(row + v);
+        for (int j = 0; j < 8; j++) {
+            float d = __expf(__bfloat162float(p.x[j]) - s.max) * inverse - (v + j == target ? 1.0f : 0.0f);
+            p.x[j] = __float2bfloat16(v + j < V ? scale * d : 0.0f);
+        }
+        store8(row + v, p);
+    }
+}
+
+static int threads_for(int V, int Vp) {
+    REQUIRE(Vp % 8 == 0 && V <= Vp, "crossentropy: V=%d, Vp=%d: Vp must be a multiple of 8 (16-byte loads) and at least V", V, Vp);
+    return min_int(MAX_THREADS, (int)round_up(Vp / 8, WARP));
+}
+
+extern "C" void crossentropy_forward(float* losses, const floatX* logits, const int* targets, int N, int V, int Vp, stream_t stream) {
+    crossentropy_forward_kernel<<<N, threads_for(V, Vp), 0, stream>>>(losses, logits, targets, V, Vp);
+    LAUNCH_CHECK();
+}
+
+extern "C" void crossentropy_forward_backward(float* losses, floatX* logits, const int* targets, float scale, int N, int V, int Vp,
+                                              stream_t stream) {
+    crossentropy_forward_backward_kernel<<<N, threads_for(V, Vp), 0, stream>>>(losses, logits, targets, scale, V, Vp);
+    LAUNCH_CHECK();
+}
+
+// one block: thread t adds losses t, t + MAX_THREADS, ...
+__global__ void crossentropy_total_kernel(double* total, const float* losses, int N) {
+    double sum = 0;
+    for (int i = threadIdx.x; i < N; i += MAX_THREADS) { sum += losses[i]; }
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) { *total += sum; }
+}
+
+extern "C" void crossentropy_total(double* total, const float* losses, int N, stream_t stream) {
+    crossentropy_total_kernel<<<1, MAX_THREADS, 0, stream>>>(total, losses, N);
+    LAUNCH_CHECK();
+}

@@ -1,0 +1,273 @@
+#include "test.h"
+#ifdef LLMC_CPU
+#include "ops.h"
+#else
+#include "ref.h"
+#endif
+
+// ---- rules that both backends keep to the letter: one head, every query is the first unit vector, block j scores scores[j] --------------
+enum { RULE_D = 64, RULE_BLOCK = 64, RULE_T = 600, RULE_N = 10 };        // the last block is short
+
+static const float inf = INFINITY, nan_score = NAN;
+
+// sel of the op under test, (B, H, T, topk-1), after poison; q is dense
+static uint16_t* topk_run(const float* q, const float* centroid, AttnShape shape, int block, int topk) {
+    size_t picks = (size_t)shape.B * shape.H * shape.T * (topk - 1) + 1, rows = (size_t)shape.B * shape.T;
+    uint16_t* sel = (uint16_t*)malloc(picks * sizeof(uint16_t));
+    memset(sel, 0xab, picks * sizeof(uint16_t));                         // one more than is written
+#ifdef LLMC_CPU
+    (void)rows;
+    moba_topk(sel, q, centroid, shape, block, topk, NULL);
+#else
+    size_t centroids = (size_t)shape.B * shape.H * ((shape.T + block - 1) / block) * shape.D;
+    float* copy = (float*)malloc(rows * shape.ldq * sizeof(float));
+    memcpy(copy, q, rows * shape.ldq * sizeof(float));
+    floatX* device_q = device_from_floats(copy, rows * shape.ldq);
+    float* device_centroid = (float*)device_from(centroid, centroids * sizeof(float));
+    uint16_t* device_sel = (uint16_t*)device_from(sel, picks * sizeof(uint16_t));
+    moba_topk(device_sel, device_q, device_centroid, shape, block, topk, NULL);
+    free(sel); free(copy);
+    sel = (uint16_t*)host_from(device_sel, picks * sizeof(uint16_t));
+    device_free(device_q); device_free(device_centroid); device_free(device_sel);
+#endif
+    return sel;
+}
+
+static uint16_t* topk_of_scores(const float scores[RULE_N], int T, int topk) {
+    AttnShape shape = {1, T, 1, RULE_D, RULE_D, RULE_D, RULE_D, RULE_D};
+    float* q = (float*)calloc((size_t)T * RULE_D, sizeof(float));
+    float centroid[RULE_N * RULE_D] = {0};
+    for (int t = 0; t < T; t++) { q[(size_t)t * RULE_D] = 1; }
+    for (int j = 0; j < RULE_N; j++) { centroid[j * RULE_D] = scores[j]; }
+    uint16_t* sel = topk_run(q, centroid, shape, RULE_BLOCK, topk);
+    CHECK_EQ(sel[(size_t)T * (topk - 1)], 0xabab);
+    free(q);
+    return sel;
+}
+
+// All queries of block `own` pick the blocks expected[0 .. topk-2].
+static void topk_expect(const uint16_t* sel, int own, int topk, const int* expected) {
+    int end = RULE_T < (own + 1) * RULE_BLOCK ? RULE_T : (own + 1) * RULE_BLOCK;
+    for (int t = own * RULE_BLOCK; t < end; t++) {
+        for (int i = 0; i < topk - 1; i++) {
+            int found = sel[(size_t)t * (topk - 1) + i];
+            CHECK(found == expected[i], "query %d, slot %d: block %d, expected %d", t, i, found, expected[i]);
+        }
+    }
+}
+
+static void topk_check_order(void) {
+    float scores[RULE_N] = {3, 1, -2, 5, 4, 0, 9, -1, 2, 100};           // a query of block 9 must not see block 9
+    uint16_t* sel = topk_of_scores(scores, RULE_T, 4);
+    int expected[RULE_N][3] = {{MOBA_NONE, MOBA_NONE, MOBA_NONE}, {0, MOBA_NONE, MOBA_NONE}, {0, 1, MOBA_NONE}, {0, 1, 2}, {0, 1, 3}, {0, 3, 4},
+                               {0, 3, 4}, {3, 4, 6}, {3, 4, 6}, {3, 4, 6}};
+    for (int own = 0; own < RULE_N; own++) { topk_expect(sel, own, 4, expected[own]); }
+    free(sel);
+}
+
+static void topk_check_ties(void) {
+    float equal[RULE_N] = {7, 7, 7, 7, 7, 7, 7, 7, 7, 7}, some[RULE_N] = {1, 2, 2, 3, 2, 2, 3, 1, 2, 0};
+    float zeros[RULE_N] = {-0.0f, 0.0f, -0.0f, 0.0f, -1, 0.0f, 0.0f, 0.0f, 0.0f, 0};
+    uint16_t *sel_equal = topk_of_scores(equal, RULE_T, 4), *sel_some = topk_of_scores(some, RULE_T, 5), *sel_zeros = topk_of_scores(zeros, RULE_T, 3);
+    int lowest[] = {0, 1, 2}, mixed[] = {1, 2, 3, 6}, first_two[] = {0, 1};
+    topk_expect(sel_equal, 9, 4, lowest);
+    topk_expect(sel_some, 9, 5, mixed);
+    topk_expect(sel_zeros, 9, 3, first_two);
+    free(sel_equal); free(sel_some); free(sel_zeros);
+}
+
+static void topk_check_nan_and_infinity(void) {
+    float worst[RULE_N] = {nan_score, -inf, nan_score, -inf, nan_score, nan_score, -inf, -inf, nan_score, 0};
+    float some[RULE_N] = {nan_score, -5, -inf, nan_score, -7, nan_score, nan_score, -inf, nan_score, 0}, top[RULE_N] = {1, inf, 2, inf, nan_score, 3, inf, 0, 4, 0};
+    uint16_t *sel_worst = topk_of_scores(worst, RULE_T, 4), *sel_some = topk_of_scores(some, RULE_T, 5), *sel_top = topk_of_scores(top, RULE_T, 3);
+    int lowest[] = {0, 1, 2}, filled[] = {0, 1, 2, 4}, infinite[] = {1, 3}, all_of_three[] = {0, 1, 2, MOBA_NONE};
+    topk_expect(sel_worst, 9, 4, lowest);
+    topk_expect(sel_some, 9, 5, filled);
+    topk_expect(sel_some, 3, 5, all_of_three);
+    topk_expect(sel_top, 9, 3, infinite);
+    free(sel_worst); free(sel_some); free(sel_top);
+}
+
+static void topk_check_few_blocks(void) {
+    float scores[RULE_N] = {0};
+    int lengths[] = {1, 63, 64, 65, 130};
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        for (int topk = 2; topk <= MOBA_MAX_TOPK; topk += 5) {
+            uint16_t* sel = topk_of_scores(scores, lengths[i], topk);
+            for (int t = 0; t < lengths[i]; t++) {
+                for (int s = 0; s < topk - 1; s++) { CHECK_EQ(sel[t * (topk - 1) + s], s < t / RULE_BLOCK ? s : MOBA_NONE); }
+            }
+            free(sel);
+        }
+    }
+    free(topk_of_scores(scores, RULE_T, 1));                             // writes nothing, which topk_of_scores checks
+}
+
+#ifdef LLMC_CPU
+TEST(moba_topk_picks_the_highest_past_blocks) { topk_check_order(); }
+TEST(moba_topk_ties_go_to_the_lower_index)    { topk_check_ties(); }
+TEST(moba_topk_nan_counts_as_minus_infinity)  { topk_check_nan_and_infinity(); }
+TEST(moba_topk_takes_all_when_blocks_are_few) { topk_check_few_blocks(); }
+
+TEST(moba_topk_reads_its_own_sequence_and_head) {
+    enum { B = 2, T = 12, H = 2, D = 8, LD = 24, BLOCK = 4, N = 3 };
+    float q[B * T * LD], centroid[B * H * N * D];
+    for (int i = 0; i < B * T * LD; i++) { q[i] = i % LD < H * D ? 1 : 1000; }
+    for (int i = 0; i < B * H * N * D; i++) { centroid[i] = 0; }
+    for (int bh = 0; bh < B * H; bh++) { centroid[(bh * N + (bh == 1 || bh == 2)) * D + 3] = 1; }   // heads 1 and 2 prefer block 1
+    AttnShape shape = {B, T, H, D, LD, LD, LD, LD};
+    uint16_t* sel = topk_run(q, centroid, shape, BLOCK, 2);
+    for (int bh = 0; bh < B * H; bh++) {
+        for (int t = 0; t < T; t++) { CHECK_EQ(sel[bh * T + t], t < 4 ? MOBA_NONE : t < 8 ? 0 : bh == 1 || bh == 2); }
+    }
+    free(sel);
+}
+#endif
+
+#ifndef LLMC_CPU
+GPU_TEST(moba_topk_kernel_picks_the_highest_past_blocks) { topk_check_order(); }
+GPU_TEST(moba_topk_kernel_ties_go_to_the_lower_index)    { topk_check_ties(); }
+GPU_TEST(moba_topk_kernel_nan_counts_as_minus_infinity)  { topk_check_nan_and_infinity(); }
+GPU_TEST(moba_topk_kernel_takes_all_when_blocks_are_few) { topk_check_few_blocks(); }
+
+static double topk_dot(const float* a, const float* b, int D) {
+    double sum = 0;
+    for (int d = 0; d < D; d++) { sum += (double)a[d] * b[d]; }
+    return sum;
+}
+
+// How far the scores of two blocks may be apart and still come out in the wrong order. Per score: 2^-18 of each centroid element is left out
+// by the split, and 2D products (high and low) are added in fp32, each addition wrong by at most 2^-23 of the terms' sum;
+// sum |q_d c_d| <= |q||c|.
+static double topk_tie_gap(const float* q, const float* a, const float* b, int D) {
+    double per_norm = ldexp(1, -18) + 2 * D * ldexp(1, -23);
+    return per_norm * sqrt(topk_dot(q, q, D)) * (sqrt(topk_dot(a, a, D)) + sqrt(topk_dot(b, b, D)));
+}
+
+static bool topk_has(const uint16_t* picks, int slots, int block) {
+    for (int i = 0; i < slots; i++) {
+        if (picks[i] == block) { return true; }
+    }
+    return false;
+}
+
+// One query: the right number of blocks, ascending, in the past; returns how many the expected picks lack, all of them near-ties.
+static int topk_compare(const uint16_t* found, const uint16_t* expected, const float* q, const float* centroid, int t, int block, int slots, int D) {
+    int want = t / block < slots ? t / block : slots, differ = 0;
+    for (int i = 0; i < slots; i++) {
+        if (i >= want) { CHECK(found[i] == MOBA_NONE, "query %d, slot %d: block %d, expected none", t, i, found[i]); continue; }
+        CHECK(found[i] < t / block && (i == 0 || found[i] > found[i - 1]), "query %d, slot %d: block %d after %d", t, i, found[i], i ? found[i - 1] : -1);
+        if (topk_has(expected, slots, found[i])) { continue; }
+        differ++;
+        for (int e = 0; e < want; e++) {
+            if (topk_has(found, slots, expected[e])) { continue; }
+            const float *a = centroid + (size_t)expected[e] * D, *b = centroid + (size_t)found[i] * D;
+            double gap = topk_dot(q, a, D) - topk_dot(q, b, D);
+            CHECK(gap <= topk_tie_gap(q, a, b, D), "query %d: block %d instead of %d, which scores %.9g more (a near-tie is %.3g)", t, found[i],
+                  expected[e], gap, topk_tie_gap(q, a, b, D));
+        }
+    }
+    return differ;
+}
+
+static float* topk_normals(size_t n, uint64_t seed) {
+    float* x = (float*)malloc(n * sizeof(float));
+    for (size_t i = 0; i < n; i++) { x[i] = (float)test_normal(&seed); }
+    return x;
+}
+
+// Kernel against reference from the same bf16 q and fp32 centroids; at least 99.9 % of the pairs agree.
+static void topk_check_shape(AttnShape s, int block, int topk, int repeats) {
+    int n = (s.T + block - 1) / block, slots = topk - 1;
+    size_t rows = (size_t)s.B * s.T, centroids = (size_t)s.B * s.H * n * s.D, picks = (size_t)s.B * s.H * s.T * slots;
+    float *q = topk_normals(rows * s.ldq, s.T + topk), *centroid = topk_normals(centroids, 77);
+    for (size_t i = 0; i < rows * s.ldq; i++) { q[i] = bf16_to_float(float_to_bf16(q[i])); }
+    uint16_t *expected = (uint16_t*)malloc(picks * 2), *found = topk_run(q, centroid, s, block, topk);
+    ref_moba_topk(expected, q, centroid, s, block, topk, NULL);
+    long differ = 0, pairs = 0;
+    for (int b = 0; b < s.B; b++) {
+        for (int h = 0; h < s.H; h++) {
+            for (int t = 0; t < s.T; t++) {
+                size_t bh = (size_t)b * s.H + h, at = (bh * s.T + t) * slots;
+                differ += topk_compare(found + at, expected + at, q + ((size_t)b * s.T + t) * s.ldq + (size_t)h * s.D,
+                                       centroid + bh * n * s.D, t, block, slots, s.D);
+                pairs += t / block < slots ? t / block : slots;
+            }
+        }
+    }
+    CHECK(differ * 1000 <= pairs, "T=%d D=%d block=%d topk=%d: %ld of %ld pairs differ", s.T, s.D, block, topk, differ, pairs);
+    for (int repeat = 1; repeat < repeats; repeat++) {
+        uint16_t* again = topk_run(q, centroid, s, block, topk);
+        CHECK(memcmp(again, found, picks * 2) == 0, "repeat %d differs", repeat);
+        free(again);
+    }
+    free(q); free(centroid); free(expected); free(found);
+}
+
+GPU_TEST(moba_topk_kernel_agrees_with_the_reference_at_8k) {
+    for (int D = 64; D <= 128; D += 64) {
+        AttnShape shape = {1, 8192, 2, D, 6 * D, 2 * D, 2 * D, 2 * D};
+        topk_check_shape(shape, 128, 8, 1);
+        topk_check_shape(shape, 512, 8, 1);
+        topk_check_shape(shape, 512, 2, 1);
+        topk_check_shape(shape, 64, 32, 1);
+    }
+}
+
+GPU_TEST(moba_topk_kernel_agrees_on_ragged_shapes) {
+    int lengths[] = {1, 63, 65, 257, 1000, 2047}, topks[] = {2, 3, 5, 9, 16, 17, 32};
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        for (size_t j = 0; j < sizeof topks / sizeof *topks; j++) {
+            AttnShape narrow = {2, lengths[i], 1, 64, 72, 64, 64, 64}, wide = {1, lengths[i], 3, 128, 1152, 384, 384, 384};
+            topk_check_shape(narrow, 64, topks[j], 1);
+            topk_check_shape(wide, 128, topks[j], 1);
+        }
+    }
+}
+
+GPU_TEST(moba_topk_kernel_repeats_to_the_bit) {
+    AttnShape shape = {2, 3000, 3, 64, 192, 192, 192, 192};
+    topk_check_shape(shape, 64, 8, 10);
+}
+
+GPU_TEST(moba_topk_kernel_does_not_look_ahead) {                         // new q and centroids from block 20 on leave earlier picks alone
+    enum { T = 2048, D = 64, BLOCK = 64, N = 32, TOPK = 8, CUT = 20 };
+    AttnShape shape = {1, T, 1, D, D, D, D, D};
+    float *q = topk_normals((size_t)T * D, 1), *centroid = topk_normals(N * D, 2);
+    uint16_t* before = topk_run(q, centroid, shape, BLOCK, TOPK);
+    for (int i = CUT * BLOCK * D; i < T * D; i++) { q[i] = -3 * q[i]; }
+    for (int i = CUT * D; i < N * D; i++) { centroid[i] = 100 * centroid[i]; }
+    uint16_t* after = topk_run(q, centroid, shape, BLOCK, TOPK);
+    CHECK(memcmp(before, after, CUT * BLOCK * (TOPK - 1) * sizeof(uint16_t)) == 0, "a query before block %d picks differently", CUT);
+    free(q); free(centroid); free(before); free(after);
+}
+
+// A million tokens, block 64: 16384 blocks. Spot-checked on 1024 queries, scores in fp64.
+GPU_TEST(moba_topk_kernel_at_a_million_tokens) {
+    enum { T = 1 << 20, D = 64, BLOCK = 64, N = T / BLOCK, TOPK = 8, SLOTS = TOPK - 1, SAMPLES = 1024, POOL = 1 << 16 };
+    AttnShape shape = {1, T, 1, D, D, D, D, D};
+    float *pool = topk_normals(POOL, 1), *q = (float*)malloc((size_t)T * D * sizeof(float)), *centroid = topk_normals((size_t)N * D, 2);
+    uint64_t random = 3;
+    for (size_t i = 0; i < (size_t)T * D; i++) { q[i] = bf16_to_float(float_to_bf16(pool[test_bits(&random) % POOL])); }
+    uint16_t* sel = topk_run(q, centroid, shape, BLOCK, TOPK);
+    long differ = 0;
+    for (int sample = 0; sample < SAMPLES; sample++) {
+        int t = sample == 0 ? T - 1 : SLOTS * BLOCK + (int)(test_bits(&random) % (T - SLOTS * BLOCK));
+        double best[SLOTS + 1];
+        uint16_t expected[SLOTS + 1];
+        int count = 0;
+        for (int j = 0; j < t / BLOCK; j++) {                            // insertion into a list kept best first
+            double score = topk_dot(q + (size_t)t * D, centroid + (size_t)j * D, D);
+            int at = count;
+            for (; at > 0 && score > best[at - 1]; at--) { best[at] = best[at - 1]; expected[at] = expected[at - 1]; }
+            best[at] = score; expected[at] = (uint16_t)j;
+            if (count < SLOTS) { count++; }
+        }
+        differ += topk_compare(sel + (size_t)t * SLOTS, expected, q + (size_t)t * D, centroid, t, BLOCK, SLOTS, D);
+    }
+    CHECK(differ * 1000 <= (long)SAMPLES * SLOTS, "%ld of %d pairs differ", differ, SAMPLES * SLOTS);
+    free(pool); free(q); free(centroid); free(sel);
+}
+#endif
+
+TEST_MAIN()

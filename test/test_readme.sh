@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# README's option section, between <!-- options --> and <!-- /options -->, is what the program says of itself.
+#   test/test_readme.sh            prints ok or FAIL
+#   test/test_readme.sh --write    puts the section right
+set -u
+cd "$(dirname "$0")/.." || exit 1
+program=${MOBA_PROGRAM:-./train_moba_cpu}
+name=readme_options_are_those_of_the_program
+fail() { echo "FAIL $name $1"; exit 1; }
+[ -x "$program" ] || fail "$program is not built"
+[ -f README.md ] || fail "there is no README.md"
+[ "$(grep -c '^<!-- /\?options -->$' README.md)" = 2 ] || fail "README.md has not exactly one <!-- options --> and one <!-- /options --> line"
+section=$(mktemp); trap 'rm -f "$section" "$section.new"' EXIT
+"$program" --help-markdown > "$section" || fail "$program --help-markdown ended with status $?"
+[ "$(grep -c '^| `--' "$section")" -gt 20 ] || fail "$program --help-markdown prints no options"
+# README with the section in place; a blank line on either side, as Markdown wants
+awk -v section="$section" '
+    /^<!-- \/options -->$/ { print ""; while ((getline line < section) > 0) { print line }; print ""; inside = 0 }
+    !inside                { print }
+    /^<!-- options -->$/   { inside = 1 }' README.md > "$section.new"
+if [ "${1:-}" = "--write" ]; then cat "$section.new" > README.md; fi
+if difference=$(diff README.md "$section.new" | sed -n 2p); [ -z "$difference" ]; then echo "ok $name"
+else fail "first difference: $difference (test/test_readme.sh --write puts it right)"; fi

@@ -1,0 +1,151 @@
+#include "test.h"
+
+#ifdef LLMC_CPU
+#include "ops.h"
+
+TEST(rmsnorm_of_ones_is_the_weight) {
+    float inp[16], out[16], rstd[2], weight[8];
+    for (int i = 0; i < 16; i++) { inp[i] = 1; }
+    for (int c = 0; c < 8; c++) { weight[c] = (float)(c - 3); }
+    rmsnorm_forward(out, rstd, inp, weight, 2, 8, 0, NULL);
+    for (int i = 0; i < 16; i++) { CHECK_NEAR(out[i], weight[i % 8], 0); }
+    CHECK_NEAR(rstd[1], 1, 0);
+}
+
+TEST(rmsnorm_by_hand) {
+    float inp[8] = {4, -4, 0, 0, 0, 0, 0, 0}, weight[8] = {1, 2, 3, 4, 5, 6, 7, 8}, out[8], rstd;
+    rmsnorm_forward(out, &rstd, inp, weight, 1, 8, 0.0f, NULL);          // mean of squares 4
+    CHECK_NEAR(rstd, 0.5, 0);
+    CHECK_NEAR(out[0], 2, 0);
+    CHECK_NEAR(out[1], -4, 0);
+    rmsnorm_forward(out, &rstd, inp, weight, 1, 8, 12.0f, NULL);         // eps counts: 1 / sqrt(16)
+    CHECK_NEAR(rstd, 0.25, 0);
+    for (int c = 2; c < 8; c++) { CHECK_NEAR(out[c], 0, 0); }
+}
+
+TEST(rmsnorm_residual_is_forward_of_the_sum_whatever_aliases) {
+    enum { N = 5, C = 24 };
+    float *inp = test_normals(N * C, 1, 1), *add = test_normals(N * C, 2, 1), *weight = test_normals(C, 3, 1);
+    float sum[N * C], out[N * C], rstd[N], sum2[N * C], out2[N * C], rstd2[N];
+    for (int i = 0; i < N * C; i++) { sum[i] = inp[i] + add[i]; }
+    rmsnorm_forward(out, rstd, sum, weight, N, C, 1e-6f, NULL);
+    rmsnorm_residual_forward(sum2, out2, rstd2, inp, add, weight, N, C, 1e-6f, NULL);
+    CHECK(memcmp(sum, sum2, sizeof sum) == 0 && memcmp(out, out2, sizeof out) == 0 && memcmp(rstd, rstd2, sizeof rstd) == 0, "differs from rmsnorm_forward");
+    rmsnorm_residual_forward(inp, add, rstd2, inp, add, weight, N, C, 1e-6f, NULL);      // as the model calls it
+    CHECK(memcmp(inp, sum, sizeof sum) == 0, "sum in place of inp");
+    CHECK(memcmp(add, out, sizeof out) == 0 && memcmp(rstd, rstd2, sizeof rstd) == 0, "out in place of add");
+    rmsnorm_forward(sum, rstd2, sum, weight, N, C, 1e-6f, NULL);
+    CHECK(memcmp(sum, out, sizeof out) == 0, "out in place of inp");
+    free(inp); free(add); free(weight);
+}
+
+TEST(rmsnorm_backward_by_hand) {
+    // x = (4, -4, 0...), w = 1, rstd 1/2; dout = e0: mean(g x) = 4/8; dx = rstd (e0 - x rstd^2 / 2) = 1/2 (e0 - x/8)
+    float inp[8] = {4, -4}, weight[8] = {1, 1, 1, 1, 1, 1, 1, 1}, dout[8] = {1}, rstd[1] = {0.5f}, dinp[8], dweight[8];
+    for (int c = 0; c < 8; c++) { dinp[c] = 10; dweight[c] = -10; }
+    void* scratch = malloc(rmsnorm_backward_scratch(1, 8) + 1);
+    rmsnorm_backward(dinp, dweight, dout, inp, weight, rstd, 1, 8, scratch, NULL);
+    const float expected[3] = {10.25f, 10.25f, 10};
+    for (int c = 0; c < 8; c++) { CHECK_NEAR(dinp[c], expected[c < 2 ? c : 2], 0); }
+    CHECK_NEAR(dweight[0], -10 + 2, 0);
+    CHECK_NEAR(dweight[1], -10, 0);
+    free(scratch);
+}
+#else
+#include "ref.h"
+
+typedef struct { int N, C; } RmsnormShape;
+static const RmsnormShape rmsnorm_shapes[] = {{1, 8}, {3, 264}, {17, 512}, {9, 520}, {1030, 128}, {65, 1024}, {5, 2816}, {3, 8192}};
+enum { RMSNORM_SHAPES = sizeof rmsnorm_shapes / sizeof rmsnorm_shapes[0] };
+
+static void rmsnorm_forward_check(int N, int C) {
+    size_t n = (size_t)N * C;
+    float *inp = test_normals(n, 1, 2), *weight = test_normals(C, 2, 1);
+    floatX *d_inp = device_from_floats(inp, n), *d_out = (floatX*)device_poisoned(n * 2);
+    float *d_weight = (float*)device_from(weight, C * sizeof(float)), *d_rstd = (float*)device_poisoned(N * sizeof(float));
+    rmsnorm_forward(d_out, d_rstd, d_inp, d_weight, N, C, 1e-6f, NULL);
+    float *out = floats_from(d_out, n), *rstd = (float*)host_from(d_rstd, N * sizeof(float));
+    float *exact = (float*)malloc(n * 4), *rounded = (float*)malloc(n * 4), *exact_rstd = (float*)malloc(N * 4), *rounded_rstd = (float*)malloc(N * 4);
+    ref_rmsnorm_forward(exact, exact_rstd, inp, weight, N, C, 1e-6f, NULL);
+    rnd_rmsnorm_forward(rounded, rounded_rstd, inp, weight, N, C, 1e-6f, NULL);
+    check_budget("out", out, exact, rounded, n, 1);
+    check_budget("rstd", rstd, exact_rstd, rounded_rstd, N, C);
+    free(inp); free(weight); free(out); free(rstd); free(exact); free(rounded); free(exact_rstd); free(rounded_rstd);
+    device_free(d_inp); device_free(d_out); device_free(d_weight); device_free(d_rstd);
+}
+GPU_TEST(rmsnorm_forward_within_budget) {
+    for (int i = 0; i < RMSNORM_SHAPES; i++) { rmsnorm_forward_check(rmsnorm_shapes[i].N, rmsnorm_shapes[i].C); }
+}
+
+// the contract's promise, on the kernels themselves, out of place and in place
+static void rmsnorm_residual_check(int N, int C) {
+    size_t n = (size_t)N * C;
+    float *inp = test_normals(n, 1, 2), *add = test_normals(n, 2, 1), *weight = test_normals(C, 3, 1), *sum = (float*)malloc(n * 4);
+    floatX *d_inp = device_from_floats(inp, n), *d_add = device_from_floats(add, n), *d_sum = (floatX*)device_poisoned(n * 2);
+    floatX *d_out = (floatX*)device_poisoned(n * 2), *d_plain = (floatX*)device_poisoned(n * 2);
+    float *d_weight = (float*)device_from(weight, C * 4), *d_rstd = (float*)device_poisoned(N * 4), *d_plain_rstd = (float*)device_poisoned(N * 4);
+    rmsnorm_residual_forward(d_sum, d_out, d_rstd, d_inp, d_add, d_weight, N, C, 1e-6f, NULL);
+    rmsnorm_forward(d_plain, d_plain_rstd, d_sum, d_weight, N, C, 1e-6f, NULL);
+    float *found_sum = floats_from(d_sum, n), *out = floats_from(d_out, n), *plain = floats_from(d_plain, n);
+    float *rstd = (float*)host_from(d_rstd, N * 4), *plain_rstd = (float*)host_from(d_plain_rstd, N * 4);
+    for (size_t i = 0; i < n; i++) { sum[i] = bf16_to_float(float_to_bf16(inp[i] + add[i])); }
+    CHECK(memcmp(found_sum, sum, n * 4) == 0, "N=%d C=%d: sum is not inp + add rounded once", N, C);
+    CHECK(memcmp(out, plain, n * 4) == 0, "N=%d C=%d: out differs from rmsnorm_forward of the sum", N, C);
+    CHECK(memcmp(rstd, plain_rstd, N * 4) == 0, "N=%d C=%d: rstd differs from rmsnorm_forward of the sum", N, C);
+    rmsnorm_residual_forward(d_inp, d_add, d_rstd, d_inp, d_add, d_weight, N, C, 1e-6f, NULL);
+    float *sum_in_place = floats_from(d_inp, n), *out_in_place = floats_from(d_add, n);
+    CHECK(memcmp(sum_in_place, sum, n * 4) == 0 && memcmp(out_in_place, out, n * 4) == 0, "N=%d C=%d: in place differs", N, C);
+    free(inp); free(add); free(weight); free(sum); free(found_sum); free(out); free(plain); free(rstd); free(plain_rstd);
+    free(sum_in_place); free(out_in_place);
+    device_free(d_inp); device_free(d_add); device_free(d_sum); device_free(d_out); device_free(d_plain);
+    device_free(d_weight); device_free(d_rstd); device_free(d_plain_rstd);
+}
+GPU_TEST(rmsnorm_residual_is_bit_equal_to_forward_of_the_sum) {
+    for (int i = 0; i < RMSNORM_SHAPES; i++) { rmsnorm_residual_check(rmsnorm_shapes[i].N, rmsnorm_shapes[i].C); }
+}
+
+typedef struct { float *dinp, *dweight; } RmsnormGradients;
+
+static RmsnormGradients rmsnorm_gradients(float* start, const float* start_weight, const floatX* dout, const floatX* inp, const float* weight,
+                                          const float* rstd, int N, int C) {
+    size_t n = (size_t)N * C;
+    floatX* d_dinp = device_from_floats(start, n);
+    float* d_dweight = (float*)device_from(start_weight, C * 4);
+    void* d_scratch = device_poisoned(rmsnorm_backward_scratch(N, C));
+    rmsnorm_backward(d_dinp, d_dweight, dout, inp, weight, rstd, N, C, d_scratch, NULL);
+    RmsnormGradients g = {floats_from(d_dinp, n), (float*)host_from(d_dweight, C * 4)};
+    device_free(d_dinp); device_free(d_dweight); device_free(d_scratch);
+    return g;
+}
+
+static void rmsnorm_backward_check(int N, int C, int repeats) {
+    size_t n = (size_t)N * C;
+    float *inp = test_normals(n, 1, 2), *dout = test_normals(n, 2, 1), *weight = test_normals(C, 3, 1), *start = test_normals(n, 4, 1);
+    float *start_weight = test_normals(C, 5, 1), *rstd = (float*)malloc(N * 4), *out = (float*)malloc(n * 4);
+    floatX *d_inp = device_from_floats(inp, n), *d_dout = device_from_floats(dout, n);
+    ref_rmsnorm_forward(out, rstd, inp, weight, N, C, 1e-6f, NULL);
+    float *d_weight = (float*)device_from(weight, C * 4), *d_rstd = (float*)device_from(rstd, N * 4);
+    RmsnormGradients found = rmsnorm_gradients(start, start_weight, d_dout, d_inp, d_weight, d_rstd, N, C), again;
+    float *exact = (float*)malloc(n * 4), *rounded = (float*)malloc(n * 4), *exact_weight = (float*)malloc(C * 4), *rounded_weight = (float*)malloc(C * 4);
+    memcpy(exact, start, n * 4); memcpy(rounded, start, n * 4);
+    memcpy(exact_weight, start_weight, C * 4); memcpy(rounded_weight, start_weight, C * 4);
+    ref_rmsnorm_backward(exact, exact_weight, dout, inp, weight, rstd, N, C, NULL, NULL);
+    rnd_rmsnorm_backward(rounded, rounded_weight, dout, inp, weight, rstd, N, C, NULL, NULL);
+    check_budget("dinp", found.dinp, exact, rounded, n, 1);
+    check_budget("dweight", found.dweight, exact_weight, rounded_weight, C, N);
+    for (int r = 1; r < repeats; r++) {
+        again = rmsnorm_gradients(start, start_weight, d_dout, d_inp, d_weight, d_rstd, N, C);
+        CHECK(memcmp(found.dinp, again.dinp, n * 4) == 0 && memcmp(found.dweight, again.dweight, C * 4) == 0, "repeat %d differs", r);
+        free(again.dinp); free(again.dweight);
+    }
+    free(inp); free(dout); free(weight); free(start); free(start_weight); free(rstd); free(out); free(found.dinp); free(found.dweight);
+    free(exact); free(rounded); free(exact_weight); free(rounded_weight);
+    device_free(d_inp); device_free(d_dout); device_free(d_weight); device_free(d_rstd);
+}
+GPU_TEST(rmsnorm_backward_within_budget) {
+    for (int i = 0; i < RMSNORM_SHAPES; i++) { rmsnorm_backward_check(rmsnorm_shapes[i].N, rmsnorm_shapes[i].C, 1); }
+}
+GPU_TEST(rmsnorm_backward_repeats_to_the_bit) { rmsnorm_backward_check(2100, 384, 12); }
+#endif
+
+TEST_MAIN()

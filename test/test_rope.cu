@@ -1,0 +1,125 @@
+#include "test.h"
+#ifdef LLMC_CPU
+#include "ops.h"
+#else
+#include "ref.h"
+#endif
+
+// the table of the contract: {cos, sin} of t * 10000^(-2i/D)
+static float* rope_table(int T, int D) {
+    float* table = (float*)malloc((size_t)T * D * sizeof(float));
+    for (int t = 0; t < T; t++) {
+        for (int i = 0; i < D / 2; i++) {
+            double angle = t * pow(10000.0, -2.0 * i / D);
+            table[((size_t)t * (D / 2) + i) * 2]     = (float)cos(angle);
+            table[((size_t)t * (D / 2) + i) * 2 + 1] = (float)sin(angle);
+        }
+    }
+    return table;
+}
+
+static float* rope_normals(size_t n, uint64_t seed) {
+    float* x = (float*)malloc(n * sizeof(float));
+    for (size_t i = 0; i < n; i++) { x[i] = (float)test_normal(&seed); }
+    return x;
+}
+
+#ifdef LLMC_CPU
+TEST(rope_quarter_turn_by_hand) {
+    enum { N = 4, T = 2, D = 8, HEADS = 2, LD = 24 };                    // two sequences; a third head that is not turned
+    float table[T * D], x[N * LD], before[N * LD];
+    for (int i = 0; i < D / 2; i++) {
+        table[2 * i] = 1;     table[2 * i + 1] = 0;                      // t = 0: none
+        table[D + 2 * i] = 0; table[D + 2 * i + 1] = 1;                  // t = 1: a quarter
+    }
+    for (int i = 0; i < N * LD; i++) { x[i] = before[i] = (float)(i + 1); }
+    rope_forward(x, table, N, T, HEADS, D, LD, NULL);
+    for (int row = 0; row < N; row++) {
+        for (int c = 0; c < LD; c++) {
+            const float* old = before + row * LD;
+            bool turned = row % T == 1 && c < HEADS * D, first = c % D < D / 2;
+            float expected = !turned ? old[c] : first ? -old[c + D / 2] : old[c - D / 2];
+            CHECK(x[row * LD + c] == expected, "row %d column %d: %g, expected %g", row, c, (double)x[row * LD + c], (double)expected);
+        }
+    }
+    rope_backward(x, table, N, T, HEADS, D, LD, NULL);
+    CHECK(memcmp(x, before, sizeof x) == 0, "the quarter turn back does not give the input");
+}
+
+TEST(rope_scores_depend_on_distance_alone) {
+    enum { T = 50, D = 16 };
+    float *table = rope_table(T, D), *q = rope_normals(D, 1), *k = rope_normals(D, 2), x[T * 2 * D];
+    for (int t = 0; t < T; t++) {
+        memcpy(x + t * 2 * D, q, D * sizeof(float));
+        memcpy(x + t * 2 * D + D, k, D * sizeof(float));
+    }
+    rope_forward(x, table, T, T, 2, D, 2 * D, NULL);
+    for (int distance = 0; distance < T; distance += 7) {
+        double first = 0;
+        for (int t = distance; t < T; t++) {
+            double score = 0;
+            for (int d = 0; d < D; d++) { score += (double)x[t * 2 * D + d] * x[(t - distance) * 2 * D + D + d]; }
+            if (t == distance) { first = score; }
+            CHECK_NEAR(score, first, 1e-4);                              // angles in fp32 tables: |q||k| eps D
+        }
+    }
+    free(table); free(q); free(k);
+}
+#endif
+
+#ifndef LLMC_CPU
+typedef struct { int N, T, heads, D, ld; } RopeShape;
+
+static void rope_check_shape(RopeShape s, int backward) {
+    size_t size = (size_t)s.N * s.ld;
+    float *table = rope_table(s.T, s.D), *x = rope_normals(size, 7);
+    floatX* device_x = device_from_floats(x, size);                      // rounds x
+    float* device_table = (float*)device_from(table, (size_t)s.T * s.D * sizeof(float));
+    float *exact = (float*)malloc(size * sizeof(float)), *rounded = (float*)malloc(size * sizeof(float));
+    memcpy(exact, x, size * sizeof(float));
+    memcpy(rounded, x, size * sizeof(float));
+    if (backward) {
+        rope_backward(device_x, device_table, s.N, s.T, s.heads, s.D, s.ld, NULL);
+        ref_rope_backward(exact, table, s.N, s.T, s.heads, s.D, s.ld, NULL);
+        rnd_rope_backward(rounded, table, s.N, s.T, s.heads, s.D, s.ld, NULL);
+    } else {
+        rope_forward(device_x, device_table, s.N, s.T, s.heads, s.D, s.ld, NULL);
+        ref_rope_forward(exact, table, s.N, s.T, s.heads, s.D, s.ld, NULL);
+        rnd_rope_forward(rounded, table, s.N, s.T, s.heads, s.D, s.ld, NULL);
+    }
+    float* kernel = floats_from(device_x, size);
+    check_budget(backward ? "dx" : "x", kernel, exact, rounded, size, 2);
+    for (int row = 0; row < s.N; row++) {
+        size_t rest = (size_t)row * s.ld + s.heads * s.D;
+        CHECK(memcmp(kernel + rest, x + rest, (s.ld - s.heads * s.D) * sizeof(float)) == 0, "row %d changed beyond its %d heads", row, s.heads);
+    }
+    free(table); free(x); free(exact); free(rounded); free(kernel);
+    device_free(device_x); device_free(device_table);
+}
+
+GPU_TEST(rope_kernel_within_budget) {
+    RopeShape shapes[] = {{1, 1, 1, 16, 16}, {7, 7, 3, 64, 200}, {3 * 33, 33, 5, 128, 640}, {2 * 65, 65, 32, 64, 3072}, {40, 8, 6, 32, 288}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        rope_check_shape(shapes[i], 0);
+        rope_check_shape(shapes[i], 1);
+    }
+}
+
+GPU_TEST(rope_kernel_repeats_to_the_bit) {
+    enum { N = 300, T = 150, HEADS = 8, D = 64, LD = 3 * 256 };
+    size_t size = (size_t)N * LD;
+    float *table = rope_table(T, D), *x = rope_normals(size, 3), *first = NULL;
+    float* device_table = (float*)device_from(table, (size_t)T * D * sizeof(float));
+    for (int repeat = 0; repeat < 10; repeat++) {
+        floatX* device_x = device_from_floats(x, size);
+        rope_forward(device_x, device_table, N, T, HEADS, D, LD, NULL);
+        float* kernel = floats_from(device_x, size);
+        if (repeat == 0) { first = kernel; }
+        else { CHECK(memcmp(kernel, first, size * sizeof(float)) == 0, "repeat %d differs", repeat); free(kernel); }
+        device_free(device_x);
+    }
+    free(first); free(table); free(x); device_free(device_table);
+}
+#endif
+
+TEST_MAIN()
