@@ -12,7 +12,7 @@ parameters and those picked blocks, with gradients by autograd.
                     weights and the same picked blocks
     dump_rounded    the same: the CPU build that rounds where a GPU stores bf16, from which the tests of kernels take their tolerances
 
-Prints a table for each and "ok NAME", "FAIL NAME why" or "skip NAME why". Exit status 1 if any failed.
+Prints "ok NAME", "FAIL NAME why" or "skip NAME why" for each, on stderr the table behind it. Exit status 1 if any failed.
 """
 import argparse
 import json
@@ -226,12 +226,13 @@ def split_tensors(grads):
 # ---- checks ----------------------------------------------------------------------------------------------------------
 def report(name, rows, faults):
     """rows: (tensor, error, budget)"""
-    print(f"\n{name}\n  {'tensor':<20} {'error':>10} {'budget':>10}  used")
+    table = [f"\n{name}", f"  {'tensor':<20} {'error':>10} {'budget':>10}   used"]
     for tensor, error, budget in rows:
         good = error <= budget
-        print(f"  {tensor:<20} {error:>10.3g} {budget:>10.3g} {100 * error / budget:>5.3g} %{'' if good else '   <-- out'}")
+        table.append(f"  {tensor:<20} {error:>10.3g} {budget:>10.3g} {100 * error / budget:>5.3g} %{'' if good else '   <-- out'}")
         if not good:
             faults = faults + [f"{tensor} is off by {error:.3g}, budget {budget:.3g}"]
+    print("\n".join(table), file=sys.stderr)
     print(f"FAIL {name} {faults[0]}" if faults else f"ok {name}", flush=True)
     return not faults
 
@@ -265,7 +266,7 @@ def check_bf16(name, dump):
     found, grads, peer_grads = gradients_of(dump), split_tensors(grads), split_tensors(peer_grads)
     rows += [(tensor, relative(found[tensor], grad), 2 * relative(peer_grads[tensor], grad)) for tensor, grad in grads.items()]
     good = report(name, rows, peer.routing_faults + padding_faults(dump))
-    print(f"   {peer.agreeing} of {peer.routed} queries read the blocks that PyTorch in bf16 would pick")
+    print(f"{peer.agreeing} of {peer.routed} queries read the blocks that PyTorch in bf16 would pick", file=sys.stderr)
     return good
 
 
