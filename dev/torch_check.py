@@ -69,8 +69,19 @@ def read_dump(path):
 
 def run_dump(program, options):
     with tempfile.TemporaryDirectory() as out:
-        subprocess.run([program, out] + options.split(), check=True, stdout=subprocess.DEVNULL)
+        if not os.path.exists(program):
+            raise RuntimeError(f"{program} is not there: make model-dumps")
+        done = subprocess.run([program, out] + options.split(), capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{program} ended with status {done.returncode}: {done.stderr.strip()}")
         return read_dump(out)
+
+
+def has_gpu():
+    try:
+        return subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
 
 
 # ---- the network -----------------------------------------------------------------------------------------------------
@@ -275,7 +286,7 @@ def main():
     parser.add_argument("--build", default="build", help="where make put model/dump_cpu, model/dump_rounded and model/dump_cuda")
     parser.add_argument("--case", default="", help="only cases whose name holds this")
     args = parser.parse_args()
-    good = True
+    good, gpu = True, has_gpu()
     for build, check in (("cpu", check_exact), ("rounded", check_bf16), ("cuda", check_bf16)):
         program = os.path.join(args.build, "model", f"dump_{build}")
         for case, options in CASES.items():

@@ -54,13 +54,14 @@ all_budgets() {
     budget model_cuda_mixed_blocks_ragged --pattern M64:5,M128:2,S64,M64:1 --kconv 3 --seq-len 500 --micro-batch 2
 }
 
-for program in dump_cpu dump_rounded compare; do
-    [ -x "$MODEL/$program" ] || { fail "model_programs" "$MODEL/$program is not there: make model-dumps"; exit 1; }
+gpu=$(nvidia-smi -L > /dev/null 2>&1 && echo yes)
+for program in dump_cpu dump_rounded compare ${gpu:+dump_cuda}; do
+    [ -x "$MODEL/$program" ] || { fail model_programs "$MODEL/$program is not there: make model-dumps"; exit 1; }
 done
 all_levels cpu
 # 33280 rows: the MLP walks them in two chunks
 levels cpu model_cpu_two_chunks --pattern S16,M32:2 --layers 3 --channels 16 --heads 2 --mlp 16 --vocab 10 --seq-len 256 --micro-batch 130
-if [ -x "$MODEL/dump_cuda" ] && nvidia-smi -L > /dev/null 2>&1; then
+if [ -n "$gpu" ]; then
     all_levels cuda
     levels cuda model_cuda_two_chunks --pattern S64,M64:3 --layers 3 --seq-len 512 --micro-batch 65
     all_budgets
