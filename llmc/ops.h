@@ -42,7 +42,7 @@ void rmsnorm_backward(floatX* dinp, float* dweight, const floatX* dout, const fl
 size_t rmsnorm_backward_scratch(int N, int C);
 
 // ---- matmul ---------------------------------------------------------------------------------------------------------
-// Weights are (OC, C) row-major. fp32 accumulation. N, C, OC % 8 == 0 on the GPU (else N is unconstrained).
+// Weights are (OC, C) row-major. fp32 accumulation. C and OC are multiples of 8 on the GPU; N is anything.
 // MatmulPlans (opaque) caches one cuBLASLt algorithm per shape and owns the workspace; the CPU's is empty.
 struct MatmulPlans* matmul_open(size_t workspace_bytes);
 void matmul_close(struct MatmulPlans* plans);
