@@ -123,8 +123,25 @@ $(B)/test/cpu/test_gradcheck: test/test_gradcheck.c test/test.h test/gradcheck/g
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_F64 -Itest -I$(B)/gen -o $@ $(filter %.c %.o,$^) $(LIBS)
 
-# the whole-model dumps that tests compare
-MODEL_DUMPS :=
+# one step of the whole model written out, in three builds, and what holds the dumps against each other (test/test_model.sh,
+# dev/torch_check.py); the linker puts moba_topk's own name before a wrapper that sees, and may replace, the picked blocks
+ROUNDED_LIB := $(B)/rounded.a
+$(ROUNDED_LIB): $(HOST:%=$(B)/rounded/%.o) $(CPU_OPS:%=$(B)/rounded/op_%.o)
+MODEL_DUMPS := $(addprefix $(B)/model/,dump_cpu dump_rounded compare $(if $(and $(HAS_GPU),$(NVCC)),dump_cuda))
+$(B)/model/dump_cpu: test/model/dump.c $(HEADERS) $(CPU_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -Wl,--wrap=moba_topk -o $@ $< $(CPU_LIB) $(LIBS)
+$(B)/model/dump_rounded: test/model/dump.c $(HEADERS) $(ROUNDED_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_ROUND -Wl,--wrap=moba_topk -o $@ $< $(ROUNDED_LIB) $(LIBS)
+$(B)/model/dump_cuda: test/model/dump.c $(HEADERS) $(CUDA_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -c -o $@.o $<
+	$(NVCC) $(NVFLAGS) -Xlinker --wrap=moba_topk -o $@ $@.o $(CUDA_LIB) $(NVLIBS)
+$(B)/model/compare: test/model/compare.c $(HEADERS) $(CPU_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -o $@ $< $(CPU_LIB) $(LIBS)
+model-dumps: $(MODEL_DUMPS)
 
 # ---- benchmarks (GPU) -------------------------------------------------------------------------------------------------
 $(B)/bench/%: dev/cuda/%.cu dev/cuda/bench.h $(CUDA_LIB)
@@ -139,7 +156,7 @@ bench: $(patsubst dev/cuda/%.cu,$(B)/bench/%,$(if $(OP),dev/cuda/$(OP).cu,$(wild
 # ---- everything that proves the tree ------------------------------------------------------------------------------------
 OP_TESTS    := $(patsubst test/%.cu,%,$(wildcard test/test_*.cu))
 PLAIN_TESTS := $(patsubst test/%.c,%,$(wildcard test/test_*.c))
-SCRIPTS     := $(wildcard test/test_*.sh test/test_*.py)
+SCRIPTS     := $(wildcard test/test_*.sh test/test_*.py) dev/torch_check.py
 TEST_PROGRAMS := $(OP_TESTS:%=$(B)/test/cpu/%) $(PLAIN_TESTS:%=$(B)/test/cpu/%) $(if $(HAS_GPU),$(OP_TESTS:%=$(B)/test/cuda/%))
 ifdef OP
 TEST_PROGRAMS := $(filter %/test_$(OP),$(TEST_PROGRAMS))
@@ -165,5 +182,5 @@ clean:
 help:
 	@sed -n '1,/^CC/p' Makefile | grep '^#' | sed 's/^# //'
 
-.PHONY: FORCE all clean help tools test setup-test test-built quickstart bench source-hash
+.PHONY: FORCE all clean help tools test setup-test test-built quickstart bench source-hash model-dumps
 .SECONDARY:

@@ -1,15 +1,23 @@
-// Holds a dump of the kernels against two of the reference (all on the same routing): prints "ok NAME" or "FAIL NAME why".
+// Holds dumps against each other: prints "ok NAME" or "FAIL NAME why".
 //
 //   compare NAME EXACT ROUNDED KERNEL        directories that dump wrote (…/step_00000001)
+//   compare NAME DUMP DUMP                   the two have the same losses and gradients, to the bit
 //
-// Budget of every tensor, from the first in the model's order: at most twice as far from EXACT as ROUNDED is, in the 2-norm; ROUNDED is the
-// reference with bf16 rounding wherever the GPU stores bf16. The first tensor out of budget is named, and how many are.
+// Of EXACT, ROUNDED and KERNEL (all on the same routing) every loss and gradient of KERNEL may be at most twice as far from EXACT as ROUNDED
+// is, in the 2-norm of its tensor; ROUNDED is the reference with bf16 rounding wherever the GPU stores bf16. The first tensor out of budget,
+// in the model's order, is named, and how many are.
 #include <math.h>
 #include <string.h>
 
 #include "checkpoint.h"
 
 #define TRY(call) do { if (!(call)) { FAIL(err.code, "%s", err.text); } } while (0)
+
+typedef struct {
+    int    compared, out;      // tensors; those that differ
+    double worst;              // share of its budget that the nearest of them uses
+    char   first[256];         // what is wrong with the first of those out
+} Verdict;
 
 static float* read_floats(const Checkpoint* dump, const CheckpointRecord* record) {
     Error err;
@@ -24,36 +32,55 @@ static double distance(const float* a, const float* b, size_t n) {
     return sqrt(sum);
 }
 
+static double norm(const float* a, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) { sum += (double)a[i] * a[i]; }
+    return sqrt(sum);
+}
+
+static void compare_budget(Verdict* v, Checkpoint* const* dump, const CheckpointRecord* record) {
+    size_t n = record->bytes / sizeof(float);
+    float *exact = read_floats(dump[0], record), *rounded = read_floats(dump[1], record), *kernel = read_floats(dump[2], record);
+    double error = distance(kernel, exact, n), budget = 2 * distance(rounded, exact, n) + 1e-6 * norm(exact, n);
+    if (error / budget > v->worst) { v->worst = error / budget; }
+    if (!(error <= budget) && v->out++ == 0) {
+        snprintf(v->first, sizeof v->first, "%s is %.3g from the reference, budget %.3g (its norm %.3g)", record->name, error, budget, norm(exact, n));
+    }
+    free(exact);
+    free(rounded);
+    free(kernel);
+}
+
+static void compare_bits(Verdict* v, Checkpoint* const* dump, const CheckpointRecord* record) {
+    size_t n = record->bytes / sizeof(float), i = 0;
+    float *a = read_floats(dump[0], record), *b = read_floats(dump[1], record);
+    while (i < n && memcmp(&a[i], &b[i], sizeof(float)) == 0) { i++; }
+    if (i < n && v->out++ == 0) {
+        snprintf(v->first, sizeof v->first, "%s differs at %zu: %.9g and %.9g", record->name, i, (double)a[i], (double)b[i]);
+    }
+    free(a);
+    free(b);
+}
+
 int main(int argc, char** argv) {
     Error err;
-    if (argc != 5) { FAIL(EXIT_USAGE, "usage: compare NAME EXACT ROUNDED KERNEL"); }
+    if (argc != 4 && argc != 5) { FAIL(EXIT_USAGE, "usage: compare NAME EXACT ROUNDED KERNEL, or compare NAME DUMP DUMP"); }
     Checkpoint* dump[3];
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < argc - 2; i++) {
         dump[i] = checkpoint_open(argv[2 + i], &err);
         TRY(dump[i]);
     }
-    int compared = 0, out = 0;
-    double worst = 0;
-    char first[256] = "";
+    Verdict v = {0};
     for (int i = 0; i < dump[0]->num_records; i++) {
         const CheckpointRecord* record = &dump[0]->records[i];
-        if (strncmp(record->name, "grad/", 5) != 0 && strcmp(record->name, "loss") != 0) { continue; }
-        size_t n = record->bytes / sizeof(float);
-        float *exact = read_floats(dump[0], record), *rounded = read_floats(dump[1], record), *kernel = read_floats(dump[2], record);
-        double norm = 0;
-        for (size_t j = 0; j < n; j++) { norm += (double)exact[j] * exact[j]; }
-        double error = distance(kernel, exact, n), budget = 2 * distance(rounded, exact, n) + 1e-6 * sqrt(norm);
-        if (error / budget > worst) { worst = error / budget; }
-        if (!(error <= budget) && out++ == 0) {
-            snprintf(first, sizeof first, "%s is %.3g from the reference, budget %.3g (its norm %.3g)", record->name, error, budget, sqrt(norm));
-        }
-        compared++;
-        free(exact);
-        free(rounded);
-        free(kernel);
+        if (strncmp(record->name, "grad/", 5) != 0 && strcmp(record->name, "losses") != 0) { continue; }
+        if (argc == 5) { compare_budget(&v, dump, record); }
+        else           { compare_bits(&v, dump, record); }
+        v.compared++;
     }
-    if (compared == 0)  { printf("FAIL %s nothing to compare\n", argv[1]); }
-    else if (out)       { printf("FAIL %s %d of %d tensors out of budget, the first: %s\n", argv[1], out, compared, first); }
-    else                { printf("ok %s\n", argv[1]); fprintf(stderr, "%s: %d tensors, the nearest to its budget at %.0f %%\n", argv[1], compared, 100 * worst); }
-    return out || !compared;
+    if (v.compared == 0) { printf("FAIL %s nothing to compare\n", argv[1]); }
+    else if (v.out)      { printf("FAIL %s %d of %d tensors are out, the first: %s\n", argv[1], v.out, v.compared, v.first); }
+    else                 { printf("ok %s\n", argv[1]); }
+    if (argc == 5) { fprintf(stderr, "%s: %d tensors, the nearest to its budget at %.0f %%\n", argv[1], v.compared, 100 * v.worst); }
+    return v.out || !v.compared;
 }

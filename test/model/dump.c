@@ -1,10 +1,10 @@
-// One forward, loss and backward of a freshly initialised model, every tensor of it written out for comparison.
+// One forward, loss and backward of a model just initialised and enlivened, every tensor of it written out for comparison.
 //
 //   dump OUT [--routing DUMP] OPTIONS...        options as of train_moba; one micro-batch of micro-batch x seq-len random tokens
 //
-// OUT/step_00000001/state.bin, in the checkpoint's format, then holds "options", "tokens", "targets" (u64), "loss" (1), "param/NAME",
-// "grad/NAME" (fp32), and for the i-th M layer "sel/i" (u64: the picked blocks). With --routing the picked blocks of another dump replace
-// this backend's own, so that gradients are compared on the same routing. moba_topk is wrapped at link time to see and replace them.
+// OUT/step_00000001/state.bin, in the checkpoint's format, then holds "options", "tokens", "targets" (u64), "loss" (1), "losses" (one a
+// token), "param/NAME", "grad/NAME" (fp32), and for the i-th M layer "sel/i" (u64: the picked blocks). With --routing the picked blocks of
+// another dump replace this backend's own, so that gradients are compared on the same routing. moba_topk is wrapped at link time to see and replace them.
 #include <string.h>
 
 #include "checkpoint.h"
@@ -56,6 +56,40 @@ void __wrap_moba_topk(uint16_t* sel, const floatX* q, const float* centroid, Att
     free(host);
 }
 
+// As initialised, norm weights are all 1, which hides a swapped pair of them, and attention is nearly flat, which leaves q and k hardly any
+// gradient. Matrices four times larger give scores of standard deviation near 1.
+static void enliven(const Optimizer* opt, Model* m, uint64_t seed) {
+    size_t bytes = m->table.elements * sizeof(float);
+    float* host = (float*)xmalloc(bytes);
+    device_download(host, opt->master, bytes, m->stream);
+    stream_sync(m->stream);
+    for (int i = 0; i < m->table.count; i++) {
+        const Tensor* t = &m->table.tensor[i];
+        size_t n = (size_t)t->rows * (size_t)t->cols;
+        for (size_t j = 0; j < n; j++) {
+            if (t->is_matrix)             { host[t->offset + j] *= 4; }
+            else if (t->init == INIT_ONE) { host[t->offset + j] += 0.25f * (float)rng_normal(seed, rng_stream(t->name), j); }
+        }
+    }
+    device_upload(opt->master, host, bytes, m->stream);
+    stream_sync(m->stream);
+    optimizer_publish(opt, m);
+    free(host);
+}
+
+static void put_losses(Model* m, size_t n) {
+    Error err;
+    float* losses = (float*)xmalloc(n * sizeof(float));
+    float loss = (float)(model_total(m) / (double)n);
+    int64_t one[1] = {1}, tokens[1] = {(int64_t)n};
+    device_download(losses, m->acts.losses, n * sizeof(float), m->stream);
+    stream_sync(m->stream);
+    TRY(checkpoint_add(writer, "loss", CHECKPOINT_F32, 1, one, &loss, &err));
+    TRY(checkpoint_add(writer, "losses", CHECKPOINT_F32, 1, tokens, losses, &err));
+    printf("loss %.9g\n", (double)loss);
+    free(losses);
+}
+
 static void put_tensors(const char* kind, const float* device, const Model* m) {
     float* host = (float*)xmalloc(m->table.elements * sizeof(float));
     device_download(host, device, m->table.elements * sizeof(float), m->stream);
@@ -94,6 +128,7 @@ int main(int argc, char** argv) {
     optimizer_plan(&opt, &m);
     model_allocate(&m);
     optimizer_init(&opt, &m, (uint64_t)cfg.seed);
+    enliven(&opt, &m, (uint64_t)cfg.seed);
     size_t n = (size_t)cfg.micro_batch * cfg.seq_len;
     int *tokens = (int*)xmalloc(n * sizeof(int)), *targets = (int*)xmalloc(n * sizeof(int));
     uint64_t *wide = (uint64_t*)xmalloc(n * sizeof(uint64_t));
@@ -114,12 +149,9 @@ int main(int argc, char** argv) {
     recording = false;
     model_loss_backward(&m, 1.0f / (float)n);
     model_backward(&m);
-    float loss = (float)(model_total(&m) / (double)n);
-    int64_t one[1] = {1};
-    TRY(checkpoint_add(writer, "loss", CHECKPOINT_F32, 1, one, &loss, &err));
+    put_losses(&m, n);
     put_tensors("param", opt.master, &m);
     put_tensors("grad", m.grads, &m);
     TRY(checkpoint_commit(writer, &err));
-    printf("loss %.9g\n", (double)loss);
     return 0;
 }
