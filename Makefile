@@ -163,7 +163,7 @@ TEST_PROGRAMS := $(filter %/test_$(OP),$(TEST_PROGRAMS))
 SCRIPTS       :=
 endif
 test: setup-test
-	@$(MAKE) --no-print-directory test-built OP=$(OP)
+	@$(MAKE) --no-print-directory -j $$(nproc) test-built OP=$(OP)
 setup-test:
 	@scripts/setup.sh test
 test-built: $(TEST_PROGRAMS) $(if $(OP),,train_moba_cpu $(if $(HAS_GPU),train_moba) $(DATA_TOOLS) $(MODEL_DUMPS))

@@ -137,7 +137,7 @@ TEST(checkpoint_cut_anywhere_is_noticed) {
     must_save(dir, 20);
     char file[700], what[64];
     state_path(file, sizeof file, dir, 20);
-    size_t bytes;
+    size_t bytes = 0;
     char* data = temp_read(file, &bytes);
     const size_t cuts[] = { 0, 1, 63, 64, bytes / 2, bytes - 128, bytes - 1 };
     for (size_t i = 0; i < sizeof cuts / sizeof cuts[0]; i++) {
@@ -161,7 +161,7 @@ TEST(checkpoint_bit_flips_are_noticed) {
     must_save(dir, 20);
     char file[700], what[64];
     state_path(file, sizeof file, dir, 20);
-    size_t bytes;
+    size_t bytes = 0;
     char* data = temp_read(file, &bytes);
     uint64_t state = 20240607;
     // 100 anywhere, then every byte of header and table, then every padding byte (records end at 64+4000, ..+24, ..+12)

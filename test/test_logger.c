@@ -131,7 +131,7 @@ TEST(logger_has_each_step_once_after_a_resume) {
 TEST(logger_survives_a_log_cut_at_any_byte) {
     const char* dir = temp_dir();
     log_steps(dir, 0, 5);
-    size_t bytes;
+    size_t bytes = 0;
     char* text = log_text(dir, &bytes);
     char path[700];
     snprintf(path, sizeof path, "%s/log.jsonl", dir);
@@ -167,7 +167,7 @@ TEST(logger_keeps_lines_while_the_disk_is_full) {
         if (step == 20) {
             Error err = {0};
             refused = !logger_sync(logger, &err) && err.code == EXIT_IO;
-            size_t bytes;
+            size_t bytes = 0;
             char* text = log_text(dir, &bytes);
             whole = bytes > 0 && text[bytes - 1] == '\n';
             free(text);
