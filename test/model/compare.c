@@ -1,7 +1,7 @@
 // Holds dumps against each other: prints "ok NAME" or "FAIL NAME why".
 //
 //   compare NAME EXACT ROUNDED KERNEL        directories that dump wrote (…/step_00000001)
-//   compare NAME DUMP DUMP                   the two have the same losses and gradients, to the bit
+//   compare NAME DUMP DUMP                   the two have the same fp32 tensors, to the bit; they may be checkpoints
 //
 // Of EXACT, ROUNDED and KERNEL (all on the same routing) every loss and gradient of KERNEL may be at most twice as far from EXACT as ROUNDED
 // is, in the 2-norm of its tensor; ROUNDED is the reference with bf16 rounding wherever the GPU stores bf16. The first tensor out of budget,
@@ -73,7 +73,8 @@ int main(int argc, char** argv) {
     Verdict v = {0};
     for (int i = 0; i < dump[0]->num_records; i++) {
         const CheckpointRecord* record = &dump[0]->records[i];
-        if (strncmp(record->name, "grad/", 5) != 0 && strcmp(record->name, "losses") != 0) { continue; }
+        bool computed = strncmp(record->name, "grad/", 5) == 0 || strcmp(record->name, "losses") == 0;
+        if (record->dtype != CHECKPOINT_F32 || (argc == 5 && !computed)) { continue; }
         if (argc == 5) { compare_budget(&v, dump, record); }
         else           { compare_bits(&v, dump, record); }
         v.compared++;

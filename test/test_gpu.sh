@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# The CUDA program as a whole: resumes like the CPU's, and trains like it from the same seed. Counted as skipped without a GPU.
+. "$(dirname "$0")/script.sh"
+
+if ! nvidia-smi -L > /dev/null 2>&1; then
+    skip gpu_resume "(needs a GPU)"
+    skip gpu_first_loss_is_the_cpu_s "(needs a GPU)"
+    skip gpu_fifty_losses_are_the_cpu_s "(needs a GPU)"
+    exit 0
+fi
+
+PROGRAM=./train_moba SUFFIX=_cuda LONG=400 test/test_resume.sh || failures=$((failures + 1))
+
+# same seed, same data, tiny preset: the first loss within 0.1 %, each of 50 within 1 %, their mean difference under 0.3 %
+make_shard "$WORK/text.bin"
+for program in train_moba_cpu train_moba; do
+    "./$program" --train-data "$WORK/text.bin" --out "$WORK/$program" --preset tiny --pattern S64,M64:3 --kconv 3 --seq-len 512 --micro-batch 2 \
+        --steps 50 --lr 0.001 --save-every 0 > "$WORK/console" 2>&1 || fail "gpu_$program" "$(tail -n 1 "$WORK/console")"
+done
+paste -d ' ' <(columns "$WORK/train_moba_cpu") <(columns "$WORK/train_moba") | awk '
+    { d = ($6 - $2) / $2; if (d < 0) d = -d; if (NR == 1) first = d; if (d > worst) worst = d; sum += d; n++ }
+    END { printf "%d %.6f %.6f %.6f\n", n, first, worst, n ? sum / n : 1 }' > "$WORK/difference"
+read -r steps first worst mean < "$WORK/difference"
+echo "# CPU against GPU over $steps steps, relative: first $first, worst $worst, mean $mean"
+awk -v d="$first" 'BEGIN { exit !(d <= 0.001) }' && [ "$steps" = 50 ] && ok gpu_first_loss_is_the_cpu_s || fail gpu_first_loss_is_the_cpu_s "differs by $first of itself"
+awk -v w="$worst" -v m="$mean" 'BEGIN { exit !(w <= 0.01 && m <= 0.003) }' && ok gpu_fifty_losses_are_the_cpu_s || fail gpu_fifty_losses_are_the_cpu_s "worst $worst, mean $mean"
+
+[ $failures -eq 0 ]
