@@ -18,6 +18,13 @@ enum { TILE = 64, WARPS = 4, THREADS = WARPS * WARP };
 // A query that no mask concerns, because every key is before it: in past blocks. Its window is EVERYTHING.
 enum { AFTER_ALL = 1 << 30, EVERYTHING = 0x7fffffff };
 
+// Queries of a forward CTA whose keys are many: at D = 64 a warp owns two register tiles, which share each K and V fragment;
+// at D = 128 the registers allow one.
+template <int D> struct Queries { static const int MT = D == 64 ? 2 : 1, ROWS = MT * 16 * WARPS; };
+
+// CTAs a multiprocessor should hold of the kernels whose warps own 16 rows: as many as the accumulators leave registers for
+template <int D> struct Resident { static const int FORWARD = D == 64 ? 4 : 2, BACKWARD = D == 64 ? 3 : 2; };
+
 template <typename Kernel>
 static inline void allow_shared(Kernel* kernel, size_t bytes) {          // more than 48 KB of dynamic shared memory has to be asked for
     CUDA_CHECK(cudaFuncSetAttribute((const void*)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
@@ -449,9 +456,6 @@ __device__ inline void add_queries(float (&dk)[1][D / 8][4], float (&dv)[1][D / 
         multiply_ab<D, 1, NT>(dk, ds, tile.q, part);
     }
 }
-
-// CTAs a multiprocessor should hold of the kernels whose warps own 16 rows: as many as the accumulators leave registers for
-template <int D> struct Resident { static const int FORWARD = D == 64 ? 4 : 2, BACKWARD = D == 64 ? 3 : 2; };
 
 // Shared memory of a dK, dV kernel.
 template <int D> struct KeysShared {
