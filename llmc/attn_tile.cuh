@@ -41,7 +41,7 @@ __device__ inline T* head_rows(T* x, int ld, const AttnShape& s, int head) {
 // matrix, and the rows that one warp copies, meet all 32 banks.
 template <int D> __device__ inline int tile_at(int row, int chunk) { return row * D + ((chunk ^ (row & 7)) << 3); }
 
-// How the CTA copies tiles: thread -> chunk CHUNK of rows FIRST, FIRST + STEP, ...
+// How the CTA copies tiles: a thread takes chunk chunk() of rows first(), first() + STEP, ...
 template <int D> struct Copy {
     static const int CHUNKS = D / 8, STEP = THREADS / CHUNKS;
     static __device__ inline int chunk() { return threadIdx.x % CHUNKS; }
@@ -52,7 +52,8 @@ template <int D> struct Copy {
 template <int D, int ROWS>
 __device__ inline void load_tile(floatX* tile, const floatX* matrix, int ld, int first, int end) {
     #pragma unroll
-    for (int r = Copy<D>::first(); r < ROWS; r += Copy<D>::STEP) {
+    for (int i = 0; i < ROWS / Copy<D>::STEP; i++) {
+        int r = Copy<D>::first() + i * Copy<D>::STEP;
         bool live = first + r < end;
         cp_async_16(tile + tile_at<D>(r, Copy<D>::chunk()), matrix + (size_t)(live ? first + r : 0) * ld + Copy<D>::chunk() * 8, live);
     }
