@@ -18,6 +18,13 @@ enum { TILE = 64, WARPS = 4, THREADS = WARPS * WARP };
 // A query that no mask concerns, because every key is before it: in past blocks. Its window is EVERYTHING.
 enum { AFTER_ALL = 1 << 30, EVERYTHING = 0x7fffffff };
 
+// Queries of a forward CTA whose keys are many: at D = 64 a warp owns two register tiles, which share each K and V fragment;
+// at D = 128 the registers allow one.
+template <int D> struct Queries { static const int MT = D == 64 ? 2 : 1, ROWS = MT * 16 * WARPS; };
+
+// CTAs a multiprocessor should hold of the kernels whose warps own 16 rows: as many as the accumulators leave registers for
+template <int D> struct Resident { static const int FORWARD = D == 64 ? 4 : 2, BACKWARD = D == 64 ? 3 : 2; };
+
 template <typename Kernel>
 static inline void allow_shared(Kernel* kernel, size_t bytes) {          // more than 48 KB of dynamic shared memory has to be asked for
     CUDA_CHECK(cudaFuncSetAttribute((const void*)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
@@ -34,7 +41,7 @@ __device__ inline T* head_rows(T* x, int ld, const AttnShape& s, int head) {
 // matrix, and the rows that one warp copies, meet all 32 banks.
 template <int D> __device__ inline int tile_at(int row, int chunk) { return row * D + ((chunk ^ (row & 7)) << 3); }
 
-// How the CTA copies tiles: thread -> chunk CHUNK of rows FIRST, FIRST + STEP, ...
+// How the CTA copies tiles: a thread takes chunk chunk() of rows first(), first() + STEP, ...
 template <int D> struct Copy {
     static const int CHUNKS = D / 8, STEP = THREADS / CHUNKS;
     static __device__ inline int chunk() { return threadIdx.x % CHUNKS; }
@@ -45,7 +52,8 @@ template <int D> struct Copy {
 template <int D, int ROWS>
 __device__ inline void load_tile(floatX* tile, const floatX* matrix, int ld, int first, int end) {
     #pragma unroll
-    for (int r = Copy<D>::first(); r < ROWS; r += Copy<D>::STEP) {
+    for (int i = 0; i < ROWS / Copy<D>::STEP; i++) {
+        int r = Copy<D>::first() + i * Copy<D>::STEP;
         bool live = first + r < end;
         cp_async_16(tile + tile_at<D>(r, Copy<D>::chunk()), matrix + (size_t)(live ? first + r : 0) * ld + Copy<D>::chunk() * 8, live);
     }
@@ -449,9 +457,6 @@ __device__ inline void add_queries(float (&dk)[1][D / 8][4], float (&dv)[1][D / 
         multiply_ab<D, 1, NT>(dk, ds, tile.q, part);
     }
 }
-
-// CTAs a multiprocessor should hold of the kernels whose warps own 16 rows: as many as the accumulators leave registers for
-template <int D> struct Resident { static const int FORWARD = D == 64 ? 4 : 2, BACKWARD = D == 64 ? 3 : 2; };
 
 // Shared memory of a dK, dV kernel.
 template <int D> struct KeysShared {

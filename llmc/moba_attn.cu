@@ -10,9 +10,6 @@
 // not hold up the rest. Lists are (top-k - 1) * block long on average, 896 at the default shape: those must not be cut.
 enum { LIST_PIECE = 2048 };
 
-// queries of a routed forward item: see Queries in swa.cu for the registers
-template <int D> struct Chunk { static const int MT = D == 64 ? 2 : 1, ROWS = MT * 16 * WARPS; };
-
 // What every kernel reads. Heads head0 .. head0 + gridDim.y - 1 are this launch's; scratch is indexed from head0.
 struct Moba {
     const floatX *q, *k, *v;
@@ -94,7 +91,7 @@ __device__ inline Keys block_keys(const Moba& m, int head, int block, int end) {
 template <int D>
 __global__ __launch_bounds__(THREADS)
 void moba_routed_forward_kernel(floatX* partial, float* partial_lse2, Moba m) {
-    const int MT = Chunk<D>::MT, ROWS = Chunk<D>::ROWS;
+    const int MT = Queries<D>::MT, ROWS = Queries<D>::ROWS;
     extern __shared__ __align__(16) unsigned char moba_shared[];
     floatX* q_tile = reinterpret_cast<floatX*>(moba_shared);
     int head = m.head0 + blockIdx.y, rows[ROWS / Copy<D>::STEP];
@@ -123,21 +120,50 @@ void moba_routed_forward_kernel(floatX* partial, float* partial_lse2, Moba m) {
     }
 }
 
-// x: eight columns of the own block's part, weight 2^lse2; becomes the whole output, lse2 the whole log2-sum-exp.
-// partial, partial_lse2, sel: at the query's first slot (and column)
-template <int D>
-__device__ inline void merge_slots(float (&x)[8], float& lse2, const floatX* partial, const float* partial_lse2, const uint16_t* sel,
-                                   int slots) {
-    float top = lse2;
+// A query's slots are read SLOTS at a time, the last one again where there are no more: loads without conditions do not wait for one another.
+enum { SLOTS = 4 };
+
+// how many slots of a query are in use; they come first
+__device__ inline int used_slots(const uint16_t* sel, int slots) {
     int used = 0;
-    for (; used < slots && sel[used] != MOBA_NONE; used++) { top = fmaxf(top, partial_lse2[used]); }
+    for (int first = 0; first < slots; first += 2 * SLOTS) {
+        #pragma unroll
+        for (int s = first; s < first + 2 * SLOTS; s++) {
+            bool picked = sel[min(s, slots - 1)] != MOBA_NONE;
+            used += picked & (s < slots);
+        }
+    }
+    return used;
+}
+
+// eight columns of slots first .. first + SLOTS - 1; slot = the query's first slot, at these columns
+template <int D>
+__device__ inline void load_slots(Pack8 (&parts)[SLOTS], const floatX* slot, int first, int used) {
+    #pragma unroll
+    for (int i = 0; i < SLOTS; i++) { parts[i] = load8(slot + (size_t)min(first + i, used - 1) * D); }
+}
+
+// x: eight columns of the own block's part, weight 2^lse2; becomes the whole output, lse2 the whole log2-sum-exp.
+// partial, partial_lse2: at the query's first slot (and column), `used` of them
+template <int D>
+__device__ inline void merge_slots(float (&x)[8], float& lse2, const floatX* partial, const float* partial_lse2, int used) {
+    float top = lse2;
+    for (int first = 0; first < used; first += 2 * SLOTS) {
+        #pragma unroll
+        for (int s = first; s < first + 2 * SLOTS; s++) { top = fmaxf(top, partial_lse2[min(s, used - 1)]); }
+    }
     float weight = exp2_approx(lse2 - top), sum = weight;
     for (int i = 0; i < 8; i++) { x[i] *= weight; }
-    for (int s = 0; s < used; s++) {
-        Pack8 part = load8(partial + (size_t)s * D);
-        weight = exp2_approx(partial_lse2[s] - top);
-        sum += weight;
-        for (int i = 0; i < 8; i++) { x[i] += weight * __bfloat162float(part.x[i]); }
+    for (int first = 0; first < used; first += SLOTS) {
+        Pack8 parts[SLOTS];
+        load_slots<D>(parts, partial, first, used);
+        #pragma unroll
+        for (int s = 0; s < SLOTS; s++) {
+            weight = exp2_approx(partial_lse2[min(first + s, used - 1)] - top);
+            if (first + s >= used) { weight = 0; }
+            sum += weight;
+            for (int i = 0; i < 8; i++) { x[i] += weight * __bfloat162float(parts[s].x[i]); }
+        }
     }
     for (int i = 0; i < 8; i++) { x[i] /= sum; }
     lse2 = top + log2f(sum);
@@ -171,7 +197,7 @@ void moba_own_forward_kernel(floatX* out, float* lse, const floatX* partial, con
         float x[8], lse2 = stage[stage_at<D>(local) + D];
         size_t slot = slot_at(m, head, t);
         staged8<D>(x, stage, local, chunk);
-        merge_slots<D>(x, lse2, partial + slot * D + 8 * chunk, partial_lse2 + slot, query_sel(m, head, t), m.slots);
+        merge_slots<D>(x, lse2, partial + slot * D + 8 * chunk, partial_lse2 + slot, used_slots(query_sel(m, head, t), m.slots));
         store8_rounded(out_head + (size_t)t * m.shape.ldo + 8 * chunk, x);
         if (chunk == 0) { lse[(size_t)head * m.shape.T + t] = lse2 * LN2; }
     }
@@ -179,7 +205,7 @@ void moba_own_forward_kernel(floatX* out, float* lse, const floatX* partial, con
 
 template <int D>
 static void forward(floatX* out, float* lse, Moba m, void* scratch, int heads, stream_t stream) {
-    const int ROWS = Chunk<D>::ROWS;
+    const int ROWS = Queries<D>::ROWS;
     floatX* partial = (floatX*)scratch;
     float* partial_lse2 = (float*)(partial + (size_t)heads * m.shape.T * m.slots * D);
     if (m.slots > 0) {
@@ -325,10 +351,14 @@ void moba_own_queries_kernel(floatX* dq, const floatX* dq_slots, const floatX* d
         float x[8];
         staged8<D>(x, stage, local, chunk);
         const floatX* slot = dq_slots + slot_at(m, head, t) * D + 8 * chunk;
-        const uint16_t* sel = query_sel(m, head, t);
-        for (int s = 0; s < m.slots && sel[s] != MOBA_NONE; s++, slot += D) {
-            Pack8 part = load8(slot);
-            for (int e = 0; e < 8; e++) { x[e] += __bfloat162float(part.x[e]); }
+        int used = used_slots(query_sel(m, head, t), m.slots);
+        for (int first = 0; first < used; first += SLOTS) {
+            Pack8 parts[SLOTS];
+            load_slots<D>(parts, slot, first, used);
+            #pragma unroll
+            for (int s = 0; s < SLOTS; s++) {
+                for (int e = 0; e < 8; e++) { x[e] += first + s < used ? __bfloat162float(parts[s].x[e]) : 0.0f; }
+            }
         }
         store8_rounded(dq_head + (size_t)t * m.shape.ldq + 8 * chunk, x);
     }

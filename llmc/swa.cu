@@ -3,9 +3,6 @@
 #include "ops.h"
 #include "attn_tile.cuh"
 
-// 16*MT queries a warp: two register tiles share each K and V fragment at D = 64; at D = 128 the registers allow one
-template <int D> struct Queries { static const int MT = D == 64 ? 2 : 1, ROWS = MT * 16 * WARPS; };
-
 // where the window of the first of a CTA's queries begins, to a whole tile
 __device__ inline int first_key(int query, int window) { return max(0, query - window + 1) / TILE * TILE; }
 
