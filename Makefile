@@ -104,13 +104,13 @@ $(B)/data/%: data/%.c data/tool.h $(CPU_LIB)
 # ---- tests ------------------------------------------------------------------------------------------------------------
 GEN := $(B)/gen/ref_names.h $(B)/gen/rnd_names.h $(B)/gen/ops_unname.h
 # an op's own test: without a GPU the CPU op alone; with one the kernels beside both references
-$(B)/test/cpu/test_%: test/test_%.cu test/test.h $(CPU_LIB)
+$(B)/test/cpu/test_%: test/test_%.cu $(wildcard test/*.h) $(CPU_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -Itest -x c -o $@ $< -x none $(CPU_LIB) $(LIBS)
-$(B)/test/cuda/test_%: test/test_%.cu test/test.h test/ref.h $(GEN) $(CUDA_LIB) $(REF_LIB)
+$(B)/test/cuda/test_%: test/test_%.cu $(wildcard test/*.h) $(GEN) $(CUDA_LIB) $(REF_LIB)
 	@mkdir -p $(@D)
 	$(NVCC) $(NVFLAGS) -Itest -I$(B)/gen -o $@ $< $(CUDA_LIB) $(REF_LIB) $(NVLIBS)
-$(B)/test/cpu/test_%: test/test_%.c test/test.h $(CPU_LIB)
+$(B)/test/cpu/test_%: test/test_%.c $(wildcard test/*.h) $(CPU_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -Itest -o $@ $< $(CPU_LIB) $(LIBS)
 # every CPU backward against finite differences; a file in test/gradcheck is in the program by being there
