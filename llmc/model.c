@@ -3,7 +3,6 @@
 // recompute level did not keep is redone by the very functions forward used, on the same shapes, so that every level gives the same bits.
 #include "model.h"
 
-#include "device.h"
 #include "ops.h"
 
 static const float EPS = 1e-6f;
@@ -278,9 +277,18 @@ void model_batch(Model* m, const int* tokens, const int* targets, int B, int T) 
     REQUIRE(B <= m->max_B && T <= m->max_T, "batch of %d x %d tokens, memory is planned for %d x %d", B, T, m->max_B, m->max_T);
     m->B = B;
     m->T = T;
-    size_t bytes = (size_t)B * T * sizeof(int);
-    device_upload(m->acts.tokens, tokens, bytes, m->stream);
-    if (targets) { device_upload(m->acts.targets, targets, bytes, m->stream); }
+    size_t n = (size_t)B * T;
+    Staging* staging = &m->staging[m->next_staging];
+    m->next_staging ^= 1;
+    if (staging->in_use) { event_wait(staging->read); }
+    memcpy(staging->pinned, tokens, n * sizeof(int));
+    device_upload(m->acts.tokens, staging->pinned, n * sizeof(int), m->stream);
+    if (targets) {
+        memcpy(staging->pinned + n, targets, n * sizeof(int));
+        device_upload(m->acts.targets, staging->pinned + n, n * sizeof(int), m->stream);
+    }
+    event_record(staging->read, m->stream);
+    staging->in_use = true;
 }
 
 // ---- open and close -------------------------------------------------------------------------------------------------------------
@@ -337,11 +345,19 @@ void model_allocate(Model* m) {
     m->stream = stream_open();
     m->plans = matmul_open(GEMM_WORKSPACE);
     arena_allocate(&m->arena);
+    for (int i = 0; i < 2; i++) {
+        m->staging[i].pinned = (int*)pinned_malloc((size_t)m->max_B * m->max_T * 2 * sizeof(int));
+        m->staging[i].read = event_open();
+    }
     acts_share(&m->acts, &m->shape, m->level);
     upload_rope(m);
 }
 
 void model_close(Model* m) {
+    for (int i = 0; i < 2; i++) {
+        pinned_free(m->staging[i].pinned);
+        event_close(m->staging[i].read);
+    }
     matmul_close(m->plans);
     arena_free(&m->arena);
     acts_free(&m->acts);

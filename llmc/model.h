@@ -4,7 +4,16 @@
 
 #include "acts.h"
 #include "arena.h"
+#include "device.h"
 #include "params.h"
+
+// Host side of an upload: pinned, refilled only once the device has read it, so that a caller's buffers are free when model_batch returns
+// and the host may run ahead of the device.
+typedef struct {
+    int*         pinned;          // tokens, then targets
+    DeviceEvent* read;            // recorded behind the copies
+    bool         in_use;
+} Staging;
 
 typedef struct {
     ModelShape shape;
@@ -18,6 +27,8 @@ typedef struct {
     float*     grads;             // NULL when FORWARD_ONLY
     Acts       acts;
     Arena      arena;
+    Staging    staging[2];        // taken in turn
+    int        next_staging;
     struct MatmulPlans* plans;
     stream_t   stream;
 } Model;
@@ -35,7 +46,7 @@ void model_plan(Model* m, ModelShape shape, int B, int T, KeepLevel level, size_
 void model_allocate(Model* m);
 void model_close(Model* m);
 
-// One micro-batch: B rows of T tokens from host memory. targets may be NULL (sampling); -1 is not scored.
+// One micro-batch: B rows of T tokens from host memory, which is free again on return. targets may be NULL (sampling); -1 is not scored.
 void model_batch(Model* m, const int* tokens, const int* targets, int B, int T);
 
 // x[L] and its final norm

@@ -6,6 +6,8 @@ if ! nvidia-smi -L > /dev/null 2>&1; then
     skip gpu_resume "(needs a GPU)"
     skip gpu_first_loss_is_the_cpu_s "(needs a GPU)"
     skip gpu_fifty_losses_are_the_cpu_s "(needs a GPU)"
+    skip gpu_evaluation_is_that_of_one_row_at_a_time "(needs a GPU)"
+    skip gpu_accumulation_is_that_of_one_batch "(needs a GPU)"
     exit 0
 fi
 
@@ -24,5 +26,18 @@ read -r steps first worst mean < "$WORK/difference"
 echo "# CPU against GPU over $steps steps, relative: first $first, worst $worst, mean $mean"
 awk -v d="$first" 'BEGIN { exit !(d <= 0.001) }' && [ "$steps" = 50 ] && ok gpu_first_loss_is_the_cpu_s || fail gpu_first_loss_is_the_cpu_s "differs by $first of itself"
 awk -v w="$worst" -v m="$mean" 'BEGIN { exit !(w <= 0.01 && m <= 0.003) }' && ok gpu_fifty_losses_are_the_cpu_s || fail gpu_fifty_losses_are_the_cpu_s "worst $worst, mean $mean"
+
+# a host that runs ahead of the device must not spoil what the device has yet to read: many small batches against few large ones
+near() { awk -v a="$1" -v b="$2" 'BEGIN { d = (a - b) / b; exit !(a > 0 && d < 1e-3 && d > -1e-3) }'; }
+validation() { ./train_moba --eval-only --val-data "$WORK/text.bin" --eval-batches 1000 --out "$WORK/train_moba" "$@" 2>&1 | sed -nE 's/^validation loss +([0-9.]+).*/\1/p'; }
+one=$(validation --micro-batch 1) many=$(validation --micro-batch 64)
+near "$one" "$many" && ok gpu_evaluation_is_that_of_one_row_at_a_time || fail gpu_evaluation_is_that_of_one_row_at_a_time "loss $one by one row, $many by 64"
+
+for rows in 1 16; do
+    ./train_moba --train-data "$WORK/text.bin" --out "$WORK/rows$rows" --preset tiny --pattern S64,M64:3 --seq-len 512 --micro-batch $rows --total-batch 8192 \
+        --steps 3 --lr 0.001 --save-every 0 > "$WORK/console" 2>&1 || fail "gpu_accumulation" "$(tail -n 1 "$WORK/console")"
+done
+paste -d ' ' <(columns "$WORK/rows1") <(columns "$WORK/rows16") | awk '{ d = ($2 - $6) / $6; if (d > 1e-3 || d < -1e-3) bad = 1; n++ } END { exit !(n == 3 && !bad) }' \
+    && ok gpu_accumulation_is_that_of_one_batch || fail gpu_accumulation_is_that_of_one_batch "$(columns "$WORK/rows1" | tr '\n' ';') against $(columns "$WORK/rows16" | tr '\n' ';')"
 
 [ $failures -eq 0 ]
