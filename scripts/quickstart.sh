@@ -13,9 +13,9 @@ rm -rf "$out"
 mkdir -p "$out"
 build/data/bytes --out "$out/train.bin" --val-out "$out/val.bin" --val-fraction 0.1 README.md train_moba.cu llmc/*.c llmc/*.h llmc/cpu/*.c llmc/*.cu
 
-# 8 rows of 256 bytes a step; the pattern in small: a window of 64, MoBA with blocks of 64 of which a query reads 2
+# 4 rows of 256 bytes a step; the pattern in small: a window of 64, MoBA with blocks of 64 of which a query reads 2
 "./$program" --train-data "$out/train.bin" --val-data "$out/val.bin" --out "$out" --preset tiny --pattern S64,M64:2 --kconv 3 \
-    --seq-len 256 --micro-batch 8 --steps 100 --lr 0.004 --warmup 10 --eval-every 50 --save-every 0 --log-every 10
+    --seq-len 256 --micro-batch 4 --steps 300 --lr 0.002 --warmup 20 --eval-every 100 --save-every 0 --log-every 20
 
 # the run is only a success if it learned: the mean loss of the last 5 steps is under 0.7 of the first
 awk -F'"loss":' '/"kind":"step"/ { split($2, a, ","); loss[++n] = a[1] }
