@@ -311,6 +311,7 @@ static int train(const Config* cfg) {
     run.options = config_to_json(cfg);
     run.device = device_open(0);
     model_plan(&run.model, shape, cfg->micro_batch, cfg->seq_len, (KeepLevel)cfg->recompute, (size_t)cfg->scratch << 20);
+    run.model.attn_path = (AttnPath)cfg->attn_path;
     optimizer_plan(&run.opt, &run.model);
     run.flops_per_token = flops_per_token(&run.model.shape, cfg->seq_len, false);
     print_header(&run);
@@ -348,6 +349,7 @@ static void open_trained(Model* m, Config* cfg, int B) {
     model_allocate(m);
     TRY(state_load_weights(m, checkpoint, &err));
     m->dense_moba = cfg->eval_attention == EVAL_DENSE;
+    m->attn_path = (AttnPath)cfg->attn_path;
     printf("checkpoint  %s\n", checkpoint->path);
     checkpoint_close(checkpoint);
     free(checkpoints_dir);

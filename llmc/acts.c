@@ -25,7 +25,7 @@ static int x_home(int l, KeepLevel level) {
 // ---- scratch: the most any single op asks for -----------------------------------------------------------------------------
 
 static AttnShape widest_shape(const ModelShape* s, int B, int T) {
-    AttnShape shape = {B, T, s->H, s->D, 3 * s->C, 3 * s->C, 3 * s->C, s->C};
+    AttnShape shape = {B, T, s->H, s->D, 3 * s->C, 3 * s->C, 3 * s->C, s->C, ATTN_AUTO};
     return shape;
 }
 

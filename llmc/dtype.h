@@ -58,7 +58,11 @@ static inline float floatx_to_float(floatX x) { return x; }
 typedef struct {
     int B, T, H, D;
     int ldq, ldk, ldv, ldo;   // in elements, multiples of 8, >= H*D
+    int path;                 // AttnPath: which of the GPU's kernels
 } AttnShape;
+
+// AUTO: the Hopper kernels (wgmma, TMA) on compute capability 9.0, the portable ones (mma.sync) elsewhere. The words of --attn-path, in order.
+typedef enum { ATTN_AUTO, ATTN_HOPPER, ATTN_PORTABLE } AttnPath;
 
 // Where each query's routed keys are (chosen by moba_topk, listed by moba_index). n = ceil(T/block) blocks, slots = topk - 1 routed slots a query.
 typedef struct {

@@ -22,7 +22,8 @@ typedef struct { floatX *q, *k, *v; AttnShape shape; } Attention;
 static Attention attention_of(const Model* m, int l, floatX* qkv, floatX* kprime) {
     const ModelShape* s = &m->shape;
     bool convolved = kconv_taps(s, l) > 0;
-    Attention a = {qkv, convolved ? kprime : qkv + s->C, qkv + 2 * s->C, {m->B, m->T, s->H, s->D, 3 * s->C, convolved ? s->C : 3 * s->C, 3 * s->C, s->C}};
+    Attention a = {qkv, convolved ? kprime : qkv + s->C, qkv + 2 * s->C,
+                   {m->B, m->T, s->H, s->D, 3 * s->C, convolved ? s->C : 3 * s->C, 3 * s->C, s->C, m->attn_path}};
     return a;
 }
 

@@ -20,6 +20,7 @@ typedef struct {
     ParamTable table;
     KeepLevel  level;
     bool       dense_moba;        // M layers attend to every block (--eval-attention dense); forward only
+    AttnPath   attn_path;         // AUTO after model_plan
     int        max_B, max_T;      // planned for
     int        B, T;              // of the micro-batch at hand
     floatX*    matrices;          // compute copy of the parameters

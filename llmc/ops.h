@@ -108,7 +108,7 @@ size_t moba_index_scratch(int B, int H, int T, int block, int topk);
 
 // ---- moba_attn ------------------------------------------------------------------------------------------------------
 // out_t = softmax(q_t . k_u / sqrt(D)) v_u over the keys u <= t of t's own block and of the blocks sel names. lse as in swa_forward.
-// GPU: head dim 64 or 128, block 64..1024 (powers of two), topk 1..32. The CPU takes any block and head dim.
+// GPU: head dim 64 or 128, block 64..1024 (powers of two), topk 1..32; shape.path chooses the kernels. The CPU takes any block and head dim.
 // scratch_bytes caps the memory; with less than all heads need, heads are walked in groups (one head must fit).
 void moba_attn_forward(floatX* out, float* lse, const floatX* q, const floatX* k, const floatX* v, MobaRoute route,
                        AttnShape shape, int block, int topk, void* scratch, size_t scratch_bytes, stream_t stream);

@@ -79,6 +79,7 @@ static inline AttnShape attn_shape(int B, int T, int H, int D) {
     s.B = B; s.T = T; s.H = H; s.D = D;
     s.ldq = s.ldv = 3 * H * D;
     s.ldk = s.ldo = H * D;
+    s.path = ATTN_AUTO;
     return s;
 }
 

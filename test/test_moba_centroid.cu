@@ -12,7 +12,7 @@ TEST(moba_centroid_by_hand) {
     for (int row = 0; row < B * T; row++) {
         for (int c = 0; c < LD; c++) { k[row * LD + c] = (float)(row * row + c); }
     }
-    AttnShape shape = {B, T, H, D, LD, LD, LD, LD};
+    AttnShape shape = {B, T, H, D, LD, LD, LD, LD, ATTN_AUTO};
     moba_centroid(centroid, k, shape, BLOCK, NULL);
     for (int b = 0; b < B; b++) {
         int r = b * T;
@@ -51,15 +51,16 @@ static void centroid_check_shape(AttnShape s, int block, int repeats) {
 }
 
 GPU_TEST(moba_centroid_kernel_within_budget) {
-    AttnShape shapes[] = {{1, 1, 1, 64, 64, 64, 64, 64},      {2, 63, 3, 64, 192, 576, 192, 192},    {1, 64, 5, 128, 640, 640, 640, 640},
-                          {2, 200, 16, 64, 8, 3072, 8, 1024}, {3, 1025, 2, 128, 256, 264, 256, 256}, {1, 300, 3, 24, 72, 80, 72, 72}};
+    AttnShape shapes[] = {{1, 1, 1, 64, 64, 64, 64, 64, ATTN_AUTO},      {2, 63, 3, 64, 192, 576, 192, 192, ATTN_AUTO},
+                          {1, 64, 5, 128, 640, 640, 640, 640, ATTN_AUTO}, {2, 200, 16, 64, 8, 3072, 8, 1024, ATTN_AUTO},
+                          {3, 1025, 2, 128, 256, 264, 256, 256, ATTN_AUTO}, {1, 300, 3, 24, 72, 80, 72, 72, ATTN_AUTO}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         for (int block = 64; block <= 1024; block *= 4) { centroid_check_shape(shapes[i], block, 1); }
     }
 }
 
 GPU_TEST(moba_centroid_kernel_repeats_to_the_bit) {
-    AttnShape shape = {2, 1000, 4, 64, 256, 768, 256, 256};
+    AttnShape shape = {2, 1000, 4, 64, 256, 768, 256, 256, ATTN_AUTO};
     centroid_check_shape(shape, 128, 10);
 }
 #endif

@@ -34,7 +34,7 @@ static uint16_t* topk_run(const float* q, const float* centroid, AttnShape shape
 }
 
 static uint16_t* topk_of_scores(const float scores[RULE_N], int T, int topk) {
-    AttnShape shape = {1, T, 1, RULE_D, RULE_D, RULE_D, RULE_D, RULE_D};
+    AttnShape shape = {1, T, 1, RULE_D, RULE_D, RULE_D, RULE_D, RULE_D, ATTN_AUTO};
     float* q = (float*)calloc((size_t)T * RULE_D, sizeof(float));
     float centroid[RULE_N * RULE_D] = {0};
     for (int t = 0; t < T; t++) { q[(size_t)t * RULE_D] = 1; }
@@ -118,7 +118,7 @@ TEST(moba_topk_reads_its_own_sequence_and_head) {
     for (int i = 0; i < B * T * LD; i++) { q[i] = i % LD < H * D ? 1 : 1000; }
     for (int i = 0; i < B * H * N * D; i++) { centroid[i] = 0; }
     for (int bh = 0; bh < B * H; bh++) { centroid[(bh * N + (bh == 1 || bh == 2)) * D + 3] = 1; }   // heads 1 and 2 prefer block 1
-    AttnShape shape = {B, T, H, D, LD, LD, LD, LD};
+    AttnShape shape = {B, T, H, D, LD, LD, LD, LD, ATTN_AUTO};
     uint16_t* sel = topk_run(q, centroid, shape, BLOCK, 2);
     for (int bh = 0; bh < B * H; bh++) {
         for (int t = 0; t < T; t++) { CHECK_EQ(sel[bh * T + t], t < 4 ? MOBA_NONE : t < 8 ? 0 : bh == 1 || bh == 2); }
@@ -210,7 +210,7 @@ static void topk_check_shape(AttnShape s, int block, int topk, int repeats) {
 
 GPU_TEST(moba_topk_kernel_agrees_with_the_reference_at_8k) {
     for (int D = 64; D <= 128; D += 64) {
-        AttnShape shape = {1, 8192, 2, D, 6 * D, 2 * D, 2 * D, 2 * D};
+        AttnShape shape = {1, 8192, 2, D, 6 * D, 2 * D, 2 * D, 2 * D, ATTN_AUTO};
         topk_check_shape(shape, 128, 8, 1);
         topk_check_shape(shape, 512, 8, 1);
         topk_check_shape(shape, 512, 2, 1);
@@ -222,7 +222,7 @@ GPU_TEST(moba_topk_kernel_agrees_on_ragged_shapes) {
     int lengths[] = {1, 63, 65, 257, 1000, 2047}, topks[] = {2, 3, 5, 9, 16, 17, 32};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         for (size_t j = 0; j < sizeof topks / sizeof *topks; j++) {
-            AttnShape narrow = {2, lengths[i], 1, 64, 72, 64, 64, 64}, wide = {1, lengths[i], 3, 128, 1152, 384, 384, 384};
+            AttnShape narrow = {2, lengths[i], 1, 64, 72, 64, 64, 64, ATTN_AUTO}, wide = {1, lengths[i], 3, 128, 1152, 384, 384, 384, ATTN_AUTO};
             topk_check_shape(narrow, 64, topks[j], 1);
             topk_check_shape(wide, 128, topks[j], 1);
         }
@@ -230,13 +230,13 @@ GPU_TEST(moba_topk_kernel_agrees_on_ragged_shapes) {
 }
 
 GPU_TEST(moba_topk_kernel_repeats_to_the_bit) {
-    AttnShape shape = {2, 3000, 3, 64, 192, 192, 192, 192};
+    AttnShape shape = {2, 3000, 3, 64, 192, 192, 192, 192, ATTN_AUTO};
     topk_check_shape(shape, 64, 8, 10);
 }
 
 GPU_TEST(moba_topk_kernel_does_not_look_ahead) {                         // new q and centroids from block 20 on leave earlier picks alone
     enum { T = 2048, D = 64, BLOCK = 64, N = 32, TOPK = 8, CUT = 20 };
-    AttnShape shape = {1, T, 1, D, D, D, D, D};
+    AttnShape shape = {1, T, 1, D, D, D, D, D, ATTN_AUTO};
     float *q = topk_normals((size_t)T * D, 1), *centroid = topk_normals(N * D, 2);
     uint16_t* before = topk_run(q, centroid, shape, BLOCK, TOPK);
     for (int i = CUT * BLOCK * D; i < T * D; i++) { q[i] = -3 * q[i]; }
@@ -249,7 +249,7 @@ GPU_TEST(moba_topk_kernel_does_not_look_ahead) {                         // new 
 // A million tokens, block 64: 16384 blocks. Spot-checked on 1024 queries, scores in fp64.
 GPU_TEST(moba_topk_kernel_at_a_million_tokens) {
     enum { T = 1 << 20, D = 64, BLOCK = 64, N = T / BLOCK, TOPK = 8, SLOTS = TOPK - 1, SAMPLES = 1024, POOL = 1 << 16 };
-    AttnShape shape = {1, T, 1, D, D, D, D, D};
+    AttnShape shape = {1, T, 1, D, D, D, D, D, ATTN_AUTO};
     float *pool = topk_normals(POOL, 1), *q = (float*)malloc((size_t)T * D * sizeof(float)), *centroid = topk_normals((size_t)N * D, 2);
     uint64_t random = 3;
     for (size_t i = 0; i < (size_t)T * D; i++) { q[i] = bf16_to_float(float_to_bf16(pool[test_bits(&random) % POOL])); }

@@ -54,6 +54,7 @@ static void shape_rows(int T, int D, const char* routing) {
     Moba m;
     m.shape.B = B; m.shape.T = T; m.shape.H = H; m.shape.D = D;
     m.shape.ldq = m.shape.ldk = m.shape.ldv = m.shape.ldo = C;
+    m.shape.path = ATTN_AUTO;
     m.block = 128; m.topk = 8;
     size_t n = (size_t)B * T * C, cap = (size_t)4 << 30;
     floatX** tensors[] = {&m.out, &m.q, &m.k, &m.v, &m.dout, &m.dq, &m.dk, &m.dv};

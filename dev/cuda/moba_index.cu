@@ -16,7 +16,7 @@ static void row(int T, int block, int topk) {
                     device_malloc(moba_index_scratch(B, H, T, block, topk))};
     floatX* q = bench_bf16(queries * D, 1, 1);
     float* centroid = bench_f32((size_t)B * H * n * D, 2, 0.1f);
-    AttnShape attention = {B, T, H, D, C, C, C, C};
+    AttnShape attention = {B, T, H, D, C, C, C, C, ATTN_AUTO};
     moba_topk(c.sel, q, centroid, attention, block, topk, NULL);
     char shape[96];
     snprintf(shape, sizeof shape, "\"T\":%d,\"heads\":%d,\"block\":%d,\"topk\":%d", T, B * H, block, topk);

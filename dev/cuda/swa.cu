@@ -24,6 +24,7 @@ static void shape_rows(int T, int D, int window) {
     Swa s;
     s.shape.B = B; s.shape.T = T; s.shape.H = H; s.shape.D = D;
     s.shape.ldq = s.shape.ldk = s.shape.ldv = s.shape.ldo = C;
+    s.shape.path = ATTN_AUTO;
     s.window = window;
     size_t n = (size_t)B * T * C;
     floatX** tensors[] = {&s.out, &s.q, &s.k, &s.v, &s.dout, &s.dq, &s.dk, &s.dv};

@@ -125,6 +125,7 @@ int main(int argc, char** argv) {
     Model m;
     Optimizer opt;
     model_plan(&m, shape, cfg.micro_batch, cfg.seq_len, (KeepLevel)cfg.recompute, (size_t)cfg.scratch << 20);
+    m.attn_path = (AttnPath)cfg.attn_path;
     optimizer_plan(&opt, &m);
     model_allocate(&m);
     optimizer_init(&opt, &m, (uint64_t)cfg.seed);
