@@ -34,12 +34,12 @@ bad short_row     65 'short\.bin'                           "$WORK/short.bin"
 bad directory     65 'directory\.bin'                       "$WORK/directory.bin"
 bad both_magics   65 'mixed/'                               "$WORK/mixed/*.bin"
 bad token_id      65 'vocab\.bin.*257'                      "$WORK/vocab.bin"
-if [ "$(id -u)" != 0 ]; then
-    cp "$WORK/good.bin" "$WORK/secret.bin"; chmod 000 "$WORK/secret.bin"
-    bad unreadable 66 'secret\.bin' "$WORK/secret.bin"
-else
-    skip cli_shard_unreadable "(root reads everything)"
-fi
+cp "$WORK/good.bin" "$WORK/secret.bin"; chmod 000 "$WORK/secret.bin"
+if [ "$(id -u)" != 0 ]; then bad unreadable 66 'secret\.bin' "$WORK/secret.bin"
+elif command -v setpriv > /dev/null; then          # root reads everything, unless the right to do so is taken away
+    expect cli_shard_unreadable 66 'secret\.bin' setpriv --inh-caps=-dac_override,-dac_read_search --bounding-set=-dac_override,-dac_read_search \
+        "$PROGRAM" "${small[@]}" --out "$WORK/run_unreadable" --train-data "$WORK/secret.bin"
+else skip cli_shard_unreadable "(root reads everything, and there is no setpriv)"; fi
 
 # ---- R17: every option with an empty, negative, huge, textual and NaN value: 64 with one sentence, or accepted as documented; never a crash
 refused=0; accepted=0; wrong=""
