@@ -11,7 +11,7 @@ import sys
 import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-KIT = os.environ.get("MOBA_DATA") or os.path.join(ROOT, "..", "shared", "data")
+KIT = os.path.abspath(os.environ.get("MOBA_DATA") or os.path.join(ROOT, "..", "shared", "data"))
 sys.path.insert(0, os.path.join(ROOT, "data"))
 sys.dont_write_bytecode = True
 
