@@ -1,6 +1,7 @@
 // train_moba: pre-training of sliding-window / MoBA hybrids. Parse, plan, open, loop, close; the only file that sees all.
 // In the common subset of C11 and C++17: nvcc compiles it for the GPU program, the C compiler for train_moba_cpu.
 #include <math.h>
+#include <signal.h>
 #include <string.h>
 #include <time.h>
 
@@ -140,6 +141,27 @@ static void accumulate_gradients(Run* run) {
     }
 }
 
+// What only faults can show (R12, R14), in a program of the tests: MOBA_TEST_NAN_STEPS=FIRST-LAST puts a NaN into a gradient of these steps,
+// MOBA_TEST_STOP_STEP=N sends SIGTERM when step N is wholly done.
+#ifdef LLMC_TEST
+static void test_spoil_gradient(const Run* run) {
+    const char* range = getenv("MOBA_TEST_NAN_STEPS");
+    long long first, last, step = run->progress.step + 1;
+    if (!range || sscanf(range, "%lld-%lld", &first, &last) != 2 || step < first || step > last) { return; }
+    float nan = NAN;
+    device_upload(run->model.grads + run->model.table.matrix_elements / 2, &nan, sizeof nan, run->model.stream);
+    stream_sync(run->model.stream);
+}
+
+static void test_stop(const Run* run) {
+    const char* step = getenv("MOBA_TEST_STOP_STEP");
+    if (step && atoll(step) == run->progress.step) { raise(SIGTERM); }
+}
+#else
+#define test_spoil_gradient(run) ((void)0)
+#define test_stop(run)           ((void)0)
+#endif
+
 static void skip_step(Run* run, double loss, double norm) {
     char why[96];
     snprintf(why, sizeof why, "loss %g, gradient norm %g: not finite", loss, norm);
@@ -157,6 +179,7 @@ static void train_step(Run* run) {
     double start = now_ms();
     AdamWSettings settings = {schedule_lr(cfg, run->progress.step), 0.9, 0.95, 1e-8, cfg->weight_decay, cfg->clip};
     accumulate_gradients(run);
+    test_spoil_gradient(run);
     double norm = optimizer_grad_norm(&run->opt, &run->model);
     double loss = model_total(&run->model) / (double)cfg->total_batch;
     run->progress.step++;
@@ -230,6 +253,7 @@ static bool loop(Run* run) {
         if (run->valid && (last || due(done, cfg->eval_every)))     { validate(run); }
         if (run->tokenizer && (last || due(done, cfg->sample_every))) { print_sample(run); }
         if (last || due(done, cfg->save_every) || stop_requested()) { saved = save(run); }
+        test_stop(run);
     }
     return saved;
 }
