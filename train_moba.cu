@@ -243,19 +243,20 @@ static void print_sample(Run* run) {
     sample_text(&run->model, run->tokenizer, "", &settings, stdout);
 }
 
+// False: the last state could not be saved. After the last step, and after a signal wherever it came, nothing is left unsaved.
 static bool loop(Run* run) {
     const Config* cfg = run->cfg;
-    bool saved = true;
+    int64_t on_disk = run->progress.step;
     while (run->progress.step < cfg->steps && !stop_requested()) {
         train_step(run);
         int64_t done = run->progress.step;
         bool last = done == cfg->steps;
-        if (run->valid && (last || due(done, cfg->eval_every)))     { validate(run); }
+        if (run->valid && (last || due(done, cfg->eval_every)))       { validate(run); }
         if (run->tokenizer && (last || due(done, cfg->sample_every))) { print_sample(run); }
-        if (last || due(done, cfg->save_every) || stop_requested()) { saved = save(run); }
+        if (!last && due(done, cfg->save_every) && save(run))         { on_disk = done; }
         test_stop(run);
     }
-    return saved;
+    return on_disk == run->progress.step || save(run);
 }
 
 // Everything that can be wrong with the input is found here, before a device is touched.

@@ -35,4 +35,11 @@ check trainer_bad_steps_count_across_a_resume [ $status = 70 ]
 run "$WORK/stuck" --max-bad-steps 3; status=$?
 check trainer_bad_steps_can_be_resumed_from   [ $status = 0 ]
 
+# ---- R12: a signal that comes when step 5 is wholly done still finds it saved
+MOBA_TEST_STOP_STEP=5 run "$WORK/stopped" --save-every 0; status=$?
+check trainer_stop_between_steps_exits_75     [ $status = 75 ]
+check trainer_stop_between_steps_saves        [ -e "$(step "$WORK/stopped" 5)" ]
+run "$WORK/stopped" --save-every 0
+check trainer_stop_between_steps_goes_on      cmp -s <(columns "$WORK/clean") <(columns "$WORK/stopped")
+
 [ $failures -eq 0 ]
