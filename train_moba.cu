@@ -12,6 +12,7 @@
 #include "device.h"
 #include "eval.h"
 #include "flops.h"
+#include "json.h"
 #include "logger.h"
 #include "model.h"
 #include "optimizer.h"
@@ -274,11 +275,21 @@ static void open_loaders(Run* run) {
     if (run->valid_set) { run->valid = loader_open(run->valid_set, cfg->micro_batch, cfg->micro_batch, 0, 1, 0, false); }
 }
 
+static void write_config(const Run* run) {
+    Error err;
+    Json json = json_begin();
+    json_put_text(&json, "commit", COMMIT);
+    json_put_text(&json, "device", run->device.name);
+    json_put_raw(&json, "options", run->options);
+    char* text = json_end(&json);
+    TRY(rundir_write(&run->dir, "config.json", text, &err));
+    free(text);
+}
+
 static void open_log(Run* run) {
     Error err;
     run->log = logger_open(run->dir.path, run->progress.step, run->cfg->steps, run->cfg->log_every, &err);
     TRY(run->log);
-    TRY(rundir_write(&run->dir, "config.json", run->options, &err));
     StartRecord start = {run->progress.step, run->options, run->device.name, COMMIT, run->cfg->train_data, run->train_set->tokens,
                          (int64_t)run->model.table.parameters};
     log_start(run->log, &start);
@@ -348,6 +359,7 @@ static int train(const Config* cfg) {
         optimizer_init(&run.opt, &run.model, (uint64_t)cfg->seed);
     }
     open_loaders(&run);
+    write_config(&run);
     open_log(&run);
     bool saved = loop(&run);
     bool finished = run.progress.step >= cfg->steps;

@@ -16,6 +16,8 @@ step()    { printf '%s/checkpoints/step_%08d' "$1" "$2"; }
 
 run "$WORK/clean" || fail trainer_clean_run "$(tail -n 1 "$WORK/err")"
 
+check trainer_config_names_commit_and_device  grep -qE '^\{"commit":"[^"]+","device":"[^"]+","options":\{"train-data":' "$WORK/clean/config.json"
+
 # ---- R14: a NaN in the gradients of one step, of several in a row
 MOBA_TEST_NAN_STEPS=3-3 run "$WORK/nan"; status=$?
 check trainer_nan_run_finishes                [ $status = 0 ]
