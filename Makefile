@@ -90,6 +90,10 @@ FORCE:
 # ---- programs ---------------------------------------------------------------------------------------------------------
 train_moba_cpu: train_moba.cu $(B)/gen/commit.h $(CPU_LIB)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -I$(B)/gen -x c -o $@ $< -x none $(CPU_LIB) $(LIBS)
+# the same with hooks that only tests pull (test/test_trainer.sh)
+$(B)/test/hooks/train_moba_cpu: train_moba.cu $(B)/gen/commit.h $(CPU_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_TEST -I$(B)/gen -x c -o $@ $< -x none $(CPU_LIB) $(LIBS)
 train_moba: train_moba.cu $(B)/gen/commit.h $(CUDA_LIB)
 	$(NVCC) $(NVFLAGS) -I$(B)/gen -o $@ $< $(CUDA_LIB) $(NVLIBS)
 
@@ -166,7 +170,7 @@ test: setup-test
 	@$(MAKE) --no-print-directory -j $$(nproc) test-built OP=$(OP)
 setup-test:
 	@scripts/setup.sh test
-test-built: $(TEST_PROGRAMS) $(if $(OP),,train_moba_cpu $(if $(HAS_GPU),train_moba) $(DATA_TOOLS) $(MODEL_DUMPS))
+test-built: $(TEST_PROGRAMS) $(if $(OP),,train_moba_cpu $(B)/test/hooks/train_moba_cpu $(if $(HAS_GPU),train_moba) $(DATA_TOOLS) $(MODEL_DUMPS))
 	@test/run.sh $(if $(HAS_GPU),,--skip-gpu-cases-of $(if $(OP),test/test_$(OP).cu,$(wildcard test/test_*.cu))) \
 		$(if $(and $(HAS_GPU),$(if $(OP),,all)),--record dev/results/gpu-tests.json) -- $(TEST_PROGRAMS) $(SCRIPTS)
 

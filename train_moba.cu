@@ -1,6 +1,7 @@
 // train_moba: pre-training of sliding-window / MoBA hybrids. Parse, plan, open, loop, close; the only file that sees all.
 // In the common subset of C11 and C++17: nvcc compiles it for the GPU program, the C compiler for train_moba_cpu.
 #include <math.h>
+#include <signal.h>
 #include <string.h>
 #include <time.h>
 
@@ -11,6 +12,7 @@
 #include "device.h"
 #include "eval.h"
 #include "flops.h"
+#include "json.h"
 #include "logger.h"
 #include "model.h"
 #include "optimizer.h"
@@ -140,6 +142,27 @@ static void accumulate_gradients(Run* run) {
     }
 }
 
+// What only faults can show (R12, R14), in a program of the tests: MOBA_TEST_NAN_STEPS=FIRST-LAST puts a NaN into a gradient of these steps,
+// MOBA_TEST_STOP_STEP=N sends SIGTERM when step N is wholly done.
+#ifdef LLMC_TEST
+static void test_spoil_gradient(const Run* run) {
+    const char* range = getenv("MOBA_TEST_NAN_STEPS");
+    long long first, last, step = run->progress.step + 1;
+    if (!range || sscanf(range, "%lld-%lld", &first, &last) != 2 || step < first || step > last) { return; }
+    float nan = NAN;
+    device_upload(run->model.grads + run->model.table.matrix_elements / 2, &nan, sizeof nan, run->model.stream);
+    stream_sync(run->model.stream);
+}
+
+static void test_stop(const Run* run) {
+    const char* step = getenv("MOBA_TEST_STOP_STEP");
+    if (step && atoll(step) == run->progress.step) { raise(SIGTERM); }
+}
+#else
+#define test_spoil_gradient(run) ((void)0)
+#define test_stop(run)           ((void)0)
+#endif
+
 static void skip_step(Run* run, double loss, double norm) {
     char why[96];
     snprintf(why, sizeof why, "loss %g, gradient norm %g: not finite", loss, norm);
@@ -157,6 +180,7 @@ static void train_step(Run* run) {
     double start = now_ms();
     AdamWSettings settings = {schedule_lr(cfg, run->progress.step), 0.9, 0.95, 1e-8, cfg->weight_decay, cfg->clip};
     accumulate_gradients(run);
+    test_spoil_gradient(run);
     double norm = optimizer_grad_norm(&run->opt, &run->model);
     double loss = model_total(&run->model) / (double)cfg->total_batch;
     run->progress.step++;
@@ -220,18 +244,20 @@ static void print_sample(Run* run) {
     sample_text(&run->model, run->tokenizer, "", &settings, stdout);
 }
 
+// False: the last state could not be saved. After the last step, and after a signal wherever it came, nothing is left unsaved.
 static bool loop(Run* run) {
     const Config* cfg = run->cfg;
-    bool saved = true;
+    int64_t on_disk = run->progress.step;
     while (run->progress.step < cfg->steps && !stop_requested()) {
         train_step(run);
         int64_t done = run->progress.step;
         bool last = done == cfg->steps;
-        if (run->valid && (last || due(done, cfg->eval_every)))     { validate(run); }
+        if (run->valid && (last || due(done, cfg->eval_every)))       { validate(run); }
         if (run->tokenizer && (last || due(done, cfg->sample_every))) { print_sample(run); }
-        if (last || due(done, cfg->save_every) || stop_requested()) { saved = save(run); }
+        if (!last && due(done, cfg->save_every) && save(run))         { on_disk = done; }
+        test_stop(run);
     }
-    return saved;
+    return on_disk == run->progress.step || save(run);
 }
 
 // Everything that can be wrong with the input is found here, before a device is touched.
@@ -249,11 +275,21 @@ static void open_loaders(Run* run) {
     if (run->valid_set) { run->valid = loader_open(run->valid_set, cfg->micro_batch, cfg->micro_batch, 0, 1, 0, false); }
 }
 
+static void write_config(const Run* run) {
+    Error err;
+    Json json = json_begin();
+    json_put_text(&json, "commit", COMMIT);
+    json_put_text(&json, "device", run->device.name);
+    json_put_raw(&json, "options", run->options);
+    char* text = json_end(&json);
+    TRY(rundir_write(&run->dir, "config.json", text, &err));
+    free(text);
+}
+
 static void open_log(Run* run) {
     Error err;
     run->log = logger_open(run->dir.path, run->progress.step, run->cfg->steps, run->cfg->log_every, &err);
     TRY(run->log);
-    TRY(rundir_write(&run->dir, "config.json", run->options, &err));
     StartRecord start = {run->progress.step, run->options, run->device.name, COMMIT, run->cfg->train_data, run->train_set->tokens,
                          (int64_t)run->model.table.parameters};
     log_start(run->log, &start);
@@ -324,6 +360,7 @@ static int train(const Config* cfg) {
         optimizer_init(&run.opt, &run.model, (uint64_t)cfg->seed);
     }
     open_loaders(&run);
+    write_config(&run);
     open_log(&run);
     bool saved = loop(&run);
     bool finished = run.progress.step >= cfg->steps;

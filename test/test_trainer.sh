@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# The trainer around the model, on micro shapes: skipped steps, stops, what a run directory says, evaluation and prompts.
+. "$(dirname "$0")/script.sh"
+HOOKS=${HOOKS:-build/test/hooks/train_moba_cpu}       # the program with the hooks of train_moba.cu (LLMC_TEST)
+
+make_shard "$WORK/text.bin"
+run() {     # run OUT OPTIONS...: 12 steps of a micro model; what it prints is in $WORK/console and $WORK/err
+    local out=$1; shift
+    "$HOOKS" --train-data "$WORK/text.bin" --out "$out" --layers 2 --channels 16 --heads 2 --mlp 16 --pattern S16,M16:2 --seq-len 64 \
+        --micro-batch 2 --steps 12 --lr 0.003 --save-every 1 --keep 20 "$@" > "$WORK/console" 2> "$WORK/err"
+}
+check()   { local name=$1; shift; if "$@"; then ok "$name"; else fail "$name" "'$*' fails: $(tail -n 1 "$WORK/err")"; fi; }
+same()    { build/model/compare "$1" "$2" "$3" || failures=$((failures + 1)); }
+records() { grep -c "\"kind\":\"$2\"" "$1/log.jsonl"; }
+step()    { printf '%s/checkpoints/step_%08d' "$1" "$2"; }
+
+run "$WORK/clean" || fail trainer_clean_run "$(tail -n 1 "$WORK/err")"
+
+check trainer_config_names_commit_and_device  grep -qE '^\{"commit":"[^"]+","device":"[^"]+","options":\{"train-data":' "$WORK/clean/config.json"
+
+# ---- R14: a NaN in the gradients of one step, of several in a row
+MOBA_TEST_NAN_STEPS=3-3 run "$WORK/nan"; status=$?
+check trainer_nan_run_finishes                [ $status = 0 ]
+check trainer_nan_step_is_logged              grep -q '{"kind":"skip","step":3,"why":".*not finite"}' "$WORK/nan/log.jsonl"
+check trainer_nan_step_stands_once            [ "$(columns "$WORK/nan" | wc -l)" = 11 ]
+check trainer_nan_leaves_the_steps_before     cmp -s <(columns "$WORK/clean" | head -n 2) <(columns "$WORK/nan" | head -n 2)
+same  trainer_nan_changes_no_bit_of_the_state "$(step "$WORK/nan" 2)" "$(step "$WORK/nan" 3)"
+check trainer_nan_is_overcome                 [ "$(columns "$WORK/nan" | tail -n 1 | cut -d ' ' -f 1)" = 12 ]
+
+MOBA_TEST_NAN_STEPS=5-9 run "$WORK/stuck" --max-bad-steps 3; status=$?
+check trainer_bad_steps_in_a_row_stop         [ $status = 70 ]
+check trainer_bad_steps_are_named             grep -q '^error: step 7: 3 steps in a row were not finite' "$WORK/err"
+check trainer_bad_steps_stop_without_saving   [ ! -e "$(step "$WORK/stuck" 7)" ]
+same  trainer_bad_steps_keep_the_good_state   "$(step "$WORK/stuck" 4)" "$(step "$WORK/stuck" 6)"
+MOBA_TEST_NAN_STEPS=7-7 run "$WORK/stuck" --max-bad-steps 3; status=$?
+check trainer_bad_steps_count_across_a_resume [ $status = 70 ]
+run "$WORK/stuck" --max-bad-steps 3; status=$?
+check trainer_bad_steps_can_be_resumed_from   [ $status = 0 ]
+
+# ---- R12: a signal that comes when step 5 is wholly done still finds it saved
+MOBA_TEST_STOP_STEP=5 run "$WORK/stopped" --save-every 0; status=$?
+check trainer_stop_between_steps_exits_75     [ $status = 75 ]
+check trainer_stop_between_steps_saves        [ -e "$(step "$WORK/stopped" 5)" ]
+run "$WORK/stopped" --save-every 0
+check trainer_stop_between_steps_goes_on      cmp -s <(columns "$WORK/clean") <(columns "$WORK/stopped")
+
+[ $failures -eq 0 ]
