@@ -3,7 +3,9 @@
 # make test [OP=name]  every test, or those of one op
 # make tools           the data tools written in C, into build/data (data/README.md)
 # make bench [OP=name] the tables of README (GPU)
+# make clean           removes what was built; runs/ stays
 # make help            this text
+SHELL   := /bin/bash -o pipefail
 CC      ?= cc
 NVCC    ?= $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
 HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
@@ -35,7 +37,7 @@ CPU_LIB  := $(B)/cpu.a
 CUDA_LIB := $(B)/cuda.a
 REF_LIB  := $(B)/references.a
 $(CPU_LIB):  $(HOST:%=$(B)/cpu/%.o) $(CPU_OPS:%=$(B)/cpu/op_%.o)
-$(CUDA_LIB): $(HOST:%=$(B)/cuda/%.o) $(CUDA_OPS:%=$(B)/cuda/op_%.o)
+$(CUDA_LIB): $(CUDA_OPS:%=$(B)/cuda/op_%.o) $(HOST:%=$(B)/cuda/%.o)
 $(REF_LIB):  $(patsubst %,$(B)/ref/op_%.o,$(filter-out device,$(CPU_OPS))) $(patsubst %,$(B)/rnd/op_%.o,$(filter-out device,$(CPU_OPS)))
 %.a:
 	@rm -f $@
@@ -50,9 +52,11 @@ $(B)/cpu/op_%.o: llmc/cpu/%.c $(HEADERS)
 $(B)/cuda/%.o: llmc/%.c $(HEADERS)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -c -o $@ $<
-$(B)/cuda/op_%.o: llmc/%.cu $(KERNEL_HEADERS)
+$(B)/cuda/op_%.o: llmc/%.cu $(KERNEL_HEADERS) | nvcc
 	@mkdir -p $(@D)
 	$(NVCC) $(NVFLAGS) -c -o $@ $<
+nvcc:
+	@[ -n "$(NVCC)" ] || { echo "error: the CUDA program needs nvcc, which is neither on PATH nor in /usr/local/cuda/bin; NVCC=... names one" >&2; exit 69; }
 # rounded twin and fp64 twin of the whole CPU program (tests only)
 $(B)/rounded/%.o: llmc/%.c $(HEADERS)
 	@mkdir -p $(@D)
@@ -152,8 +156,12 @@ $(B)/bench/%: dev/cuda/%.cu dev/cuda/bench.h $(CUDA_LIB)
 	@mkdir -p $(@D)
 	$(NVCC) $(NVFLAGS) -Idev/cuda -o $@ $< $(CUDA_LIB) $(NVLIBS)
 
-bench: $(patsubst dev/cuda/%.cu,$(B)/bench/%,$(if $(OP),dev/cuda/$(OP).cu,$(wildcard dev/cuda/*.cu)))
+BENCHMARKS := $(patsubst dev/cuda/%.cu,$(B)/bench/%,$(if $(OP),dev/cuda/$(OP).cu,$(wildcard dev/cuda/*.cu)))
+benchmarks: $(BENCHMARKS)
+bench:
 	@[ -n "$(HAS_GPU)" ] || { echo "error: make bench needs a GPU, and nvidia-smi shows none" >&2; exit 70; }
+	@$(MAKE) --no-print-directory bench-built OP=$(OP)
+bench-built: $(BENCHMARKS)
 	@mkdir -p dev/results
 	@for program in $^; do echo "# $$(basename $$program)"; $$program | tee dev/results/$$(basename $$program).jsonl || exit 1; done
 
@@ -166,13 +174,16 @@ ifdef OP
 TEST_PROGRAMS := $(filter %/test_$(OP),$(TEST_PROGRAMS))
 SCRIPTS       :=
 endif
-test: setup-test
+test:
+	@[ -n "$(TEST_PROGRAMS)" ] || { echo "error: OP=$(OP): there is no test/test_$(OP).cu and no test/test_$(OP).c" >&2; exit 64; }
+	@scripts/setup.sh $(if $(OP),,test)
 	@$(MAKE) --no-print-directory -j $$(nproc) test-built OP=$(OP)
-setup-test:
-	@scripts/setup.sh test
 test-built: $(TEST_PROGRAMS) $(if $(OP),,train_moba_cpu $(B)/test/hooks/train_moba_cpu $(if $(HAS_GPU),train_moba) $(DATA_TOOLS) $(MODEL_DUMPS))
-	@test/run.sh $(if $(HAS_GPU),,--skip-gpu-cases-of $(if $(OP),test/test_$(OP).cu,$(wildcard test/test_*.cu))) \
+	@test/run.sh $(if $(HAS_GPU),,--skip-gpu-cases-of $(wildcard test/test_$(or $(OP),*).cu)) \
 		$(if $(and $(HAS_GPU),$(if $(OP),,all)),--record dev/results/gpu-tests.json) -- $(TEST_PROGRAMS) $(SCRIPTS)
+
+# that these compile is a test too, where nvcc is (test/test_build.sh)
+cuda-tests: $(OP_TESTS:%=$(B)/test/cuda/%) $(B)/model/dump_cuda
 
 # a hash over everything the CUDA program is compiled from; dev/results/gpu-tests.json names the one it proved
 source-hash:
@@ -186,5 +197,5 @@ clean:
 help:
 	@sed -n '1,/^CC/p' Makefile | grep '^#' | sed 's/^# //'
 
-.PHONY: FORCE all clean help tools test setup-test test-built quickstart bench source-hash model-dumps
+.PHONY: FORCE all clean help tools nvcc test test-built cuda-tests quickstart bench bench-built benchmarks source-hash model-dumps
 .SECONDARY:

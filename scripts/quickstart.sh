@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From nothing to a trained tiny model and a sample of its text: installs what is missing, builds, makes byte-level shards from the text of
 # this repository, trains into runs/quickstart, prints a sample. Runs on a GPU where there is one, else on two CPU cores in about two minutes.
-set -eu
+set -eu -o pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh
 program=train_moba_cpu

@@ -1,26 +1,37 @@
 #!/usr/bin/env bash
 # Installs what a fresh Debian or Ubuntu machine lacks, from its package manager alone; says nothing when all is there.
 #   scripts/setup.sh          what building and training on the CPU needs
-#   scripts/setup.sh test     and what the tests of the Python tools need
+#   scripts/setup.sh test     and what the tests of the Python tools need; tiktoken goes into build/python, not among the system's packages
 set -eu
+cd "$(dirname "$0")/.."
+
+# install PACKAGE...: false, and a sentence, when that cannot be done
+install() {
+    local as_root=()
+    if ! command -v apt-get > /dev/null; then echo "error: missing $*, and there is no apt-get; install them by hand" >&2; return 1; fi
+    if [ "$(id -u)" != 0 ]; then
+        if ! command -v sudo > /dev/null; then echo "error: missing $*; as root: apt-get install $*" >&2; return 1; fi
+        as_root=(sudo)
+    fi
+    echo "installing $*"
+    if ! { "${as_root[@]}" apt-get update -qq &&
+           "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" > /dev/null; }; then
+        echo "error: apt-get could not install $*; its own words are above" >&2; return 1
+    fi
+}
+header() { echo "#include <$1>" | cc -E - > /dev/null 2>&1; }
+
 missing=()
-command -v cc  > /dev/null || missing+=(gcc libc6-dev)
+command -v cc > /dev/null || missing+=(gcc)
+header stdio.h || missing+=(libc6-dev)
+header zlib.h || missing+=(zlib1g-dev)
 command -v make > /dev/null || missing+=(make)
-command -v git > /dev/null || missing+=(git)
-[ -e /usr/include/zlib.h ] || missing+=(zlib1g-dev)
-if [ "${1:-}" = test ]; then
-    command -v python3 > /dev/null || missing+=(python3)
-    python3 -m pip --version > /dev/null 2>&1 || missing+=(python3-pip)
-fi
-if [ ${#missing[@]} -gt 0 ]; then
-    command -v apt-get > /dev/null || { echo "error: missing ${missing[*]}, and there is no apt-get; install them by hand" >&2; exit 66; }
-    sudo=; [ "$(id -u)" = 0 ] || sudo=sudo
-    echo "installing ${missing[*]}"
-    $sudo apt-get update -qq
-    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null
-fi
-if [ "${1:-}" = test ] && ! python3 -c 'import numpy, tiktoken' 2> /dev/null; then
-    # Debian's python refuses to mix pip with its own packages unless told; tests that need these say so when they are not to be had
-    python3 -m pip install -q numpy tiktoken 2> /dev/null || python3 -m pip install -q --break-system-packages numpy tiktoken 2> /dev/null \
-        || echo "note: numpy and tiktoken could not be installed; tests that need them will be skipped"
+if [ "${1:-}" = test ]; then command -v python3 > /dev/null || missing+=(python3); fi
+if [ ${#missing[@]} -gt 0 ]; then install "${missing[@]}" || exit 66; fi
+
+# tests that need tiktoken are skipped where it is not to be had: without it, no more than a note
+if [ "${1:-}" = test ] && ! PYTHONPATH=build/python python3 -c 'import tiktoken' 2> /dev/null; then
+    if ! python3 -m pip --version > /dev/null 2>&1; then install python3-pip || true; fi
+    said=$(python3 -m pip install -q --retries 1 --timeout 10 --target build/python tiktoken 2>&1) \
+        || echo "note: tiktoken could not be installed, tests that need it are skipped: $(tail -n 1 <<< "$said")"
 fi

@@ -14,6 +14,7 @@ while [ $# -gt 0 ] && [ "$1" != "--" ]; do
     shift
 done
 shift
+export PYTHONPATH="$PWD/build/python${PYTHONPATH:+:$PYTHONPATH}"       # what scripts/setup.sh put there
 log=$(mktemp); trap 'rm -f "$log"' EXIT
 for command in "$@"; do
     start=$(date +%s)

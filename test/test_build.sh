@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# The build: what needs nvcc compiles where nvcc is, any path will do, nothing is built twice, what is missing is named in a sentence.
+. "$(dirname "$0")/script.sh"
+unset MAKEFLAGS MFLAGS MAKELEVEL        # these builds are not part of the one that runs the tests
+
+# builds NAME DIRECTORY TARGET...
+builds() {
+    local name=$1 directory=$2; shift 2
+    if make -s -C "$directory" -j"$(nproc)" "$@" > "$WORK/said" 2>&1; then ok "$name"
+    else fail "$name" "$(grep -m 1 -iE 'error|warning' "$WORK/said")"; fi
+}
+
+if make -s nvcc 2> /dev/null; then
+    builds build_cuda_program_compiles    . train_moba
+    builds build_cuda_tests_compile       . cuda-tests
+    builds build_cuda_benchmarks_compile  . benchmarks
+else
+    skip build_cuda_program_compiles "(needs nvcc)"
+    skip build_cuda_tests_compile "(needs nvcc)"
+    skip build_cuda_benchmarks_compile "(needs nvcc)"
+fi
+
+copy="$WORK/a path with spaces"
+mkdir "$copy"
+cp -r Makefile train_moba.cu llmc data "$copy"
+builds build_in_a_path_with_spaces "$copy" train_moba_cpu tools
+touch "$WORK/built"
+make -s -C "$copy" train_moba_cpu tools > "$WORK/said" 2>&1
+changed=$(find "$copy" -type f -newer "$WORK/built" | head -n 3 | tr '\n' ' ')
+if [ -x "$copy/train_moba_cpu" ] && [ -z "$changed" ]; then ok build_again_does_nothing; else fail build_again_does_nothing "made anew: $changed"; fi
+
+# make's own exit status is 2, whatever the recipe's was
+expect build_without_nvcc_says_so      2 'needs nvcc'              make -s -C "$copy" train_moba NVCC=
+expect build_test_of_no_op_says_so     2 'no test/test_nothing\.cu' make -s test OP=nothing
+if [ -n "$(nvidia-smi -L 2> /dev/null)" ]; then skip build_bench_without_a_gpu_says_so "(there is a GPU)"
+else expect build_bench_without_a_gpu_says_so 2 'needs a GPU' make -s bench; fi
+
+[ $failures -eq 0 ]
