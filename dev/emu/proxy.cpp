@@ -60,3 +60,5 @@ STORE(1) STORE(2) STORE(4) STORE(8) STORE(16)
 HOOK void __asan_storeN(void* p, size_t bytes) { if (bytes) { store(p, bytes); } }
 HOOK void __asan_loadN(void*, size_t) {}
 HOOK void __asan_handle_no_return() {}
+HOOK void __asan_before_dynamic_init(const void*) {}
+HOOK void __asan_after_dynamic_init() {}

@@ -93,7 +93,7 @@ def rewrite_launches(text):
         start = launch_name_start(text, at)
         name, config, arguments = text[start:at].strip(), text[at + 3:close], text[open_paren:end]
         shown = re.sub(r"\s+", " ", name).replace('"', "")
-        new = f'emu_launch("{shown}", (const void*)({name}), __FILE__, __LINE__, [&]() EMU_NO_RACE {{ {name}{arguments}; }}, {config})'
+        new = f'emu_launch("{shown}", (const void*)({name}), __FILE__, __LINE__, [&]() __attribute__((no_sanitize("thread"))) {{ {name}{arguments}; }}, {config})'
         gaps = text[start + len(name):at] + text[close + 3:open_paren]
         text = text[:start] + new + newlines(gaps) + text[end:]
 

@@ -285,17 +285,25 @@ static void deliver(Warpgroup* w, Accumulators* a, int t, const char* file, int 
     a->left--;
 }
 
+struct Wait { Warpgroup* w; int warp, before; const char* file; int line; };
+
+static void verify_all(void** lane, unsigned) {                          // when the whole warp has come
+    Wait* wait = (Wait*)lane[0];
+    std::vector<Product>& products = wait->w->products;
+    for (Product& p : products) {
+        if (p.group < wait->before && !(p.verified >> wait->warp & 1)) { verify(&p, wait->warp, wait->file, wait->line); p.verified |= 1u << wait->warp; }
+    }
+    products.erase(std::remove_if(products.begin(), products.end(), [](Product& p) { return p.verified == 15; }), products.end());
+}
+
 void emu_wgmma_wait(int newest_left, const char* file, int line) {
     int t;
     Warpgroup* w = mine(&t);
-    int before = w->group[t] - newest_left, warp = t / 32;
-    for (Product& p : w->products) {
-        if (p.group < before && !(p.verified >> warp & 1)) { verify(&p, warp, file, line); p.verified |= 1u << warp; }
-    }
-    w->products.erase(std::remove_if(w->products.begin(), w->products.end(), [](Product& p) { return p.verified == 15; }), w->products.end());
+    Wait wait = {w, t / 32, w->group[t] - newest_left, file, line};
+    emu_meet("wgmma.wait_group", verify_all, 0xffffffffu, &wait, true, file, line);
     for (size_t i = 0; i < w->accumulators.size(); i++) {
         Accumulators* a = w->accumulators[i];
-        if (a->group >= before || a->delivered[t]) { continue; }
+        if (a->group >= wait.before || a->delivered[t]) { continue; }
         deliver(w, a, t, file, line);
         if (a->left == 0) { delete a; w->accumulators.erase(w->accumulators.begin() + (long)i--); }
     }
