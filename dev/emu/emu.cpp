@@ -1,6 +1,7 @@
-// The scheduler: fibers, blocks, barriers, warp meetings, shared memory.
+// The scheduler: fibers, blocks, barriers, meetings of warps and warpgroups, shared memory.
 #include "emu.h"
 
+#include <execinfo.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <map>
 #include <vector>
 
 #ifndef __x86_64__
@@ -19,8 +21,10 @@ uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
 bool emu_in_kernel, emu_race_check, emu_block_used_atomics;
 
-enum { MAX_THREADS = 1024, STACK_BYTES = 128 << 10, STATIC_BYTES = 64 << 10, DYNAMIC_BYTES = 228 << 10, GUARD = 4096 };
-enum State { READY, AT_BARRIER, AT_MEETING, EXITED };
+enum { MAX_THREADS = 1024, STACK_BYTES = 128 << 10, GUARD = 4096 };
+enum { SHARED_MOST = 227 << 10, STATIC_MOST = 48 << 10, RESERVED = 1024 };        // the device keeps the first KiB of a block's shared memory
+enum { IDLE_ROUNDS = 20000 };                      // rounds of spinning in which nothing happens, until it is called a deadlock
+enum State { READY, AT_BARRIER, AT_MEETING, PARKED, SPINNING, EXITED };
 
 struct Fiber {
     void* stack_pointer;
@@ -40,8 +44,9 @@ static Fiber fibers[MAX_THREADS];
 static Warp warps[MAX_THREADS / 32];
 static Fiber* running;
 static Fiber scheduler;
-static char *stacks, *arena;                       // arena: static shared memory, then dynamic; the arena's last byte is dynamic's last
-static const size_t arena_bytes = STATIC_BYTES + DYNAMIC_BYTES;
+static char* stacks;
+char* emu_arena;                                   // static shared memory at its start, dynamic at its end
+static const size_t arena_bytes = EMU_ARENA;
 
 static struct {
     const char *kernel, *file;
@@ -50,13 +55,18 @@ static struct {
     EmuBody body;
     void* arguments;
     size_t dynamic_bytes, static_bytes;
+    size_t dynamic_start;                          // offset in the arena; 0 until a thread asks
     int threads, alive;
+    unsigned idle_rounds;
+    int spinning;
     bool newest_first;                             // order of the ready list
+    bool spun;
     unsigned epoch, block_start;                   // counts barriers and blocks; its value when this block began
 } now;
 
 static struct { int waiting[MAX_THREADS], count, predicate_sum; EmuBarrier kind; const char* file; int line; } barrier;
 static struct { int item[2 * MAX_THREADS]; unsigned head, tail; } ready;      // a ring of fibers
+static struct { int item[MAX_THREADS]; int count; } spinners;                 // they look again when nobody else is ready
 static struct { uint64_t launches, blocks, threads; double seconds; } totals;
 
 // ---- order: a function of EMU_SEED, the launch and the step, so that a failure repeats ----------------------------------
@@ -97,13 +107,38 @@ void emu_error(const char* format, ...) {
     fprintf(stderr, "\n");
     va_end(args);
     emu_print_place();
+    if (running) { emu_print_calls(); }
     fflush(stderr);
     _exit(70);
+}
+
+// The calls that led here, without the emulator's own: an instruction in a wrapper is known by the line that called the wrapper.
+void emu_print_calls() {
+    void* calls[24];
+    int n = backtrace(calls, 24);
+    char command[1024];
+    int used = snprintf(command, sizeof command, "addr2line -ifpse /proc/%d/exe", (int)getpid());
+    for (int i = 1; i < n && calls[i]; i++) { used += snprintf(command + used, sizeof command - (size_t)used, " %p", (void*)((char*)calls[i] - 1)); }
+    snprintf(command + used, sizeof command - (size_t)used, " | grep -Ev ' at (emu|ptx|race|hopper|wgmma|tma|runtime|proxy)[.](cpp|h)|cuda_runtime|[?][?]' | sed 's/^/emu:     /' >&2");
+    fflush(stderr);
+    if (system(command)) { fprintf(stderr, "emu:     (no line numbers)\n"); }
 }
 
 static bool same_wait(const Fiber* a, const Fiber* b) {
     if (a->state != b->state) { return false; }
     return a->state == EXITED || (a->line == b->line && a->mask == b->mask && !strcmp(a->what, b->what) && !strcmp(a->file, b->file));
+}
+
+static bool showing_calls;
+extern "C" void emu_switch(void** save, void* load);
+
+// lets a waiting fiber print where it is
+static void show_calls(Fiber* f) {
+    showing_calls = true;
+    running = f;
+    emu_switch(&scheduler.stack_pointer, f->stack_pointer);
+    running = nullptr;
+    showing_calls = false;
 }
 
 static void report_deadlock() {
@@ -114,14 +149,16 @@ static void report_deadlock() {
         for (to = from + 1; to < now.threads && same_wait(f, &fibers[to]); to++) {}
         fprintf(stderr, "emu:   threads %4d..%4d ", from, to - 1);
         if (f->state == EXITED) { fprintf(stderr, "have returned\n"); }
-        else if (f->state == AT_BARRIER) { fprintf(stderr, "wait in %s  [%s:%d]\n", f->what, f->file, f->line); }
-        else { fprintf(stderr, "wait in %s, mask %08x  [%s:%d]\n", f->what, f->mask, f->file, f->line); }
+        else if (f->state == AT_MEETING && f->mask) { fprintf(stderr, "wait in %s, mask %08x  [%s:%d]\n", f->what, f->mask, f->file, f->line); }
+        else { fprintf(stderr, "%s in %s  [%s:%d]\n", f->state == SPINNING ? "spin" : "wait", f->what, f->file, f->line); }
+        if (f->state != EXITED) { show_calls(f); }
     }
-    emu_error("a collective was not reached by all the threads it names");
+    emu_describe_waits();
+    emu_error(now.spinning ? "what the spinning threads wait for never comes (blocks run one after another: a block can wait for earlier ones only)"
+                           : "a collective was not reached by all the threads it names, or a barrier's phase is never completed");
 }
 
 // ---- fibers ---------------------------------------------------------------------------------------------------------------
-extern "C" void emu_switch(void** save, void* load);
 asm(R"(
 .text
 .globl emu_switch
@@ -147,12 +184,21 @@ emu_switch:
 
 static void make_ready(int thread) {
     fibers[thread].state = READY;
+    now.idle_rounds = 0;
     ready.item[ready.tail++ % (2 * MAX_THREADS)] = thread;
 }
 
 // gives the processor to the next ready fiber, or to the scheduler when there is none
 static void leave(Fiber* me) {
     Fiber* next = nullptr;
+    while (ready.head == ready.tail && now.alive > 0 && emu_async_step()) { now.idle_rounds = 0; }
+    if (ready.head == ready.tail && spinners.count && now.idle_rounds < IDLE_ROUNDS) {
+        unsigned rounds = now.idle_rounds + 1;
+        shuffle(spinners.item, spinners.count);
+        for (int i = 0; i < spinners.count; i++) { make_ready(spinners.item[i]); }
+        spinners.count = 0;
+        now.idle_rounds = rounds;
+    }
     if (ready.head != ready.tail) {
         unsigned at = now.newest_first ? --ready.tail : ready.head++;
         next = &fibers[ready.item[at % (2 * MAX_THREADS)]];
@@ -161,7 +207,36 @@ static void leave(Fiber* me) {
     running = next;
     if (next == me) { return; }
     emu_switch(&me->stack_pointer, next ? next->stack_pointer : scheduler.stack_pointer);
+    while (showing_calls && me != &scheduler) {
+        emu_print_calls();
+        emu_switch(&me->stack_pointer, scheduler.stack_pointer);
+    }
 }
+
+// ---- waiting for an event of another part of the emulator ------------------------------------------------------------------
+void emu_park(const char* what, const char* file, int line) {
+    Fiber* me = running;
+    me->state = PARKED;
+    me->what = what; me->file = file; me->line = line; me->mask = 0;
+    leave(me);
+}
+
+void emu_wake(int thread) {
+    if (fibers[thread].state == PARKED) { make_ready(thread); }
+}
+
+// Comes back when the others have had a chance to go on.
+void emu_spin(const char* what, const char* file, int line) {
+    Fiber* me = running;
+    me->state = SPINNING;
+    me->what = what; me->file = file; me->line = line; me->mask = 0;
+    spinners.item[spinners.count++] = me->linear;
+    now.spun = true;
+    leave(me);
+}
+
+unsigned emu_random(unsigned n) { return seed == 0 ? 0 : random_below(n); }
+void emu_progress() { now.idle_rounds = 0; }
 
 static void release_barrier() {
     int result = barrier.kind == EMU_COUNT ? barrier.predicate_sum : barrier.kind == EMU_AND ? barrier.predicate_sum == barrier.count
@@ -247,6 +322,62 @@ void emu_meet(const char* what, EmuMeeting meeting, unsigned mask, void* mine, b
     leave(me);
 }
 
+// ---- named barriers -------------------------------------------------------------------------------------------------------
+static struct { int expected, arrived, waiting[MAX_THREADS], count; const char* file; int line; } named[16];
+
+void emu_named_barrier(unsigned id, int count, bool wait, const char* file, int line) {
+    if (id == 0 && (count < 0 || count == now.threads) && wait) { emu_barrier(EMU_SYNC, 0, file, line); return; }
+    if (id > 15) { emu_error("named barrier %u: there are 0..15  [%s:%d]", id, file, line); }
+    if (count < 0) { count = now.threads; }
+    if (count % 32 || count == 0 || count > now.threads) { emu_error("named barrier of %d threads in a block of %d: a multiple of 32  [%s:%d]", count, now.threads, file, line); }
+    auto* b = &named[id];
+    if (b->arrived == 0) { b->expected = count; b->file = file; b->line = line; }
+    if (b->expected != count) { emu_error("named barrier %u of %d threads, while others are at %s:%d with %d  [%s:%d]", id, count, b->file, b->line, b->expected, file, line); }
+    b->arrived++;
+    if (wait) { b->waiting[b->count++] = running->linear; }
+    emu_race_release(b);
+    if (b->arrived == count) {
+        int waiting[MAX_THREADS], n = b->count;
+        memcpy(waiting, b->waiting, sizeof(int) * (size_t)n);
+        b->arrived = b->count = 0;
+        shuffle(waiting, n);
+        for (int i = 0; i < n; i++) { if (waiting[i] != running->linear) { emu_wake(waiting[i]); } }
+        now.idle_rounds = 0;
+        if (wait) { emu_race_acquire(b); }
+        return;
+    }
+    if (wait) { emu_park("bar.sync of a named barrier", file, line); emu_race_acquire(b); }
+}
+
+// ---- warpgroups: 128 threads ----------------------------------------------------------------------------------------------
+static struct { void* mine[128]; int arrived, line; const char *what, *file; } warpgroups[MAX_THREADS / 128];
+
+void emu_meet_warpgroup(const char* what, EmuWarpgroupMeeting meeting, void* mine, const char* file, int line) {
+    Fiber* me = running;
+    auto* group = &warpgroups[me->linear / 128];
+    int first = me->linear & ~127;
+    if (first + 128 > now.threads) { emu_error("%s in threads %d..%d, which are no whole warpgroup  [%s:%d]", what, first, now.threads - 1, file, line); }
+    if (group->arrived == 0) { group->what = what; group->file = file; group->line = line; }
+    if (group->what != what || group->line != line) {
+        emu_error("thread %d comes to %s [%s:%d] while others of its warpgroup wait in %s [%s:%d]", me->linear, what, file, line, group->what,
+                  group->file, group->line);
+    }
+    group->mine[me->linear - first] = mine;
+    if (++group->arrived == 128) {
+        meeting(first, group->mine);
+        group->arrived = 0;
+        for (int w = first / 32; w < first / 32 + 4; w++) { warps[w].epoch++; }
+        int order[128];
+        for (int i = 0; i < 128; i++) { order[i] = first + i; }
+        shuffle(order, 128);
+        for (int i = 0; i < 128; i++) { if (order[i] != me->linear) { make_ready(order[i]); } }
+        return;
+    }
+    me->state = AT_MEETING;
+    me->what = what; me->file = file; me->line = line; me->mask = 0;
+    leave(me);
+}
+
 int emu_lane()             { return running->linear % 32; }
 int emu_thread()           { return running ? running->linear : -1; }
 unsigned emu_block_epoch() { return now.epoch; }
@@ -259,41 +390,52 @@ unsigned emu_living_lanes() {
 }
 
 // ---- shared memory --------------------------------------------------------------------------------------------------------
-static char* dynamic_start() { return (char*)((uintptr_t)(arena + arena_bytes - now.dynamic_bytes) & ~(uintptr_t)127); }
+// Dynamic shared memory lies at the arena's end, no better aligned than the kernel asks (on the device often 1024, but by accident).
+static void place_dynamic(size_t align) {
+    size_t start = (arena_bytes - now.dynamic_bytes) / align * align;
+    if (align >= 128 && align < 1024 && start % (2 * align) == 0) { start -= align; }
+    now.dynamic_start = start;
+}
+static char* dynamic_start() { return emu_arena + (now.dynamic_start ? now.dynamic_start : arena_bytes - now.dynamic_bytes); }
+size_t emu_dynamic_offset(size_t* bytes) { *bytes = now.dynamic_bytes; return (size_t)(dynamic_start() - emu_arena); }
 
 // No better aligned than asked for, so that a 16-byte access to an array of floats is caught.
 void* emu_static_shared(EmuShared* place, size_t bytes, size_t align, const char* name) {
     if (place->launch != now.number) {
         size_t offset = (now.static_bytes + align - 1) / align * align;
         if (align < 16 && offset / align % 2 == 0) { offset += align; }
-        if (offset + bytes > 48 << 10) { emu_error("__shared__ %s: more than 48 KiB of static shared memory", name); }
+        if (offset + bytes > STATIC_MOST + RESERVED) { emu_error("__shared__ %s: more than 48 KiB of static shared memory", name); }
+        if (offset - RESERVED + bytes + now.dynamic_bytes > SHARED_MOST) { emu_error("__shared__ %s: more than 227 KiB with the dynamic bytes", name); }
         place->launch = now.number;
         place->offset = (unsigned)offset;
         now.static_bytes = offset + bytes;
-        memset(arena + offset, 0xff, bytes);
+        memset(emu_arena + offset, 0xff, bytes);
     }
-    return arena + place->offset;
+    return emu_arena + place->offset;
 }
 
 void* emu_dynamic_shared(size_t align, const char* name) {
-    if (align > 128) { emu_error("extern __shared__ %s: wants alignment %zu, the emulator gives 128", name, align); }
+    if (align > 1024) { emu_error("extern __shared__ %s: wants alignment %zu, the emulator gives 1024", name, align); }
+    if (!now.dynamic_start) { place_dynamic(align < 16 ? 16 : align); }
+    if (now.dynamic_start % align) { emu_error("extern __shared__ %s: asks for alignment %zu, another name of the same memory for less", name, align); }
     return dynamic_start();
 }
 
 unsigned emu_shared_address(const void* pointer, const char* file, int line) {
-    size_t offset = (size_t)((const char*)pointer - arena);
+    size_t offset = (size_t)((const char*)pointer - emu_arena);
     if (offset > arena_bytes) { emu_error("%p is not in shared memory  [%s:%d]", pointer, file, line); }
     return (unsigned)offset;
 }
 
 char* emu_shared_pointer(unsigned address, size_t bytes, const char* file, int line) {
-    size_t dynamic = (size_t)(dynamic_start() - arena);
-    if (!(address + bytes <= now.static_bytes || (address >= dynamic && address + bytes <= arena_bytes))) {
+    size_t dynamic = (size_t)(dynamic_start() - emu_arena);
+    bool in_static = address >= RESERVED && address + bytes <= now.static_bytes;
+    if (!in_static && !(address >= dynamic && address + bytes <= dynamic + now.dynamic_bytes)) {
         emu_error("shared address %u (%ld from the start of the %zu dynamic bytes) is outside this kernel's shared memory  [%s:%d]", address,
                   (long)address - (long)dynamic, now.dynamic_bytes, file, line);
     }
     if (address % bytes) { emu_error("shared address %u is not a multiple of %zu  [%s:%d]", address, bytes, file, line); }
-    return arena + address;
+    return emu_arena + address;
 }
 
 // ---- launch ---------------------------------------------------------------------------------------------------------------
@@ -316,19 +458,25 @@ static void open_once() {
     seed = text ? strtoull(text, nullptr, 10) : 1;
     stacks = (char*)reserve((size_t)MAX_THREADS * STACK_BYTES);
     for (int i = 0; i < MAX_THREADS; i++) { mprotect(stacks + (size_t)i * STACK_BYTES, GUARD, PROT_NONE); }
-    arena = (char*)reserve(arena_bytes + GUARD);
-    mprotect(arena + arena_bytes, GUARD, PROT_NONE);
+    emu_arena = (char*)reserve(arena_bytes + GUARD);
+    mprotect(emu_arena + arena_bytes, GUARD, PROT_NONE);
     atexit(print_totals);
 }
 
 static void run_block() {
-    memset(arena, 0xff, now.static_bytes);
-    memset(dynamic_start(), 0xff, (size_t)(arena + arena_bytes - dynamic_start()));
+    memset(emu_arena, 0xff, now.static_bytes);
+    size_t dynamic = now.dynamic_bytes ? (arena_bytes - now.dynamic_bytes) / 1024 * 1024 - 1024 : arena_bytes;
+    memset(emu_arena + dynamic, 0xff, arena_bytes - dynamic);
     ready.head = ready.tail = 0;
     barrier.count = barrier.predicate_sum = 0;
     now.alive = now.threads;
     now.block_start = ++now.epoch;
     emu_block_used_atomics = false;
+    spinners.count = 0;
+    now.idle_rounds = 0;
+    for (auto& g : warpgroups) { g.arrived = 0; }
+    for (auto& b : named) { b.arrived = b.count = 0; }
+    emu_async_block_begins();
     int order[MAX_THREADS];
     for (int i = 0; i < now.threads; i++) {
         order[i] = i;
@@ -341,10 +489,10 @@ static void run_block() {
     for (int i = 0; i < now.threads; i++) { make_ready(order[i]); }
     leave(&scheduler);                                 // comes back when no fiber is ready
     running = nullptr;
+    now.spinning = spinners.count;
     if (now.alive > 0) { report_deadlock(); }
+    emu_async_block_ends();
 }
-
-void emu_fibers_reset_copies();                        // ptx.cpp: what a finished block left in flight is dropped
 
 static void check_launch(const void* function, dim3 grid, dim3 block, size_t shared_bytes) {
     if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) { emu_error("invalid grid"); }
@@ -360,7 +508,7 @@ void emu_launch_body(const char* kernel, const void* function, dim3 grid, dim3 b
     open_once();
     static uint64_t number;
     now.kernel = kernel; now.file = file; now.line = line; now.number = ++number;
-    now.body = body; now.arguments = arguments; now.dynamic_bytes = shared_bytes; now.static_bytes = 0;
+    now.body = body; now.arguments = arguments; now.dynamic_bytes = shared_bytes; now.static_bytes = RESERVED; now.dynamic_start = 0;
     gridDim = grid; blockDim = block;
     emu_in_kernel = true;
     running = nullptr;
@@ -372,13 +520,16 @@ void emu_launch_body(const char* kernel, const void* function, dim3 grid, dim3 b
     clock_gettime(CLOCK_MONOTONIC, &from);
     emu_device_memory_open();
     size_t blocks = (size_t)grid.x * grid.y * grid.z;
-    bool backwards = seed != 0 && number % 2 == 0;
+    static std::map<const void*, bool> spins;          // of the kernels launched so far: those whose blocks may wait for earlier ones
+    auto before = spins.find(function);
+    bool backwards = seed != 0 && number % 2 == 0 && before != spins.end() && !before->second;
+    now.spun = false;
     for (size_t i = 0; i < blocks; i++) {
         size_t b = backwards ? blocks - 1 - i : i;
         blockIdx = uint3{(unsigned)(b % grid.x), (unsigned)(b / grid.x % grid.y), (unsigned)(b / grid.x / grid.y)};
         run_block();
-        emu_fibers_reset_copies();
     }
+    spins[function] |= now.spun;
     emu_check_canaries(kernel);
     emu_device_memory_close();
     clock_gettime(CLOCK_MONOTONIC, &to);
@@ -389,7 +540,7 @@ void emu_launch_body(const char* kernel, const void* function, dim3 grid, dim3 b
 
 EmuZone emu_zone(const void* address) {
     const char* p = (const char*)address;
-    if (p >= arena && p < arena + arena_bytes) { return EMU_SHARED_ZONE; }
+    if (p >= emu_arena && p < emu_arena + arena_bytes) { return EMU_SHARED_ZONE; }
     if (p >= stacks && p < stacks + (size_t)MAX_THREADS * STACK_BYTES) { return EMU_ELSEWHERE; }
     return emu_in_device_memory(address, 1) ? EMU_DEVICE_ZONE : EMU_ELSEWHERE;
 }
@@ -397,7 +548,7 @@ EmuZone emu_zone(const void* address) {
 const char* emu_describe_address(const void* address, char* text, size_t size) {
     const char* p = (const char*)address;
     if (stacks && p >= stacks && p < stacks + (size_t)MAX_THREADS * STACK_BYTES) { snprintf(text, size, "on a thread's stack (overflow)"); }
-    else if (arena && p >= arena && p < arena + arena_bytes + GUARD) {
+    else if (emu_arena && p >= emu_arena && p < emu_arena + arena_bytes + GUARD) {
         snprintf(text, size, "in shared memory, %ld bytes from the start of the %zu dynamic bytes", (long)(p - dynamic_start()), now.dynamic_bytes);
     } else { emu_describe_device_address(p, text, size); }
     return text;

@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <initializer_list>
+
 struct uint3 { unsigned x, y, z; };
 struct dim3 {
     unsigned x, y, z;
@@ -52,6 +54,17 @@ int emu_barrier(EmuBarrier kind, int predicate, const char* file, int line);
 typedef void (*EmuMeeting)(void** lane, unsigned mask);
 void emu_meet(const char* what, EmuMeeting meeting, unsigned mask, void* mine, bool aligned, const char* file, int line);
 int emu_lane();
+
+// The same for the 128 threads of a warpgroup; `first` is the first of them.
+typedef void (*EmuWarpgroupMeeting)(int first, void** mine);
+void emu_meet_warpgroup(const char* what, EmuWarpgroupMeeting meeting, void* mine, const char* file, int line);
+
+// A fiber that waits for an event: parked until woken, or spinning, which gives the others a turn.
+void emu_park(const char* what, const char* file, int line);
+void emu_wake(int thread);
+void emu_spin(const char* what, const char* file, int line);
+void emu_progress();                                  // what is spun on has changed
+unsigned emu_random(unsigned n);                      // 0..n-1 by EMU_SEED
 unsigned emu_living_lanes();                          // lanes of this warp that have not returned from the kernel
 
 // ---- PTX, one function an instruction; operands in PTX order ------------------------------------------------------------
@@ -69,7 +82,52 @@ void emu_cp_async_wait_all();                         // uncommitted ones too
 uint32_t emu_pack_bf16x2(float high, float low);
 __attribute__((noreturn)) void emu_unknown_ptx(const char* text, const char* file, int line);
 
+
+// ---- Hopper ----------------------------------------------------------------------------------------------------------------
+void emu_wgmma_fence();
+void emu_wgmma_commit();
+void emu_wgmma_wait(int newest_left, const char* file, int line);
+void emu_wgmma(int n, float** d, const uint32_t* a, uint64_t descriptor_a, uint64_t descriptor_b, bool scale_d, int scale_a, int scale_b, bool a_mn_major,
+               bool b_mn_major, const char* file, int line);
+void emu_fence_proxy_async();
+void emu_fence_mbarrier_init();
+void emu_mbarrier_init(unsigned address, unsigned count, const char* file, int line);
+void emu_mbarrier_inval(unsigned address, const char* file, int line);
+void emu_mbarrier_expect_tx(unsigned address, unsigned bytes, const char* file, int line);
+void emu_mbarrier_complete_tx(unsigned address, unsigned bytes, const char* file, int line);
+uint64_t emu_mbarrier_arrive(unsigned address, unsigned count, long expect_bytes, const char* file, int line);
+bool emu_mbarrier_test_parity(unsigned address, unsigned parity, bool blocking, const char* file, int line);
+bool emu_mbarrier_test_state(unsigned address, uint64_t state, bool blocking, const char* file, int line);
+void emu_cp_async_arrive(unsigned mbarrier, bool noinc, const char* file, int line);
+void emu_tma_load(unsigned to, const void* map, std::initializer_list<int> at, unsigned mbarrier, const char* file, int line);
+void emu_tma_store(const void* map, std::initializer_list<int> at, unsigned from, const char* file, int line);
+void emu_bulk_load(unsigned to, const void* from, unsigned bytes, unsigned mbarrier, const char* file, int line);
+void emu_bulk_store(void* to, unsigned from, unsigned bytes, const char* file, int line);
+void emu_bulk_commit();
+void emu_bulk_wait(int newest_left, const char* file, int line);
+void emu_named_barrier(unsigned id, int count, bool wait, const char* file, int line);
+void emu_setmaxnreg(int registers, const char* file, int line);
+bool emu_elect(unsigned mask, uint32_t* elected, const char* file, int line);
+void emu_acquiring_load(const void* address, uint64_t value, const char* file, int line);    // spins if it reads the same again and again
+
 // ---- for the other parts of the emulator ------------------------------------------------------------------------------
+void emu_generic_write(const void* address, size_t bytes, int thread, bool reader_fences);
+void emu_async_write(unsigned address, size_t bytes);
+void emu_check_async_access(const char* what, unsigned address, size_t bytes, int reader, const char* file, int line);
+uint64_t emu_cp_async_mark();                         // the running thread's copies so far
+void emu_cp_async_finish(int thread, uint64_t mark);
+void emu_race_release(const void* what);              // what was done before is seen by those who acquire
+void emu_race_release_of(const void* what, int thread);
+void emu_race_acquire(const void* what);
+void emu_race_async_write(unsigned address, size_t bytes);
+enum { EMU_ARENA = 256 << 10 };
+extern char* emu_arena;                               // shared memory: addresses 0..EMU_ARENA-1
+size_t emu_dynamic_offset(size_t* bytes);
+void emu_print_calls();
+void emu_describe_waits();                            // mbarriers, for the report of a deadlock
+bool emu_async_step();                                // finishes one asynchronous operation, if there is one
+void emu_async_block_begins();
+void emu_async_block_ends();
 extern bool emu_in_kernel;
 void emu_device_memory_open();                        // device memory can be touched between open and close
 void emu_device_memory_close();

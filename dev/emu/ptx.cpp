@@ -113,7 +113,7 @@ void emu_ldmatrix(uint32_t* out, int matrices, bool transposed, unsigned address
 
 void emu_stmatrix(const uint32_t* in, int matrices, bool transposed, unsigned address, const char* file, int line) {
     MatrixLane mine = {nullptr, (uint32_t*)in};
-    if (emu_lane() < 8 * matrices) { mine.row = emu_shared_pointer(address, 16, file, line); emu_touch(mine.row, 16, true); }
+    if (emu_lane() < 8 * matrices) { mine.row = emu_shared_pointer(address, 16, file, line); emu_touch(mine.row, 16, true); emu_generic_write(mine.row, 16, emu_thread(), false); }
     emu_meet("stmatrix", matrix_meeting<true>(matrices, transposed), 0xffffffffu, &mine, true, file, line);
 }
 
@@ -132,8 +132,9 @@ uint32_t emu_movmatrix(uint32_t value, const char* file, int line) {
 
 // ---- cp.async -------------------------------------------------------------------------------------------------------------
 // The worst case on both sides: the destination is spoilt when the copy is issued, the data are read and written when it is waited for.
-struct Copy { char* to; const void* from; int bytes, source_bytes, group; };
+struct Copy { char* to; const void* from; int bytes, source_bytes, group; uint64_t number; };
 struct Copies { std::vector<Copy> pending; int group = 0; };
+static uint64_t copies_begun;
 static Copies copies[1024];
 static bool copies_used;
 
@@ -142,13 +143,20 @@ void emu_cp_async(unsigned to, const void* from, int bytes, int source_bytes, co
     if (source_bytes < 0 || source_bytes > bytes) { emu_error("cp.async of %d bytes with src-size %d  [%s:%d]", bytes, source_bytes, file, line); }
     if ((uintptr_t)from % (size_t)bytes) { emu_error("cp.async from %p, which is not a multiple of %d  [%s:%d]", from, bytes, file, line); }
     emu_touch(pointer, (size_t)bytes, true);
+    emu_generic_write(pointer, (size_t)bytes, emu_thread(), false);
     memset(pointer, 0xff, (size_t)bytes);
     Copies* mine = &copies[emu_thread()];
-    mine->pending.push_back(Copy{pointer, from, bytes, source_bytes, mine->group});
+    mine->pending.push_back(Copy{pointer, from, bytes, source_bytes, mine->group, copies_begun++});
     copies_used = true;
 }
 
 void emu_cp_async_commit() { copies[emu_thread()].group++; }
+
+static void finish(const Copy& copy, int thread, bool arrives) {
+    emu_generic_write(copy.to, (size_t)copy.bytes, thread, arrives);
+    memset(copy.to, 0, (size_t)copy.bytes);
+    memcpy(copy.to, copy.from, (size_t)copy.source_bytes);
+}
 
 static void finish_copies(int groups_left, bool uncommitted) {
     Copies* mine = &copies[emu_thread()];
@@ -156,13 +164,24 @@ static void finish_copies(int groups_left, bool uncommitted) {
     for (Copy& copy : mine->pending) {
         if (uncommitted || copy.group < mine->group - groups_left) {
             emu_touch(copy.to, (size_t)copy.bytes, true);
-            memset(copy.to, 0, (size_t)copy.bytes);
-            memcpy(copy.to, copy.from, (size_t)copy.source_bytes);
+            finish(copy, emu_thread(), false);
         } else {
             mine->pending[kept++] = copy;
         }
     }
     mine->pending.resize(kept);
+}
+
+uint64_t emu_cp_async_mark() { return copies_begun; }
+
+void emu_cp_async_finish(int thread, uint64_t mark) {
+    Copies* its = &copies[thread];
+    size_t kept = 0;
+    for (Copy& copy : its->pending) {
+        if (copy.number < mark) { finish(copy, thread, true); }
+        else { its->pending[kept++] = copy; }
+    }
+    its->pending.resize(kept);
 }
 void emu_cp_async_wait(int newest_left) { finish_copies(newest_left, false); }
 void emu_cp_async_wait_all()            { finish_copies(0, true); }
@@ -175,4 +194,24 @@ void emu_fibers_reset_copies() {
 
 void emu_unknown_ptx(const char* text, const char* file, int line) {
     emu_error("no emulation of this PTX (add it to dev/emu/rewrite.py): %s  [%s:%d]", text, file, line);
+}
+
+// ---- small ones of Hopper -------------------------------------------------------------------------------------------------
+void emu_setmaxnreg(int registers, const char* file, int line) {
+    if (registers < 24 || registers > 256 || registers % 8) { emu_error("setmaxnreg %d: not a multiple of 8 in 24..256  [%s:%d]", registers, file, line); }
+}
+
+bool emu_elect(unsigned mask, uint32_t* elected, const char* file, int line) {
+    emu_meet("elect.sync", [](void**, unsigned) {}, mask, nullptr, false, file, line);
+    *elected = (uint32_t)__builtin_ctz(mask);
+    return *elected == (uint32_t)emu_lane();
+}
+
+void emu_acquiring_load(const void* address, uint64_t value, const char* file, int line) {
+    static struct { const void* address; uint64_t value; } last[1024];
+    auto* mine = &last[emu_thread()];
+    bool again = mine->address == address && mine->value == value;
+    mine->address = address; mine->value = value;
+    if (emu_zone(address) == EMU_DEVICE_ZONE) { emu_block_used_atomics = true; }
+    if (again) { emu_spin("ld.acquire or ld.volatile, which reads the same value again", file, line); }
 }

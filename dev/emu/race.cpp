@@ -64,6 +64,7 @@ static void report(const char* what, const char* who, uintptr_t address, const A
 static void access(uintptr_t address, size_t bytes, bool write, const void* from, bool atomic = false) {
     int thread = emu_thread();
     if (!emu_in_kernel || thread < 0) { return; }
+    if (write) { emu_generic_write((const void*)address, bytes, thread, false); }
     int zone = emu_zone((const void*)address);
     if (zone == EMU_ELSEWHERE) { return; }
     bool shared = zone == EMU_SHARED_ZONE;
@@ -92,9 +93,15 @@ void emu_touch(const void* address, size_t bytes, bool write) {
 }
 
 void emu_touch_atomically(const void* address, size_t bytes) {
+    emu_generic_write(address, bytes, emu_thread(), false);
     if (emu_zone(address) == EMU_DEVICE_ZONE) { emu_block_used_atomics = true; }
     if (emu_race_check) { access((uintptr_t)address, bytes, true, __builtin_return_address(0), true); }
 }
+
+void emu_race_release(const void*) {}
+void emu_race_release_of(const void*, int) {}
+void emu_race_acquire(const void*) {}
+void emu_race_async_write(unsigned, size_t) {}
 
 // ---- the compiler's hooks ---------------------------------------------------------------------------------------------------
 #define HOOK extern "C" __attribute__((visibility("default")))

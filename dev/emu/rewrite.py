@@ -93,7 +93,7 @@ def rewrite_launches(text):
         start = launch_name_start(text, at)
         name, config, arguments = text[start:at].strip(), text[at + 3:close], text[open_paren:end]
         shown = re.sub(r"\s+", " ", name).replace('"', "")
-        new = f'emu_launch("{shown}", (const void*)({name}), __FILE__, __LINE__, [&]() EMU_NO_RACE {{ {name}{arguments}; }}, {config})'
+        new = f'emu_launch("{shown}", (const void*)({name}), __FILE__, __LINE__, [&]() __attribute__((no_sanitize("thread"))) {{ {name}{arguments}; }}, {config})'
         gaps = text[start + len(name):at] + text[close + 3:open_paren]
         text = text[:start] + new + newlines(gaps) + text[end:]
 
@@ -132,6 +132,11 @@ def rewrite_shared(text):
 
 # ---- asm --------------------------------------------------------------------------------------------------------------------
 HERE = "__FILE__, __LINE__"
+TYPES = {"u8": "uint8_t", "s8": "int8_t", "b8": "uint8_t", "u16": "uint16_t", "s16": "int16_t", "b16": "uint16_t", "u32": "uint32_t", "s32": "int32_t",
+         "b32": "uint32_t", "u64": "uint64_t", "s64": "int64_t", "b64": "uint64_t", "f32": "float", "f64": "double", "pred": "bool"}
+SPECIAL = {"laneid": "(uint32_t)emu_lane()", "warpid": "(uint32_t)(emu_thread() / 32)", "smid": "(uint32_t)0", "clock": "(uint32_t)clock64()", "clock64": "clock64()",
+           "globaltimer": "clock64()", "cluster_ctarank": "(uint32_t)0", "cluster_ctaid.x": "(uint32_t)0", "cluster_nctarank": "(uint32_t)1",
+           **{f"{a}.{d}": f"{c}.{d}" for a, c in (("tid", "threadIdx"), ("ctaid", "blockIdx"), ("ntid", "blockDim"), ("nctaid", "gridDim")) for d in "xyz"}}
 
 
 def matrix_move(function, registers, address, opcode, store):
@@ -139,11 +144,150 @@ def matrix_move(function, registers, address, opcode, store):
     trans = "true" if ".trans" in opcode else "false"
     inits = ", ".join(f"(uint32_t)({n})" for n in names) if store else ""
     after = "" if store else " ".join(f"{n.strip()} = emu_m[{i}];" for i, n in enumerate(names))
-    return f"uint32_t emu_m[{len(names)}] = {{{inits}}}; {function}(emu_m, {len(names)}, {trans}, (unsigned)({address.strip('[] ')}), {HERE}); {after}"
+    return f"uint32_t emu_m[{len(names)}] = {{{inits}}}; {function}(emu_m, {len(names)}, {trans}, {shared_at(address)}, {HERE}); {after}"
 
 
 def flat(operands):
     return ", ".join(o.strip().strip("{}") for o in operands)
+
+
+def listed(operand):
+    return [o.strip() for o in split(operand.strip().strip("{}"), ",")]
+
+
+def address(operand):
+    """[register + offset], the offset in bytes"""
+    base, *offset = split(operand.strip().strip("[]"), "+")
+    return f"((uintptr_t)({base.strip()}) + ({offset[0].strip() if offset else 0}))"
+
+
+def shared_at(operand):
+    return f"(unsigned){address(operand)}"
+
+
+def global_at(operand):
+    return f"(void*){address(operand)}"
+
+
+def wgmma(opcode, ops):
+    n = int(re.fullmatch(r"wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k16\.f32\.bf16\.bf16", opcode).group(1))
+    d = listed(ops[0])
+    if len(d) != n // 2 or n % 8 or not 8 <= n <= 256:
+        return f'emu_error("wgmma of n = {n} with {len(d)} accumulators  [%s:%d]", {HERE});'
+    registers = ops[1].startswith("{")
+    a = f"uint32_t emu_a[4] = {{{flat([ops[1]])}}};" if registers else ""
+    trans = ops[6:]
+    trans_a, trans_b = ("0", trans[0]) if registers else trans
+    return (f"float* emu_d[{len(d)}] = {{{', '.join('&' + x for x in d)}}}; {a} emu_wgmma({n}, emu_d, {'emu_a' if registers else 'nullptr'}, "
+            f"{'0' if registers else ops[1]}, {ops[2]}, {ops[3]}, {ops[4]}, {ops[5]}, {trans_a}, {trans_b}, {HERE});")
+
+
+def load_or_store(opcode, ops):
+    base, *parts = opcode.split(".")
+    kind = TYPES.get(parts[-1])
+    known = ("global", "shared", "shared::cta", "volatile", "acquire", "relaxed", "release", "gpu", "cta", "sys", "cluster", "nc", "cs", "cg", "ca", "lu", "cv", "wb", "wt",
+             "weak", "v2", "v4")
+    if kind is None or any(p not in known and "::" not in p for p in parts[:-1]):
+        return None
+    values, at = (listed(ops[0]), ops[1]) if base == "ld" else (listed(ops[1]), ops[0])
+    shared = "shared" in parts or "shared::cta" in parts
+    n = len(values)
+    pointer = f"emu_shared_pointer({shared_at(at)}, {n} * sizeof({kind}), {HERE})" if shared else f"emu_aligned({global_at(at)}, {n} * sizeof({kind}), {HERE})"
+    code = f"{kind}* emu_p = ({kind}*){pointer}; "
+    if base == "ld":
+        code += " ".join(f"emu_set({v}, emu_p[{i}]);" for i, v in enumerate(values))
+        if "acquire" in parts or "volatile" in parts or "relaxed" in parts:
+            code += f" emu_acquiring_load(emu_p, (uint64_t)emu_p[0], {HERE});"
+        return code
+    return code + " ".join(f"emu_set(emu_p[{i}], {v});" for i, v in enumerate(values)) + (" emu_progress();" if "release" in parts or "volatile" in parts else "")
+
+
+def atomic(opcode, ops):
+    base, *parts = opcode.split(".")
+    kind = {"u32": "unsigned", "s32": "int", "b32": "unsigned", "u64": "unsigned long long", "b64": "unsigned long long"}.get(parts[-1])
+    name = {"add": "Add", "min": "Min", "max": "Max", "and": "And", "or": "Or", "xor": "Xor", "exch": "Exch", "cas": "CAS"}.get(parts[-2])
+    if kind is None or name is None:
+        return None
+    destination, at, rest = (None, ops[0], ops[1:]) if base == "red" else (ops[0], ops[1], ops[2:])
+    shared = "shared" in parts or "shared::cta" in parts
+    pointer = f"emu_shared_pointer({shared_at(at)}, sizeof({kind}), {HERE})" if shared else global_at(at)
+    values = "".join(f", ({kind})({v})" for v in rest)
+    return f"auto emu_old = atomic{name}(({kind}*){pointer}{values}); emu_progress();" + (f" emu_set({destination}, emu_old);" if destination and destination != "_" else "")
+
+
+def mbarrier(opcode, ops):
+    what = re.sub(r"\.(acquire|release|relaxed|cta|cluster|b64|shared::cta|shared::cluster|shared)(?=\.|$)", "", opcode)
+    if what == "mbarrier.init":
+        return f"emu_mbarrier_init({shared_at(ops[0])}, {ops[1]}, {HERE});"
+    if what == "mbarrier.inval":
+        return f"emu_mbarrier_inval({shared_at(ops[0])}, {HERE});"
+    if what in ("mbarrier.expect_tx", "mbarrier.complete_tx"):
+        return f"emu_{what.replace('.', '_')}({shared_at(ops[0])}, {ops[1]}, {HERE});"
+    if what in ("mbarrier.arrive", "mbarrier.arrive.expect_tx", "mbarrier.arrive.noComplete"):
+        state, *rest = ops if not ops[0].startswith("[") else ["_", *ops]
+        expects = what.endswith("expect_tx")
+        extra = rest[1] if len(rest) > 1 else "1"
+        count, expected = ("1", extra) if expects else (extra, "-1")
+        code = f"uint64_t emu_s = emu_mbarrier_arrive({shared_at(rest[0])}, {count}, {expected}, {HERE}); (void)emu_s;"
+        return code + (f" emu_set({state}, emu_s);" if state != "_" else "")
+    match = re.fullmatch(r"mbarrier\.(try|test)_wait(\.parity)?", what)
+    if match:
+        function = "parity" if match.group(2) else "state"
+        return f"{ops[0]} = emu_mbarrier_test_{function}({shared_at(ops[1])}, {ops[2]}, {'true' if match.group(1) == 'try' else 'false'}, {HERE});"
+    return None
+
+
+def bulk(opcode, ops):
+    if opcode == "cp.async.bulk.commit_group":
+        return "emu_bulk_commit();"
+    if opcode in ("cp.async.bulk.wait_group", "cp.async.bulk.wait_group.read"):
+        return f"emu_bulk_wait({ops[0]}, {HERE});"
+    if opcode.startswith("cp.async.bulk.prefetch"):
+        return ";"
+    hint = r"(\.L2::cache_hint)?"
+    if re.fullmatch(r"cp\.async\.bulk\.tensor\.[1-5]d\.shared::(cluster|cta)\.global(\.tile)?\.mbarrier::complete_tx::bytes" + hint, opcode):
+        tensor, at = split(ops[1].strip("[]"), ",")
+        return f"emu_tma_load({shared_at(ops[0])}, (const void*)({tensor}), {at}, {shared_at(ops[2])}, {HERE});"
+    if re.fullmatch(r"cp\.async\.bulk\.tensor\.[1-5]d\.global\.shared::cta(\.tile)?\.bulk_group" + hint, opcode):
+        tensor, at = split(ops[0].strip("[]"), ",")
+        return f"emu_tma_store((const void*)({tensor}), {at}, {shared_at(ops[1])}, {HERE});"
+    if re.fullmatch(r"cp\.async\.bulk\.shared::(cluster|cta)\.global\.mbarrier::complete_tx::bytes" + hint, opcode):
+        return f"emu_bulk_load({shared_at(ops[0])}, {global_at(ops[1])}, {ops[2]}, {shared_at(ops[3])}, {HERE});"
+    if re.fullmatch(r"cp\.async\.bulk\.global\.shared::cta\.bulk_group" + hint, opcode):
+        return f"emu_bulk_store({global_at(ops[0])}, {shared_at(ops[1])}, {ops[2]}, {HERE});"
+    return None
+
+
+BINARY = {"add": "+", "sub": "-", "mul.lo": "*", "and": "&", "or": "|", "xor": "^", "shl": "<<", "shr": ">>"}
+COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "lo": "<", "ls": "<=", "hi": ">", "hs": ">="}
+
+
+def arithmetic(opcode, ops):
+    head, _, suffix = opcode.rpartition(".")
+    kind = TYPES.get(suffix)
+    if kind is None:
+        return None
+    if head == "mov" and ops[0].startswith("{"):
+        return f"uint64_t emu_x = {ops[1]}; " + " ".join(f"emu_set({v}, (uint32_t)(emu_x >> {i * 64 // len(listed(ops[0]))}));" for i, v in enumerate(listed(ops[0])))
+    if head == "mov" and ops[1].startswith("{"):
+        parts = listed(ops[1])
+        return f"emu_set({ops[0]}, ({kind})(" + " | ".join(f"(uint64_t){v} << {i * int(suffix[1:]) // len(parts)}" for i, v in enumerate(parts)) + "));"
+    if head == "mov":
+        return f"emu_set({ops[0]}, {ops[1]});" if suffix[0] == "b" else f"emu_set({ops[0]}, ({kind})({ops[1]}));"
+    if head.startswith("setp."):
+        return f"{ops[0]} = ({kind})({ops[1]}) {COMPARE[head.split('.')[1]]} ({kind})({ops[2]});" if head.split(".")[1] in COMPARE else None
+    if head == "selp":
+        return f"emu_set({ops[0]}, {ops[3]} ? ({kind})({ops[1]}) : ({kind})({ops[2]}));"
+    if head in BINARY:
+        return f"emu_set({ops[0]}, ({kind})(({kind})({ops[1]}) {BINARY[head]} ({kind})({ops[2]})));"
+    if head == "not":
+        return f"{ops[0]} = ({kind})({'!' if kind == 'bool' else '~'}({ops[1]}));"
+    if re.fullmatch(r"cvt\.[us](32|64)", head) or head == "cvta.to.shared" or head == "cvta.to.global":
+        if head == "cvta.to.shared":
+            return f"emu_set({ops[0]}, ({kind})emu_shared_address((const void*)(uintptr_t)({ops[1]}), {HERE}));"
+        to = TYPES[head.split(".")[1]] if head.startswith("cvt.") else kind
+        return f"emu_set({ops[0]}, ({to})({kind})({ops[1]}));"
+    return None
 
 
 def instruction(opcode, operands):
@@ -160,15 +304,29 @@ def instruction(opcode, operands):
         return matrix_move("emu_stmatrix", ops[1], ops[0], opcode, True)
     if opcode == "movmatrix.sync.aligned.m8n8.trans.b16":
         return f"{ops[0]} = emu_movmatrix({ops[1]}, {HERE});"
+    if re.fullmatch(r"wgmma\.mma_async\.sync\.aligned\.m64n\d+k16\.f32\.bf16\.bf16", opcode):
+        return wgmma(opcode, ops)
+    if opcode == "wgmma.fence.sync.aligned":
+        return "emu_wgmma_fence();"
+    if opcode == "wgmma.commit_group.sync.aligned":
+        return "emu_wgmma_commit();"
+    if opcode == "wgmma.wait_group.sync.aligned":
+        return f"emu_wgmma_wait({ops[0]}, {HERE});"
     if re.fullmatch(r"cp\.async\.c[ag]\.shared(::cta)?\.global(\.L1::\w+)?(\.L2::\w+)?", opcode):
-        source = ops[3] if len(ops) > 3 else ops[2]
-        return f"emu_cp_async((unsigned)({ops[0].strip('[]')}), (const void*)({ops[1].strip('[]')}), {ops[2]}, (int)({source}), {HERE});"
+        source = ops[3] if len(ops) > 3 and ".L2::cache_hint" not in opcode else ops[2]
+        return f"emu_cp_async({shared_at(ops[0])}, {global_at(ops[1])}, {ops[2]}, (int)({source}), {HERE});"
     if opcode == "cp.async.commit_group":
         return "emu_cp_async_commit();"
     if opcode == "cp.async.wait_group":
         return f"emu_cp_async_wait({ops[0]});"
     if opcode == "cp.async.wait_all":
         return "emu_cp_async_wait_all();"
+    if re.fullmatch(r"cp\.async\.mbarrier\.arrive(\.noinc)?(\.shared(::cta)?)?\.b64", opcode):
+        return f"emu_cp_async_arrive({shared_at(ops[0])}, {'true' if 'noinc' in opcode else 'false'}, {HERE});"
+    if opcode.startswith("cp.async.bulk"):
+        return bulk(opcode, ops)
+    if base == "mbarrier":
+        return mbarrier(opcode, ops)
     if opcode == "cvt.rn.bf16x2.f32":
         return f"{ops[0]} = emu_pack_bf16x2({ops[1]}, {ops[2]});"
     if re.fullmatch(r"ex2\.approx(\.ftz)?\.f32", opcode):
@@ -181,45 +339,106 @@ def instruction(opcode, operands):
         return f"{ops[0]} = rsqrtf({ops[1]});"
     if opcode == "tanh.approx.f32":
         return f"{ops[0]} = tanhf({ops[1]});"
-    if opcode == "bar.sync" and len(ops) == 1 and ops[0] == "0":
-        return "__syncthreads();"
-    if opcode in ("mov.u32", "mov.b32") and ops[1] in ("%laneid", "%%laneid"):
-        return f"{ops[0]} = (unsigned)emu_lane();"
+    if re.fullmatch(r"(bar|barrier)(\.cta)?\.(sync|arrive)(\.aligned)?", opcode):
+        return f"emu_named_barrier((unsigned)({ops[0]}), {f'(int)({ops[1]})' if len(ops) > 1 else -1}, {'true' if '.sync' in opcode else 'false'}, {HERE});"
+    if opcode == "elect.sync":
+        lane, chosen = ops[0].split("|")
+        set_lane = f"emu_set({lane}, emu_e);" if lane.strip() != "_" else ""
+        return f"uint32_t emu_e; {chosen} = emu_elect((unsigned)({ops[1]}), &emu_e, {HERE}); {set_lane}"
+    if re.fullmatch(r"setmaxnreg\.(inc|dec)\.sync\.aligned\.u32", opcode):
+        return f"emu_setmaxnreg({ops[0]}, {HERE});"
+    if re.fullmatch(r"fence\.proxy\.async(\.shared::(cta|cluster))?", opcode):
+        return "emu_fence_proxy_async(); emu_fence_mbarrier_init();"
+    if opcode == "fence.mbarrier_init.release.cluster":
+        return "emu_fence_mbarrier_init();"
+    if base in ("ld", "st"):
+        return load_or_store(opcode, ops)
+    if base in ("atom", "red"):
+        return atomic(opcode, ops)
+    if base == "nanosleep":
+        return "__nanosleep(0);"
+    if base == "createpolicy":
+        return f"emu_set({ops[0]}, (uint64_t)0);"
     if base in ("prefetch", "prefetchu", "fence", "membar") or opcode == "griddepcontrol.wait" or opcode == "griddepcontrol.launch_dependents":
         return ";"
-    return None
+    return arithmetic(opcode, ops)
 
 
 def operand_list(section):
-    """[(constraint, expression)] of one part of an asm statement."""
+    """[(name, expression)] of one part of an asm statement; the name may be None."""
     found = []
     for part in split(section, ","):
-        match = re.match(r'\s*(?:\[\w+\]\s*)?"([^"]*)"\s*\((.*)\)\s*$', part.replace("\\\n", " "), re.S)
+        match = re.match(r'\s*(?:\[(\w+)\]\s*)?"[^"]*"\s*\((.*)\)\s*$', part.replace("\\\n", " "), re.S)
         if match:
             found.append(match.groups())
     return found
 
 
+def declaration(text, names):
+    """`.reg .pred p, q` as a declaration of C++, its names noted"""
+    match = re.fullmatch(r"\.reg\s*\.(\w+)\s+(.*)", text, re.S)
+    if not match or match.group(1) not in TYPES:
+        return None
+    new = []
+    for name in match.group(2).split(","):
+        name = name.strip().lstrip("%")
+        count = re.fullmatch(r"(\w+)<(\d+)>", name)
+        new += [f"{count.group(1)}{i}" for i in range(int(count.group(2)))] if count else [name]
+    names.update(new)
+    return f"{TYPES[match.group(1)]} {', '.join('emu_r_' + n for n in new)};"
+
+
 def asm_statement(inside):
     parts = split(inside, ":")
-    template = "".join(re.findall(r'"((?:\\.|[^"\\])*)"', parts[0])).replace("\\n", "\n").replace("\\t", " ")
+    template = "".join(re.findall(r'"((?:\\.|[^"\\])*)"', parts[0])).replace("\\n", "\n").replace("\\t", " ").replace("\\r", " ")
     operands = [o for part in parts[1:3] for o in operand_list(part)]
+    named = {name: i for i, (name, _) in enumerate(operands) if name}
+    names, labels, out = set(), re.findall(r"(?:^|[;{}\s])(\w+)\s*:(?!:)", template), []
 
     def value(match):
-        constraint, expression = operands[int(match.group(1))]
+        index = match.group(1)
+        expression = operands[int(index) if index.isdigit() else named[index[1:-1]]][1]
         return f"({one_line(expression)})"
-    out = []
-    lines = re.sub(r"//[^\n]*", "", template)
-    for text in filter(None, (t.strip() for t in lines.split(";"))):
-        opcode, _, rest = text.partition(" ")
-        code = None
-        if not text.startswith("{"):
-            code = instruction(opcode.strip(), split(re.sub(r"%(\d+)", value, re.sub(r"\s+", " ", rest)), ","))
+
+    def local(match):
+        return "emu_r_" + match.group(1) if match.group(1) in names else match.group(0)
+
+    def translated(text):
+        text = re.sub(r"%%([a-z_]\w*(?:\.[xyz])?)", lambda m: f"({SPECIAL[m.group(1)]})" if m.group(1) in SPECIAL and m.group(1) not in names else m.group(1), text)
+        text = re.sub(r"(?<!%)%([a-z_]\w*(?:\.[xyz])?)", lambda m: f"({SPECIAL[m.group(1)]})" if m.group(1) in SPECIAL else m.group(0), text)
+        opcode, _, rest = re.sub(r"\s+", " ", text).strip().partition(" ")
+        rest = re.sub(r"(?<![\w.:%])([A-Za-z_]\w*)(?![\w(])", local, rest)
+        if opcode in ("bra", "bra.uni"):
+            return f"goto emu_l_{rest.strip()};"
+        return instruction(opcode, split(re.sub(r"%(\d+|\[\w+\])", value, rest), ","))
+
+    for text in re.sub(r"//[^\n]*", "", template).split(";"):
+        text = text.strip()
+        while True:
+            match = re.match(r"([{}])\s*|(\w+)\s*:(?!:)\s*", text)
+            if not match:
+                break
+            out.append(match.group(1) if match.group(1) else f"emu_l_{match.group(2)}: ;")
+            text = text[match.end():]
+        if not text:
+            continue
+        if text.startswith(".reg"):
+            code = declaration(text, names)
+        else:
+            guard = re.match(r"@(!?)%*(\w+)\s+", text)
+            code = translated(text[guard.end():] if guard else text)
+            if code is not None:
+                code = "{ " + code + " }"
+                if guard:
+                    name = guard.group(2)
+                    name = f"emu_r_{name}" if name in names else name
+                    code = f"if ({guard.group(1)}{name}) {code}"
         if code is None:
-            shown = re.sub(r"\s+", " ", template).replace('"', "'").replace("\\", "")
+            shown = re.sub(r"\s+", " ", template).replace('"', "'").replace("\\", "").replace("%", "%")
             return f'emu_unknown_ptx("{shown}", {HERE});'
         out.append(code)
-    return "{ " + " ".join(out) + " }"
+    declared = f"__label__ {', '.join('emu_l_' + l for l in labels)}; " if labels else ""
+    return "{ " + declared + " ".join(out) + " }"
 
 
 def rewrite_asm(text):

@@ -1,5 +1,5 @@
 // The host's side of CUDA: device memory with guards around it, events, attributes, and the report of a bad access.
-#include "include/cuda_runtime.h"
+#include "include/cuda.h"
 
 #include <execinfo.h>
 #include <signal.h>
@@ -195,13 +195,24 @@ cudaError_t cudaGetDeviceCount(int* count)         { *count = 1; return cudaSucc
 cudaError_t cudaDeviceSynchronize()                { return cudaSuccess; }
 cudaError_t cudaDeviceReset()                      { return cudaSuccess; }
 
-// An H100's numbers except for the compute capability: 8.0, the portable path, is the one that can be emulated.
+// An H100's numbers except for the multiprocessors. EMU_CAPABILITY=80 shows an older device, EMU_SMS another count.
+static int number_of(const char* name, int otherwise) { const char* text = getenv(name); return text ? atoi(text) : otherwise; }
+static int capability()      { return number_of("EMU_CAPABILITY", 90); }
+static int multiprocessors() { return number_of("EMU_SMS", 4); }
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, unsigned long long, cudaDriverEntryPointQueryResult* found) {
+    bool known = !strcmp(name, "cuTensorMapEncodeTiled");
+    *function = known ? (void*)emu_encode_tiled : nullptr;
+    if (found) { *found = known ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound; }
+    return cudaSuccess;
+}
+
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
     memset(p, 0, sizeof *p);
     snprintf(p->name, sizeof p->name, "emulated GPU");
     p->totalGlobalMem = (size_t)80 << 30;
     p->sharedMemPerBlock = SHARED_DEFAULT; p->sharedMemPerBlockOptin = SHARED_MOST; p->sharedMemPerMultiprocessor = SHARED_SM;
-    p->major = 8; p->minor = 0; p->multiProcessorCount = 132; p->l2CacheSize = 50 << 20; p->warpSize = 32;
+    p->major = capability() / 10; p->minor = capability() % 10; p->multiProcessorCount = multiprocessors(); p->l2CacheSize = 50 << 20; p->warpSize = 32;
     p->maxThreadsPerBlock = 1024; p->maxThreadsPerMultiProcessor = THREADS_SM; p->regsPerBlock = 65536;
     p->clockRate = 1980000; p->memoryClockRate = 2619000; p->memoryBusWidth = 5120;
     return cudaSuccess;
@@ -211,10 +222,10 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
     switch (attribute) {
         case cudaDevAttrMaxSharedMemoryPerBlock:      *value = SHARED_DEFAULT; break;
         case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = SHARED_MOST; break;
-        case cudaDevAttrMultiProcessorCount:          *value = 132; break;
+        case cudaDevAttrMultiProcessorCount:          *value = multiprocessors(); break;
         case cudaDevAttrL2CacheSize:                  *value = 50 << 20; break;
-        case cudaDevAttrComputeCapabilityMajor:       *value = 8; break;
-        case cudaDevAttrComputeCapabilityMinor:       *value = 0; break;
+        case cudaDevAttrComputeCapabilityMajor:       *value = capability() / 10; break;
+        case cudaDevAttrComputeCapabilityMinor:       *value = capability() % 10; break;
         default: return cudaErrorInvalidValue;
     }
     return cudaSuccess;

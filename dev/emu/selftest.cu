@@ -1,11 +1,5 @@
 // Tests of the emulator itself:  dev/emu/run --file dev/emu/selftest.cu
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <cuda_bf16.h>
-
-#include "test.h"
-#include "cuda_common.cuh"
+#include "selftest.h"
 
 // ---- instructions -----------------------------------------------------------------------------------------------------
 __device__ inline uint32_t shared_at(const void* p) { return (uint32_t)__cvta_generic_to_shared(p); }
@@ -54,13 +48,6 @@ __global__ void product_kernel(float* out, const floatX* a, const floatX* b, boo
     float d[4] = {};
     mma(d, fa, fb);
     for (int i = 0; i < 4; i++) { out[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = d[i]; }
-}
-
-template <class T> static T* upload(const T* host, size_t n) {
-    T* device;
-    CUDA_CHECK(cudaMalloc(&device, n * sizeof(T)));
-    CUDA_CHECK(cudaMemcpy(device, host, n * sizeof(T), cudaMemcpyHostToDevice));
-    return device;
 }
 
 TEST(emu_mma_is_the_product) {
@@ -185,52 +172,29 @@ __global__ void mistaken_kernel(float* out, Mistake what) {
     if (what == TWO_BLOCKS) { out[t] = 1.0f; }
 }
 
-static void make(Mistake what) {
+static void make(int what) {
     float zeros[64] = {};
     float* out = upload(zeros, 64);
     dim3 grid(what == EMPTY_GRID ? 0 : what == TWO_BLOCKS ? 2 : 1);
-    mistaken_kernel<<<grid, 64, what == LARGE_SHARED ? 50000 : 256>>>(out, what);
+    mistaken_kernel<<<grid, 64, what == LARGE_SHARED ? 50000 : 256>>>(out, (Mistake)what);
     if (what == HOST_TOUCHES) { out[0] = 1.0f; }
 }
 
-// makes the mistake in a process of its own, which has to end with `text` on stderr
-static bool is_reported(Mistake what, const char* text) {
-    int ends[2];
-    if (pipe(ends)) { return false; }
-    pid_t child = fork();
-    if (child == 0) {
-        dup2(ends[1], 2);
-        make(what);
-        _exit(0);
-    }
-    close(ends[1]);
-    static char said[1 << 16];
-    size_t used = 0;
-    for (ssize_t n; (n = read(ends[0], said + used, sizeof said - 1 - used)) > 0;) { used += (size_t)n; }
-    said[used] = 0;
-    close(ends[0]);
-    int status = 0;
-    waitpid(child, &status, 0);
-    if (strstr(said, text) && status != 0) { return true; }
-    fprintf(stderr, "status %d, said: %s\n", status, said);
-    return false;
-}
-
 TEST(emu_reports_mistakes) {
-    CHECK(is_reported(DIVERGED, "of the block is in the one at"), "a barrier in a branch");
-    CHECK(is_reported(HALF_A_WARP, "threads    0..  15 wait in __shfl_xor_sync"), "a shuffle of half a warp");
-    CHECK(is_reported(BEYOND_DEVICE, "256 bytes from the start of the nearest device buffer"), "a write behind a buffer");
-    CHECK(is_reported(BEYOND_SHARED, "in shared memory, 256 bytes"), "a write behind shared memory");
-    CHECK(is_reported(MISALIGNED, "misaligned address"), "a misaligned vector");
-    CHECK(is_reported(LARGE_SHARED, "50000 bytes of dynamic shared memory"), "too much shared memory");
-    CHECK(is_reported(EMPTY_GRID, "invalid grid"), "an empty grid");
-    CHECK(is_reported(HOST_TOUCHES, "by the host"), "the host in device memory");
+    CHECK(is_reported(make, DIVERGED, "of the block is in the one at"), "a barrier in a branch");
+    CHECK(is_reported(make, HALF_A_WARP, "threads    0..  15 wait in __shfl_xor_sync"), "a shuffle of half a warp");
+    CHECK(is_reported(make, BEYOND_DEVICE, "256 bytes from the start of the nearest device buffer"), "a write behind a buffer");
+    CHECK(is_reported(make, BEYOND_SHARED, "in shared memory, 256 bytes"), "a write behind shared memory");
+    CHECK(is_reported(make, MISALIGNED, "misaligned address"), "a misaligned vector");
+    CHECK(is_reported(make, LARGE_SHARED, "50000 bytes of dynamic shared memory"), "too much shared memory");
+    CHECK(is_reported(make, EMPTY_GRID, "invalid grid"), "an empty grid");
+    CHECK(is_reported(make, HOST_TOUCHES, "by the host"), "the host in device memory");
 }
 
 TEST(emu_reports_races) {
     if (!emu_race_check) { printf("skip emu_reports_races (needs --race)\n"); test_checks++; return; }
-    CHECK(is_reported(NO_BARRIER, "race: "), "shared memory without a barrier");
-    CHECK(is_reported(TWO_BLOCKS, "another block"), "two blocks at one place");
+    CHECK(is_reported(make, NO_BARRIER, "race: "), "shared memory without a barrier");
+    CHECK(is_reported(make, TWO_BLOCKS, "another block"), "two blocks at one place");
 }
 
 TEST_MAIN()

@@ -18,6 +18,8 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
+#define __cluster_dims__(...)
+#define __CUDA_ARCH_FEAT_SM90_ALL 1
 #define CUDART_INF_F INFINITY
 
 // ---- vectors ------------------------------------------------------------------------------------------------------------
@@ -143,9 +145,19 @@ static inline void __threadfence_system() {}
 static inline size_t __cvta_generic_to_shared(const void* p, EMU_HERE) { return emu_shared_address(p, file, line); }
 static inline size_t __cvta_generic_to_global(const void* p)      { return (size_t)p; }
 static inline void __trap()                                       { emu_error("__trap()"); }
-static inline void __nanosleep(unsigned)                          {}
+static inline void __nanosleep(unsigned, EMU_HERE)                { emu_spin("__nanosleep", file, line); }
 static inline void __prefetch_global_l2(const void*)              {}
 long long clock64();
+
+// PTX moves bits between registers of one size, whatever their types here.
+template <class To, class From> static inline void emu_set(To& to, From from) {
+    if constexpr (sizeof(To) == sizeof(From)) { memcpy((void*)&to, (const void*)&from, sizeof to); }
+    else { to = (To)from; }
+}
+static inline void* emu_aligned(void* p, size_t bytes, const char* file, int line) {
+    if ((uintptr_t)p % bytes) { emu_error("a load or store of %zu bytes at %p: misaligned address  [%s:%d]", bytes, p, file, line); }
+    return p;
+}
 
 // Integers and fp64 only: a float atomic makes the result depend on the order, so kernels here have none.
 #define EMU_NO_RACE __attribute__((no_sanitize("thread")))
@@ -308,6 +320,30 @@ static inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t byt
     return cudaMemcpy(to, from, bytes, kind);
 }
 static inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t = nullptr) { return cudaMemset(memory, value, bytes); }
+// ---- launches with attributes (which are ignored; clusters are of one block) ---------------------------------------------------
+enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension = 4, cudaLaunchAttributeProgrammaticStreamSerialization = 6, cudaLaunchAttributePriority = 8,
+                             cudaLaunchAttributeCooperative = 2 };
+union cudaLaunchAttributeValue { struct { unsigned x, y, z; } clusterDim; int cooperative, programmaticStreamSerializationAllowed, priority; };
+struct cudaLaunchAttribute { cudaLaunchAttributeID id; cudaLaunchAttributeValue val; };
+struct cudaLaunchConfig_t { dim3 gridDim, blockDim; size_t dynamicSmemBytes; cudaStream_t stream; cudaLaunchAttribute* attrs; unsigned numAttrs; };
+template <class... P, class... A> cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(P...), A&&... arguments) {
+    for (unsigned i = 0; i < config->numAttrs; i++) {
+        const cudaLaunchAttribute& a = config->attrs[i];
+        if (a.id == cudaLaunchAttributeClusterDimension && a.val.clusterDim.x * a.val.clusterDim.y * a.val.clusterDim.z > 1) { emu_error("clusters of several blocks are not emulated"); }
+    }
+    emu_launch("a kernel of cudaLaunchKernelEx", (const void*)kernel, __FILE__, __LINE__, [&]() EMU_NO_RACE { kernel(arguments...); }, config->gridDim, config->blockDim,
+               config->dynamicSmemBytes, config->stream);
+    return cudaSuccess;
+}
+
+// ---- the driver's functions (cuda.h) ------------------------------------------------------------------------------------------
+enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess = 0, cudaDriverEntryPointSymbolNotFound = 1, cudaDriverEntryPointVersionNotSufficent = 2 };
+enum { cudaEnableDefault = 0 };
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned version, unsigned long long flags, cudaDriverEntryPointQueryResult* found = nullptr);
+static inline cudaError_t cudaGetDriverEntryPoint(const char* name, void** function, unsigned long long flags, cudaDriverEntryPointQueryResult* found = nullptr) {
+    return cudaGetDriverEntryPointByVersion(name, function, 12000, flags, found);
+}
+
 template <class S> cudaError_t cudaMemcpyToSymbol(S& symbol, const void* from, size_t bytes, size_t offset = 0, cudaMemcpyKind = cudaMemcpyHostToDevice) {
     memcpy((char*)&symbol + offset, from, bytes);
     return cudaSuccess;
