@@ -3,6 +3,7 @@
 # make test [OP=name]  every test, or those of one op
 # make tools           the data tools written in C, into build/data (data/README.md)
 # make bench [OP=name] the tables of README (GPU)
+# make ladder          the MoBA forward in five steps, naive to product (GPU)
 # make help            this text
 CC      ?= cc
 NVCC    ?= $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
@@ -153,6 +154,15 @@ bench: $(patsubst dev/cuda/%.cu,$(B)/bench/%,$(if $(OP),dev/cuda/$(OP).cu,$(wild
 	@mkdir -p dev/results
 	@for program in $^; do echo "# $$(basename $$program)"; $$program | tee dev/results/$$(basename $$program).jsonl || exit 1; done
 
+# the MoBA forward from naive to product, a step a file (dev/cuda/moba_ladder/README.md)
+LADDER := $(patsubst dev/cuda/moba_ladder/%.cu,$(B)/ladder/%,$(sort $(wildcard dev/cuda/moba_ladder/*.cu)))
+$(B)/ladder/%: dev/cuda/moba_ladder/%.cu $(wildcard dev/cuda/moba_ladder/*.h dev/cuda/moba_ladder/*.cuh) dev/cuda/bench.h $(CUDA_LIB)
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) -Idev/cuda -o $@ $< $(CUDA_LIB) $(NVLIBS)
+ladder: $(LADDER)
+	@[ -n "$(HAS_GPU)" ] || { echo "error: make ladder needs a GPU, and nvidia-smi shows none" >&2; exit 70; }
+	@dev/cuda/moba_ladder/run.sh $^
+
 # ---- everything that proves the tree ------------------------------------------------------------------------------------
 OP_TESTS    := $(patsubst test/%.cu,%,$(wildcard test/test_*.cu))
 PLAIN_TESTS := $(patsubst test/%.c,%,$(wildcard test/test_*.c))
@@ -182,5 +192,5 @@ clean:
 help:
 	@sed -n '1,/^CC/p' Makefile | grep '^#' | sed 's/^# //'
 
-.PHONY: FORCE all clean help tools test setup-test test-built quickstart bench source-hash model-dumps
+.PHONY: FORCE all clean help tools test setup-test test-built quickstart bench ladder source-hash model-dumps
 .SECONDARY:
