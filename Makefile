@@ -4,6 +4,7 @@
 # make tools           the data tools written in C, into build/data (data/README.md)
 # make bench [OP=name] the tables of README (GPU)
 # make clean           removes what was built; runs/ stays
+# make ladder          the MoBA forward in five steps, naive to product (GPU)
 # make help            this text
 SHELL   := /bin/bash -o pipefail
 CC      ?= cc
@@ -165,6 +166,15 @@ bench-built: $(BENCHMARKS)
 	@mkdir -p dev/results
 	@for program in $^; do echo "# $$(basename $$program)"; $$program | tee dev/results/$$(basename $$program).jsonl || exit 1; done
 
+# the MoBA forward from naive to product, a step a file (dev/cuda/moba_ladder/README.md)
+LADDER := $(patsubst dev/cuda/moba_ladder/%.cu,$(B)/ladder/%,$(sort $(wildcard dev/cuda/moba_ladder/*.cu)))
+$(B)/ladder/%: dev/cuda/moba_ladder/%.cu $(wildcard dev/cuda/moba_ladder/*.h dev/cuda/moba_ladder/*.cuh) dev/cuda/bench.h $(CUDA_LIB)
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) -Idev/cuda -o $@ $< $(CUDA_LIB) $(NVLIBS)
+ladder: $(LADDER)
+	@[ -n "$(HAS_GPU)" ] || { echo "error: make ladder needs a GPU, and nvidia-smi shows none" >&2; exit 70; }
+	@dev/cuda/moba_ladder/run.sh $^
+
 # ---- everything that proves the tree ------------------------------------------------------------------------------------
 OP_TESTS    := $(patsubst test/%.cu,%,$(wildcard test/test_*.cu))
 PLAIN_TESTS := $(patsubst test/%.c,%,$(wildcard test/test_*.c))
@@ -197,5 +207,5 @@ clean:
 help:
 	@sed -n '1,/^CC/p' Makefile | grep '^#' | sed 's/^# //'
 
-.PHONY: FORCE all clean help tools nvcc test test-built cuda-tests quickstart bench bench-built benchmarks source-hash model-dumps
+.PHONY: FORCE all clean help tools nvcc test test-built cuda-tests quickstart bench bench-built ladder benchmarks source-hash model-dumps
 .SECONDARY:

@@ -10,7 +10,7 @@ def blank_comments(text):
     """Comments become spaces, so that the patterns below see code only. Strings stay."""
     def keep(match):
         s = match.group(0)
-        return s if s[0] in "\"'" else re.sub(r"[^\n\\]", " ", s)
+        return s if s[0] in "\"'" else re.sub(r"\\(?!\n)|[^\n\\]", " ", s)
     return re.sub(r'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|//[^\n]*|/\*.*?\*/', keep, text, flags=re.S)
 
 

@@ -223,6 +223,8 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
         case cudaDevAttrMaxSharedMemoryPerBlock:      *value = SHARED_DEFAULT; break;
         case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = SHARED_MOST; break;
         case cudaDevAttrMultiProcessorCount:          *value = multiprocessors(); break;
+        case cudaDevAttrMemoryClockRate:              *value = 2619000; break;
+        case cudaDevAttrGlobalMemoryBusWidth:         *value = 5120; break;
         case cudaDevAttrL2CacheSize:                  *value = 50 << 20; break;
         case cudaDevAttrComputeCapabilityMajor:       *value = capability() / 10; break;
         case cudaDevAttrComputeCapabilityMinor:       *value = capability() % 10; break;

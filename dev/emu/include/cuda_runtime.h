@@ -69,6 +69,7 @@ static inline double max(double a, double b) { return fmax(a, b); }
 #define __cosf   emu_cosf
 #define __powf   emu_powf
 static inline float rsqrtf(float x)                       { return (float)(1.0 / sqrt((double)x)); }
+static inline float cospif(float x)                       { return (float)cos(3.141592653589793 * (double)x); }
 static inline double rsqrt(double x)                      { return 1.0 / sqrt(x); }
 static inline float emu_expf(float x)                       { return expf(x); }
 static inline float emu_exp10f(float x)                     { return powf(10.0f, x); }
@@ -265,7 +266,8 @@ enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAl
 typedef cudaError_t cudaError;
 enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice, cudaMemcpyDefault };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8, cudaFuncAttributePreferredSharedMemoryCarveout = 9 };
-enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlock = 8, cudaDevAttrMultiProcessorCount = 16, cudaDevAttrL2CacheSize = 38,
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlock = 8, cudaDevAttrMultiProcessorCount = 16, cudaDevAttrMemoryClockRate = 36,
+                      cudaDevAttrGlobalMemoryBusWidth = 37, cudaDevAttrL2CacheSize = 38,
                       cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76, cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
 enum { cudaStreamDefault = 0, cudaStreamNonBlocking = 1, cudaEventDefault = 0, cudaEventBlockingSync = 1, cudaEventDisableTiming = 2,
        cudaHostAllocDefault = 0, cudaSharedmemCarveoutMaxShared = 100 };
