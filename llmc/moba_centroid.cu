@@ -15,7 +15,7 @@ __global__ void centroid_kernel(float* centroid, const floatX* k, AttnShape shap
 
     float sum[8] = {0};
     if (mine) {
-        #pragma unroll 4
+        #pragma unroll 8
         for (int t = from + warp; t < to; t += CENTROID_ROWS) {
             Pack8 key = load8(k + ((size_t)b * shape.T + t) * shape.ldk + channel);
             for (int i = 0; i < 8; i++) { sum[i] += __bfloat162float(key.x[i]); }

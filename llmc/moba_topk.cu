@@ -2,65 +2,99 @@
 //
 // Precision: q is bf16 already; a centroid c is split in-kernel into bf16 high = c rounded and low = (c - high) rounded, which leaves
 // at most 2^-18 |c| out. Both products accumulate in fp32. An infinite q may score NaN (inf * high + inf * low) where fp32 gives inf.
+// The list compares scores to 18 bits after the leading one (17 above 15 slots): what is closer counts as a tie.
+#include "attn_ptx.cuh"
 #include "cuda_common.cuh"
-#include "mma_sync.cuh"
 #include "ops.h"
 
 enum { TOPK_WARPS   = 8,
        TOPK_QUERIES = TOPK_WARPS * WARP,   // of one thread block, 32 consecutive ones a warp
-       TOPK_TILE    = 64,                  // centroids in shared memory at a time
        TOPK_PANEL   = 32,                  // columns of scores a warp computes before it looks at them
        PANEL_STRIDE = WARP + 4 };          // panel[column][query]: with 4 more, neither the tensor cores' layout nor ours has bank conflicts
 
-// The K best blocks of one query so far, best first; -inf and MOBA_NONE where there are fewer.
-// Every index is a compile-time constant after unrolling, which keeps the lists in registers.
+// ---- one query's list -----------------------------------------------------------------------------------------------------------
+// A key is a score as an integer of the same order, its lowest bits replaced by a tag. Tags are given in falling order, so that of equal
+// scores the one inserted first, the lower block, is the larger key; tag -> block is a column of a small table in shared memory.
+// One integer an entry is what makes insertion cheap: two instructions each.
+template<int K> __host__ __device__ constexpr int tag_mask() { return K < 16 ? 31 : 63; }
+// 56 of the 64: so the tables leave the kernel within the 99 KB of shared memory that an L40 or 4090 gives
+template<int K> __host__ __device__ constexpr int tag_lowest() { return K < 16 ? 0 : 8; }
+template<int K> __host__ __device__ constexpr int tag_count() { return tag_mask<K>() + 1 - tag_lowest<K>(); }
+
+__device__ inline int ordered(float score) {                             // its own inverse: signed integers in the order of the floats
+    int bits = __float_as_int(score);
+    return bits ^ ((bits >> 31) & 0x7fffffff);
+}
+
+// The K best keys of one query so far, best first. Every index is a compile-time constant after unrolling, which keeps them in registers.
 template<int K>
 struct Best {
-    float score[K];
-    int   block[K];
+    int key[K];
+    int tag;          // the next insertion's
 };
 
 template<int K>
+__device__ inline int empty_key() { return ordered(-INFINITY) & ~tag_mask<K>(); }     // below every score that enters
+
+template<int K>
 __device__ inline void best_clear(Best<K>& best) {
-    for (int i = 0; i < K; i++) {
-        best.score[i] = -INFINITY;
-        best.block[i] = MOBA_NONE;
-    }
-}
-
-// Insert behind all that are at least as good: blocks come in ascending order, so the lower index wins a tie.
-template<int K>
-__device__ inline void best_insert(Best<K>& best, float score, int block) {
     #pragma unroll
-    for (int i = K - 1; i >= 0; i--) {
-        bool above = i > 0 && score > best.score[i > 0 ? i - 1 : 0], here = score > best.score[i];
-        if (above) {
-            best.score[i] = best.score[i - 1];
-            best.block[i] = best.block[i - 1];
-        } else if (here) {
-            best.score[i] = score;
-            best.block[i] = block;
-        }
-    }
+    for (int i = 0; i < K; i++) { best.key[i] = empty_key<K>() | tag_lowest<K>(); }
+    best.tag = tag_mask<K>();
 }
 
-// Keep `want` blocks. Only scores above -inf entered the list; what is missing are the lowest blocks not in it (-inf and NaN tie).
+// Scores above this enter: the largest float whose key ties with the last entry. NaN, which nothing is above, if that is +inf.
 template<int K>
-__device__ inline void best_complete(Best<K>& best, int slots, int want) {
+__device__ inline float best_threshold(const Best<K>& best) {
+    int worst = best.key[K - 1] | tag_mask<K>();
+    return __int_as_float(worst ^ ((worst >> 31) & 0x7fffffff));
+}
+
+// `table` is this lane's column, row 0 its lowest tag's. Blocks come in ascending order. A score that does not enter leaves the list alone.
+template<int K>
+__device__ inline void best_insert(Best<K>& best, uint16_t* table, float score, int block) {
+    int key = (ordered(score) & ~tag_mask<K>()) | best.tag;
+    table[(best.tag - tag_lowest<K>()) * WARP] = (uint16_t)block;
+    best.tag -= key > best.key[K - 1];
+    #pragma unroll
+    for (int i = K - 1; i > 0; i--) { best.key[i] = max(best.key[i], min(best.key[i - 1], key)); }
+    best.key[0] = max(best.key[0], key);
+}
+
+// Tags are used up: the entries take the highest ones, in the order of the list.
+template<int K>
+__device__ inline void best_renumber(Best<K>& best, uint16_t* table) {
+    const int mask = tag_mask<K>();
+    uint16_t block[K];
+    #pragma unroll
+    for (int i = 0; i < K; i++) { block[i] = table[((best.key[i] & mask) - tag_lowest<K>()) * WARP]; }
+    #pragma unroll
+    for (int i = 0; i < K; i++) {
+        table[(mask - i - tag_lowest<K>()) * WARP] = block[i];
+        best.key[i] = (best.key[i] & ~mask) | (mask - i);
+    }
+    best.tag = mask - K;
+}
+
+// The `want` picks into block[], MOBA_NONE behind them. Only scores above -inf are in the list; what is missing are the lowest blocks
+// not in it (-inf and NaN tie).
+template<int K>
+__device__ inline void best_blocks(int (&block)[K], const Best<K>& best, const uint16_t* table, int slots, int want) {
     int found = 0;
     #pragma unroll
     for (int i = 0; i < K; i++) {
-        if (i >= slots) { best.block[i] = MOBA_NONE; }
-        found += best.block[i] != MOBA_NONE;
+        bool used = i < slots && (best.key[i] & ~tag_mask<K>()) != empty_key<K>();
+        block[i] = used ? table[((best.key[i] & tag_mask<K>()) - tag_lowest<K>()) * WARP] : (int)MOBA_NONE;
+        found += used;
     }
     for (int j = 0; found < want; j++) {
         bool taken = false;
         #pragma unroll
-        for (int i = 0; i < K; i++) { taken = taken || best.block[i] == j; }
+        for (int i = 0; i < K; i++) { taken = taken || block[i] == j; }
         if (taken) { continue; }
         #pragma unroll
         for (int i = 0; i < K; i++) {
-            if (i == found) { best.block[i] = j; }
+            if (i == found) { block[i] = j; }
         }
         found++;
     }
@@ -68,16 +102,26 @@ __device__ inline void best_complete(Best<K>& best, int slots, int want) {
 
 // Odd-even transposition: K rounds sort K blocks, MOBA_NONE ends last.
 template<int K>
-__device__ inline void best_sort_by_block(Best<K>& best) {
+__device__ inline void sort_blocks(int (&block)[K]) {
     #pragma unroll
     for (int round = 0; round < K; round++) {
         #pragma unroll
         for (int i = round % 2; i + 1 < K; i += 2) {
-            int low = min(best.block[i], best.block[i + 1]), high = max(best.block[i], best.block[i + 1]);
-            best.block[i]     = low;
-            best.block[i + 1] = high;
+            int low = min(block[i], block[i + 1]), high = max(block[i], block[i + 1]);
+            block[i]     = low;
+            block[i + 1] = high;
         }
     }
+}
+
+// ---- scores -----------------------------------------------------------------------------------------------------------------------
+// Shared memory: the next tile of centroids as it comes (fp32), this tile's high and low halves, then per warp a panel and a tag table.
+template<int D> __host__ __device__ constexpr int tile_rows() { return 4096 / D; }
+
+template<int D, int K>
+__host__ __device__ constexpr size_t topk_shared_bytes() {
+    return tile_rows<D>() * D * (sizeof(float) + 2 * sizeof(floatX)) +
+           TOPK_WARPS * (TOPK_PANEL * PANEL_STRIDE * sizeof(float) + tag_count<K>() * WARP * sizeof(uint16_t));
 }
 
 // Where 16-byte chunk `chunk` of a tile's row lies. Odd rows swap their 64-byte halves: two rows read at the same chunks then
@@ -85,122 +129,170 @@ __device__ inline void best_sort_by_block(Best<K>& best) {
 template<int D>
 __device__ inline int chunk_at(int row, int chunk) { return row * D + (chunk ^ (row % 2 * 4)) * 8; }
 
-// centroids first .. first+63 (clamped to n-1) as high and low halves
+// Begins to copy centroids first .. first + tile_rows-1 (clamped to n-1). A thread copies the eights of numbers that it will split.
 template<int D>
-__device__ inline void load_tile(floatX* high, floatX* low, const float* centroid, int first, int n) {
-    for (int i = threadIdx.x; i < TOPK_TILE * (D / 8); i += TOPK_QUERIES) {
-        int row = i / (D / 8), chunk = i % (D / 8);
-        const float4* from = reinterpret_cast<const float4*>(centroid + (size_t)min(first + row, n - 1) * D + chunk * 8);
+__device__ inline void fetch_tile(float* raw, const float* centroid, int first, int n) {
+    for (int i = threadIdx.x; i < tile_rows<D>() * D / 8; i += TOPK_QUERIES) {
+        const float* from = centroid + (size_t)min(first + i / (D / 8), n - 1) * D + i % (D / 8) * 8;
+        cp_async_16(raw + i * 8, from, true);
+        cp_async_16(raw + i * 8 + 4, from + 4, true);
+    }
+    cp_async_commit();
+}
+
+template<int D>
+__device__ inline void split_tile(floatX* high, floatX* low, const float* raw) {
+    for (int i = threadIdx.x; i < tile_rows<D>() * D / 8; i += TOPK_QUERIES) {
+        const float4* from = reinterpret_cast<const float4*>(raw + i * 8);
         float4 a = from[0], b = from[1];
         float value[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
-        Pack8 h, l;
-        for (int e = 0; e < 8; e++) {
-            h.x[e] = __float2bfloat16(value[e]);
-            float rounded = __bfloat162float(h.x[e]);
-            l.x[e] = __float2bfloat16(fabsf(rounded) < INFINITY ? value[e] - rounded : 0.0f);     // inf - inf would make the score NaN
+        uint32_t h[4], l[4];
+        #pragma unroll
+        for (int e = 0; e < 4; e++) {
+            float x = value[2 * e], y = value[2 * e + 1];
+            h[e] = pack_bf16(x, y);
+            float x_left = x - __uint_as_float(h[e] << 16), y_left = y - __uint_as_float(h[e] & 0xffff0000u);
+            l[e] = pack_bf16(fabsf(x) < INFINITY ? x_left : 0.0f, fabsf(y) < INFINITY ? y_left : 0.0f);   // inf - inf would score NaN
         }
-        store8(high + chunk_at<D>(row, chunk), h);
-        store8(low + chunk_at<D>(row, chunk), l);
+        int at = chunk_at<D>(i / (D / 8), i % (D / 8));
+        *reinterpret_cast<uint4*>(high + at) = make_uint4(h[0], h[1], h[2], h[3]);
+        *reinterpret_cast<uint4*>(low + at)  = make_uint4(l[0], l[1], l[2], l[3]);
     }
 }
 
-// Scores of the warp's 32 queries against 32 centroids from row `first` of the tile -> panel[column][query].
+// d[column / 8][m] += the warp's queries 16m .. 16m+15 times 8*EIGHTS centroids, over 32 consecutive elements of the head.
 // A dot product does not mind the order of its terms: lane 4g + i reads eight consecutive elements of q and c in one 16-byte load
 // and calls them k = 2i, 2i+1, 2i+8, 2i+9 of two successive instructions.
-template<int D>
-__device__ inline void score_panel(float* panel, const uint4 query[4][D / 32], const floatX* high, const floatX* low, int first) {
-    int lane = threadIdx.x % WARP, g = lane / 4, i = lane % 4;
-    #pragma unroll 2
-    for (int column = 0; column < TOPK_PANEL; column += 8) {
-        float d[2][4] = {};
+template<int EIGHTS>
+__device__ inline void score_step(float (&d)[EIGHTS][2][4], const uint4 (&q)[4], const uint4 (&c)[EIGHTS]) {
+    #pragma unroll
+    for (int half = 0; half < 2; half++) {
         #pragma unroll
-        for (int p = 0; p < D / 32; p++) {
-            int at = chunk_at<D>(first + column + g, 4 * p + i);
-            uint4 h = *reinterpret_cast<const uint4*>(high + at), l = *reinterpret_cast<const uint4*>(low + at);
+        for (int e = 0; e < EIGHTS; e++) {
             #pragma unroll
             for (int m = 0; m < 2; m++) {
-                uint4 a = query[2 * m][p], b = query[2 * m + 1][p];
-                mma_16x8x16(d[m], a.x, b.x, a.y, b.y, h.x, h.y);
-                mma_16x8x16(d[m], a.z, b.z, a.w, b.w, h.z, h.w);
-                mma_16x8x16(d[m], a.x, b.x, a.y, b.y, l.x, l.y);
-                mma_16x8x16(d[m], a.z, b.z, a.w, b.w, l.z, l.w);
+                uint4 x = q[2 * m], y = q[2 * m + 1];
+                uint32_t a[4] = {half ? x.z : x.x, half ? y.z : y.x, half ? x.w : x.y, half ? y.w : y.y};
+                mma_16816(d[e][m], a, half ? c[e].z : c[e].x, half ? c[e].w : c[e].y);
             }
         }
-        float* to = panel + (column + 2 * i) * PANEL_STRIDE + g;
+    }
+}
+
+// Scores of the warp's 32 queries against 8*EIGHTS centroids from row `first` of the tile -> panel[column][query].
+template<int D, int EIGHTS>
+__device__ inline void score_columns(float* panel, const uint4 (&query)[D / 32][4], const floatX* high, const floatX* low, int first) {
+    int lane = threadIdx.x % WARP, g = lane / 4, i = lane % 4;
+    float d[EIGHTS][2][4] = {};
+    #pragma unroll
+    for (int p = 0; p < D / 32; p++) {
+        #pragma unroll
+        for (int part = 0; part < 2; part++) {
+            uint4 c[EIGHTS];
+            #pragma unroll
+            for (int e = 0; e < EIGHTS; e++) {
+                c[e] = *reinterpret_cast<const uint4*>((part ? low : high) + chunk_at<D>(first + 8 * e + g, 4 * p + i));
+            }
+            score_step(d, query[p], c);
+        }
+    }
+    #pragma unroll
+    for (int e = 0; e < EIGHTS; e++) {
+        float* to = panel + (8 * e + 2 * i) * PANEL_STRIDE + g;
         #pragma unroll
         for (int m = 0; m < 2; m++) {
-            to[16 * m]                    = d[m][0];
-            to[16 * m + PANEL_STRIDE]     = d[m][1];
-            to[16 * m + 8]                = d[m][2];
-            to[16 * m + 8 + PANEL_STRIDE] = d[m][3];
+            to[16 * m]                    = d[e][m][0];
+            to[16 * m + PANEL_STRIDE]     = d[e][m][1];
+            to[16 * m + 8]                = d[e][m][2];
+            to[16 * m + 8 + PANEL_STRIDE] = d[e][m][3];
         }
+    }
+}
+
+// a whole panel; at D = 128 the query takes twice the registers, so the columns come in two halves
+template<int D>
+__device__ inline void score_panel(float* panel, const uint4 (&query)[D / 32][4], const floatX* high, const floatX* low, int first) {
+    const int eights = 256 / D;
+    #pragma unroll 1
+    for (int column = 0; column < TOPK_PANEL; column += 8 * eights) {
+        score_columns<D, eights>(panel + column * PANEL_STRIDE, query, high, low, first + column);
     }
 }
 
 // One lane a query. First mark the columns above the list's threshold, then insert the marked ones: a warp takes as many
 // rounds as its busiest lane has marks, and once lists are full marks are rare.
+// A mark is the sign of threshold - score: an addition and a shift, where a comparison would take three instructions.
 template<int K>
-__device__ inline void scan_panel(Best<K>& best, const float* panel, int first_block, int columns) {
+__device__ inline void scan_panel(Best<K>& best, uint16_t* table, const float* panel, int first_block, int columns) {
     const float* score = panel + threadIdx.x % WARP;
-    float worst = best.score[K - 1];
-    unsigned marks = 0;
+    float threshold = best_threshold(best);
+    unsigned byte[4] = {};                                               // four chains of shifts; column 0 becomes the highest bit
     #pragma unroll
-    for (int c = 0; c < TOPK_PANEL; c++) { marks |= (unsigned)(score[c * PANEL_STRIDE] > worst) << c; }
-    if (columns < TOPK_PANEL) { marks &= (1u << columns) - 1; }
-    while (marks != 0) {
-        int c = __ffs(marks) - 1;
-        marks &= marks - 1;
-        float s = score[c * PANEL_STRIDE];
-        if (s > best.score[K - 1]) { best_insert(best, s, first_block + c); }
+    for (int c = 0; c < TOPK_PANEL; c++) { byte[c / 8] = __funnelshift_l(__float_as_uint(threshold - score[c * PANEL_STRIDE]), byte[c / 8], 1); }
+    unsigned marks = byte[0] << 24 | byte[1] << 16 | byte[2] << 8 | byte[3];
+    if (columns < TOPK_PANEL) { marks &= ~0u << (TOPK_PANEL - columns); }
+    while (__any_sync(0xffffffffu, marks != 0)) {
+        if (marks != 0) {
+            int c = __clz((int)marks);
+            marks &= ~(0x80000000u >> c);
+            best_insert(best, table, score[c * PANEL_STRIDE], first_block + c);
+        }
+        if (__any_sync(0xffffffffu, best.tag < tag_lowest<K>())) { best_renumber(best, table); }
     }
 }
 
-template<int D>
-__host__ __device__ constexpr size_t topk_shared_bytes() {
-    return 2 * TOPK_TILE * D * sizeof(floatX) + TOPK_WARPS * TOPK_PANEL * PANEL_STRIDE * sizeof(float);
-}
-
+// ---- the kernel -------------------------------------------------------------------------------------------------------------------
 // one thread block per (b, h, 256 queries), 32 of them a warp, one a lane; K >= slots is the capacity of a query's list
 template<int D, int K>
-__global__ void __launch_bounds__(TOPK_QUERIES) topk_kernel(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape,
-                                                            int block, int n, int slots) {
+__global__ void __launch_bounds__(TOPK_QUERIES, K < 16 ? 2 : 1)
+topk_kernel(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int n, int slots) {
     extern __shared__ __align__(16) unsigned char topk_shared[];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, bh = blockIdx.y, T = shape.T;
-    floatX* high  = reinterpret_cast<floatX*>(topk_shared);
-    floatX* low   = high + TOPK_TILE * D;
-    float*  panel = reinterpret_cast<float*>(low + TOPK_TILE * D) + warp * TOPK_PANEL * PANEL_STRIDE;
+    float*    raw   = reinterpret_cast<float*>(topk_shared);
+    floatX*   high  = reinterpret_cast<floatX*>(raw + tile_rows<D>() * D);
+    floatX*   low   = high + tile_rows<D>() * D;
+    float*    panel = reinterpret_cast<float*>(low + tile_rows<D>() * D) + warp * TOPK_PANEL * PANEL_STRIDE;
+    uint16_t* table = reinterpret_cast<uint16_t*>(reinterpret_cast<float*>(low + tile_rows<D>() * D) + TOPK_WARPS * TOPK_PANEL * PANEL_STRIDE) +
+                      warp * tag_count<K>() * WARP + lane;
 
     int first = (gridDim.x - 1 - blockIdx.x) * TOPK_QUERIES;             // late queries have the most past: start them first
     int last = min(first + TOPK_QUERIES, T) - 1, row = first + warp * WARP;
     int past = row < T ? row / block : 0;                                // block % 32 == 0: the same for the warp's 32 queries
     int scored = past > slots ? past : 0, scored_by_all = last / block > slots ? last / block : 0;   // few enough: all are taken unseen
+    centroid += (size_t)bh * n * D;
+    if (scored_by_all > 0) { fetch_tile<D>(raw, centroid, 0, n); }
 
-    uint4 query[4][D / 32];                                              // rows g, g+8, g+16, g+24 of the warp's 32
+    uint4 query[D / 32][4];                                              // rows g, g+8, g+16, g+24 of the warp's 32
+    #pragma unroll
     for (int r = 0; r < 4; r++) {
         size_t t = (size_t)(bh / shape.H) * T + min(row + lane / 4 + 8 * r, T - 1);
         const uint4* from = reinterpret_cast<const uint4*>(q + t * shape.ldq + (size_t)(bh % shape.H) * D);
-        for (int p = 0; p < D / 32; p++) { query[r][p] = from[4 * p + lane % 4]; }
+        #pragma unroll
+        for (int p = 0; p < D / 32; p++) { query[p][r] = from[4 * p + lane % 4]; }
     }
     Best<K> best;
     best_clear(best);
-    for (int j = 0; j < scored_by_all; j += TOPK_TILE) {
+    for (int j = 0; j < scored_by_all; j += tile_rows<D>()) {
+        cp_async_wait<0>();
         __syncthreads();                                                 // the tile before this one is read
-        load_tile<D>(high, low, centroid + (size_t)bh * n * D, j, n);
+        split_tile<D>(high, low, raw);
         __syncthreads();
-        for (int c = 0; c < TOPK_TILE && j + c < scored; c += TOPK_PANEL) {
+        if (j + tile_rows<D>() < scored_by_all) { fetch_tile<D>(raw, centroid, j + tile_rows<D>(), n); }
+        for (int c = 0; c < tile_rows<D>() && j + c < scored; c += TOPK_PANEL) {
             score_panel<D>(panel, query, high, low, c);
             __syncwarp();
-            scan_panel(best, panel, j + c, scored - (j + c));
+            scan_panel(best, table, panel, j + c, scored - (j + c));
             __syncwarp();
         }
     }
-    best_complete(best, slots, min(slots, past));
-    best_sort_by_block(best);
+    int picked[K];
+    best_blocks(picked, best, table, slots, min(slots, past));
+    sort_blocks(picked);
 
     uint16_t* staged = reinterpret_cast<uint16_t*>(panel);               // (32, slots), so that the warp writes whole lines
     #pragma unroll
     for (int i = 0; i < K; i++) {
-        if (i < slots) { staged[lane * slots + i] = (uint16_t)best.block[i]; }
+        if (i < slots) { staged[lane * slots + i] = (uint16_t)picked[i]; }
     }
     __syncwarp();
     uint16_t* to = sel + ((size_t)bh * T + row) * slots;
@@ -209,7 +301,7 @@ __global__ void __launch_bounds__(TOPK_QUERIES) topk_kernel(uint16_t* sel, const
 
 template<int D, int K>
 static void launch(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int slots, stream_t stream) {
-    size_t bytes = topk_shared_bytes<D>();
+    size_t bytes = topk_shared_bytes<D, K>();
     CUDA_CHECK(cudaFuncSetAttribute(topk_kernel<D, K>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
     dim3 grid(ceil_div(shape.T, TOPK_QUERIES), shape.B * shape.H);
     topk_kernel<D, K><<<grid, TOPK_QUERIES, bytes, stream>>>(sel, q, centroid, shape, block, ceil_div(shape.T, block), slots);

@@ -234,6 +234,33 @@ GPU_TEST(moba_topk_kernel_repeats_to_the_bit) {
     topk_check_shape(shape, 64, 8, 10);
 }
 
+// Scores that rise with the block, so that nearly every block enters every list, in steps of `step` equal ones; exact in bf16, so to the pick.
+static void topk_check_rising(int topk, int step, float sign) {
+    enum { T = 64 * 200, D = 64, BLOCK = 64, N = 200 };
+    AttnShape shape = {1, T, 1, D, D, D, D, D};
+    float *q = (float*)calloc((size_t)T * D, sizeof(float)), *centroid = (float*)calloc(N * D, sizeof(float));
+    for (int t = 0; t < T; t++) { q[(size_t)t * D] = 1; }
+    for (int j = 0; j < N; j++) { centroid[j * D] = sign * (sign > 0 ? j / step : (N - j) / step); }
+    size_t picks = (size_t)T * (topk - 1);
+    uint16_t *expected = (uint16_t*)malloc(picks * 2), *found = topk_run(q, centroid, shape, BLOCK, topk);
+    ref_moba_topk(expected, q, centroid, shape, BLOCK, topk, NULL);
+    for (size_t i = 0; i < picks; i++) {
+        CHECK(found[i] == expected[i], "topk %d, step %d: query %zu, slot %zu: block %d, expected %d", topk, step, i / (topk - 1), i % (topk - 1),
+              found[i], expected[i]);
+    }
+    free(q); free(centroid); free(expected); free(found);
+}
+
+GPU_TEST(moba_topk_kernel_keeps_up_with_rising_scores) {
+    int topks[] = {2, 8, 16, 32};
+    for (size_t i = 0; i < sizeof topks / sizeof *topks; i++) {
+        for (int step = 1; step <= 9; step += 4) {
+            topk_check_rising(topks[i], step, 1);
+            topk_check_rising(topks[i], step, -1);
+        }
+    }
+}
+
 GPU_TEST(moba_topk_kernel_does_not_look_ahead) {                         // new q and centroids from block 20 on leave earlier picks alone
     enum { T = 2048, D = 64, BLOCK = 64, N = 32, TOPK = 8, CUT = 20 };
     AttnShape shape = {1, T, 1, D, D, D, D, D, ATTN_AUTO};
