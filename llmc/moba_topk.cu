@@ -2,7 +2,12 @@
 //
 // Precision: q is bf16 already; a centroid c is split in-kernel into bf16 high = c rounded and low = (c - high) rounded, which leaves
 // at most 2^-18 |c| out. Both products accumulate in fp32. An infinite q may score NaN (inf * high + inf * low) where fp32 gives inf.
-// The list compares scores to 18 bits after the leading one (17 above 15 slots): what is closer counts as a tie.
+// The list compares scores to 18 bits after the leading one (17 above 15 slots): what is closer counts as a tie, and -FLT_MAX as -inf.
+//
+// Blocks are visited from the newest to the oldest: where scores rise towards the present, as they do in trained models, the first ones
+// fill the lists and the rest stay out; the other way round every block would enter every list.
+#include <float.h>
+
 #include "attn_ptx.cuh"
 #include "cuda_common.cuh"
 #include "ops.h"
@@ -13,8 +18,8 @@ enum { TOPK_WARPS   = 8,
        PANEL_STRIDE = WARP + 4 };          // panel[column][query]: with 4 more, neither the tensor cores' layout nor ours has bank conflicts
 
 // ---- one query's list -----------------------------------------------------------------------------------------------------------
-// A key is a score as an integer of the same order, its lowest bits replaced by a tag. Tags are given in falling order, so that of equal
-// scores the one inserted first, the lower block, is the larger key; tag -> block is a column of a small table in shared memory.
+// A key is a score as an integer of the same order, its lowest bits replaced by a tag. Tags are given in rising order, so that of equal
+// scores the one inserted last, the lower block, is the larger key; tag -> block is a column of a small table in shared memory.
 // One integer an entry is what makes insertion cheap: two instructions each.
 template<int K> __host__ __device__ constexpr int tag_mask() { return K < 16 ? 31 : 63; }
 // 56 of the 64: so the tables leave the kernel within the 99 KB of shared memory that an L40 or 4090 gives
@@ -33,47 +38,48 @@ struct Best {
     int tag;          // the next insertion's
 };
 
+// Below every score that enters: -FLT_MAX, the lowest float whose predecessor is -inf.
 template<int K>
-__device__ inline int empty_key() { return ordered(-INFINITY) & ~tag_mask<K>(); }     // below every score that enters
+__device__ inline int empty_key() { return ordered(-FLT_MAX) & ~tag_mask<K>(); }
 
 template<int K>
 __device__ inline void best_clear(Best<K>& best) {
     #pragma unroll
     for (int i = 0; i < K; i++) { best.key[i] = empty_key<K>() | tag_lowest<K>(); }
-    best.tag = tag_mask<K>();
+    best.tag = tag_lowest<K>();
 }
 
-// Scores above this enter: the largest float whose key ties with the last entry. NaN, which nothing is above, if that is +inf.
+// Scores above this may enter: the float before those whose keys tie with the last entry.
 template<int K>
 __device__ inline float best_threshold(const Best<K>& best) {
-    int worst = best.key[K - 1] | tag_mask<K>();
-    return __int_as_float(worst ^ ((worst >> 31) & 0x7fffffff));
+    int below = (best.key[K - 1] & ~tag_mask<K>()) - 1;
+    return __int_as_float(below ^ ((below >> 31) & 0x7fffffff));
 }
 
-// `table` is this lane's column, row 0 its lowest tag's. Blocks come in ascending order. A score that does not enter leaves the list alone.
+// `table` is this lane's column, row 0 its lowest tag's. Blocks come in descending order. A score that does not enter, as -inf, changes nothing.
 template<int K>
 __device__ inline void best_insert(Best<K>& best, uint16_t* table, float score, int block) {
     int key = (ordered(score) & ~tag_mask<K>()) | best.tag;
     table[(best.tag - tag_lowest<K>()) * WARP] = (uint16_t)block;
-    best.tag -= key > best.key[K - 1];
+    best.tag += key > best.key[K - 1];
     #pragma unroll
     for (int i = K - 1; i > 0; i--) { best.key[i] = max(best.key[i], min(best.key[i - 1], key)); }
     best.key[0] = max(best.key[0], key);
 }
 
-// Tags are used up: the entries take the highest ones, in the order of the list.
+// Tags are used up: the entries take the lowest ones, in the order of the list.
 template<int K>
 __device__ inline void best_renumber(Best<K>& best, uint16_t* table) {
-    const int mask = tag_mask<K>();
+    const int mask = tag_mask<K>(), lowest = tag_lowest<K>();
     uint16_t block[K];
     #pragma unroll
-    for (int i = 0; i < K; i++) { block[i] = table[((best.key[i] & mask) - tag_lowest<K>()) * WARP]; }
+    for (int i = 0; i < K; i++) { block[i] = table[((best.key[i] & mask) - lowest) * WARP]; }
     #pragma unroll
     for (int i = 0; i < K; i++) {
-        table[(mask - i - tag_lowest<K>()) * WARP] = block[i];
-        best.key[i] = (best.key[i] & ~mask) | (mask - i);
+        table[(K - 1 - i) * WARP] = block[i];
+        best.key[i] = (best.key[i] & ~mask) | (lowest + K - 1 - i);
     }
-    best.tag = mask - K;
+    best.tag = lowest + K;
 }
 
 // The `want` picks into block[], MOBA_NONE behind them. Only scores above -inf are in the list; what is missing are the lowest blocks
@@ -219,25 +225,34 @@ __device__ inline void score_panel(float* panel, const uint4 (&query)[D / 32][4]
     }
 }
 
-// One lane a query. First mark the columns above the list's threshold, then insert the marked ones: a warp takes as many
-// rounds as its busiest lane has marks, and once lists are full marks are rare.
+// Takes the highest column out of the marks; its score, or -inf if there is none.
+__device__ inline float take_mark(unsigned& marks, int& column, const float* score) {
+    column = WARP - 1 - __clz((int)marks);
+    float taken = marks != 0 ? score[column * PANEL_STRIDE] : -INFINITY;
+    marks &= ~(1u << (column & (WARP - 1)));
+    return taken;
+}
+
+// One lane a query. First mark the columns above the list's threshold, then insert the marked ones, the highest first: a warp takes as
+// many rounds as its busiest lane has pairs of marks, and once lists are full marks are rare.
 // A mark is the sign of threshold - score: an addition and a shift, where a comparison would take three instructions.
 template<int K>
 __device__ inline void scan_panel(Best<K>& best, uint16_t* table, const float* panel, int first_block, int columns) {
     const float* score = panel + threadIdx.x % WARP;
     float threshold = best_threshold(best);
-    unsigned byte[4] = {};                                               // four chains of shifts; column 0 becomes the highest bit
+    unsigned byte[4] = {};                                               // four chains of shifts, column 31 first
     #pragma unroll
-    for (int c = 0; c < TOPK_PANEL; c++) { byte[c / 8] = __funnelshift_l(__float_as_uint(threshold - score[c * PANEL_STRIDE]), byte[c / 8], 1); }
-    unsigned marks = byte[0] << 24 | byte[1] << 16 | byte[2] << 8 | byte[3];
-    if (columns < TOPK_PANEL) { marks &= ~0u << (TOPK_PANEL - columns); }
+    for (int c = TOPK_PANEL - 1; c >= 0; c--) {
+        byte[c / 8] = __funnelshift_l(__float_as_uint(threshold - score[c * PANEL_STRIDE]), byte[c / 8], 1);
+    }
+    unsigned marks = byte[3] << 24 | byte[2] << 16 | byte[1] << 8 | byte[0];
+    if (columns < TOPK_PANEL) { marks &= (1u << columns) - 1; }
     while (__any_sync(0xffffffffu, marks != 0)) {
-        if (marks != 0) {
-            int c = __clz((int)marks);
-            marks &= ~(0x80000000u >> c);
-            best_insert(best, table, score[c * PANEL_STRIDE], first_block + c);
-        }
-        if (__any_sync(0xffffffffu, best.tag < tag_lowest<K>())) { best_renumber(best, table); }
+        int a, b;
+        float score_a = take_mark(marks, a, score), score_b = take_mark(marks, b, score);     // both loads under way before an insertion
+        best_insert(best, table, score_a, first_block + a);
+        best_insert(best, table, score_b, first_block + b);
+        if (__any_sync(0xffffffffu, best.tag >= tag_mask<K>())) { best_renumber(best, table); }    // a round takes two
     }
 }
 
@@ -260,7 +275,8 @@ topk_kernel(uint16_t* sel, const floatX* q, const float* centroid, AttnShape sha
     int past = row < T ? row / block : 0;                                // block % 32 == 0: the same for the warp's 32 queries
     int scored = past > slots ? past : 0, scored_by_all = last / block > slots ? last / block : 0;   // few enough: all are taken unseen
     centroid += (size_t)bh * n * D;
-    if (scored_by_all > 0) { fetch_tile<D>(raw, centroid, 0, n); }
+    int newest = scored_by_all > 0 ? (scored_by_all - 1) / tile_rows<D>() * tile_rows<D>() : -1;       // tile
+    if (newest >= 0) { fetch_tile<D>(raw, centroid, newest, n); }
 
     uint4 query[D / 32][4];                                              // rows g, g+8, g+16, g+24 of the warp's 32
     #pragma unroll
@@ -272,13 +288,14 @@ topk_kernel(uint16_t* sel, const floatX* q, const float* centroid, AttnShape sha
     }
     Best<K> best;
     best_clear(best);
-    for (int j = 0; j < scored_by_all; j += tile_rows<D>()) {
+    for (int j = newest; j >= 0; j -= tile_rows<D>()) {
         cp_async_wait<0>();
         __syncthreads();                                                 // the tile before this one is read
         split_tile<D>(high, low, raw);
         __syncthreads();
-        if (j + tile_rows<D>() < scored_by_all) { fetch_tile<D>(raw, centroid, j + tile_rows<D>(), n); }
-        for (int c = 0; c < tile_rows<D>() && j + c < scored; c += TOPK_PANEL) {
+        if (j > 0) { fetch_tile<D>(raw, centroid, j - tile_rows<D>(), n); }
+        for (int c = tile_rows<D>() - TOPK_PANEL; c >= 0; c -= TOPK_PANEL) {
+            if (j + c >= scored) { continue; }
             score_panel<D>(panel, query, high, low, c);
             __syncwarp();
             scan_panel(best, table, panel, j + c, scored - (j + c));

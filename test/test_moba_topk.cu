@@ -167,8 +167,8 @@ static int topk_compare(const uint16_t* found, const uint16_t* expected, const f
             if (topk_has(found, slots, expected[e])) { continue; }
             const float *a = centroid + (size_t)expected[e] * D, *b = centroid + (size_t)found[i] * D;
             double gap = topk_dot(q, a, D) - topk_dot(q, b, D);
-            CHECK(gap <= topk_tie_gap(q, a, b, D), "query %d: block %d instead of %d, which scores %.9g more (a near-tie is %.3g)", t, found[i],
-                  expected[e], gap, topk_tie_gap(q, a, b, D));
+            CHECK(gap <= topk_tie_gap(q, a, b, D), "query %d: block %d instead of %d, which scores %.9g more (a near-tie is %.3g)", t,
+                  found[i], expected[e], gap, topk_tie_gap(q, a, b, D));
         }
     }
     return differ;
