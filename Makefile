@@ -18,7 +18,7 @@ CFLAGS  := -std=gnu11 -O3 -g $(WARN) -fno-math-errno -ffp-contract=off -fopenmp 
 LIBS    := -lz -lm -pthread -fopenmp
 # sm_90a carries wgmma and TMA; sm_80 is the portable path, its PTX the way to newer GPUs
 GENCODE := -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_80,code=[sm_80,compute_80]
-NVFLAGS := -std=c++17 -O3 -lineinfo $(GENCODE) -Illmc --threads 2 -Xcompiler -Wall,-Wextra,-Werror,-pthread
+NVFLAGS := -std=c++17 -O3 -lineinfo $(GENCODE) -Illmc --threads 2 -Xcompiler -Wall,-Wextra,-Werror,-pthread,-fopenmp
 NVLIBS  := -lcublasLt -lcudart -lz -lm -lpthread -lgomp
 
 # an op is llmc/cpu/NAME.c and llmc/NAME.cu; the program around the ops is plain C, the same source for both backends

@@ -321,6 +321,13 @@ template <class T> cudaError_t cudaHostAlloc(T** memory, size_t bytes, unsigned)
 static inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t = nullptr) {
     return cudaMemcpy(to, from, bytes, kind);
 }
+static inline cudaError_t cudaMemcpy2D(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height, cudaMemcpyKind kind) {
+    cudaError_t status = cudaSuccess;
+    for (size_t row = 0; row < height && status == cudaSuccess; row++) {
+        status = cudaMemcpy((char*)to + row * to_pitch, (const char*)from + row * from_pitch, width, kind);
+    }
+    return status;
+}
 static inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t = nullptr) { return cudaMemset(memory, value, bytes); }
 // ---- launches with attributes (which are ignored; clusters are of one block) ---------------------------------------------------
 enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension = 4, cudaLaunchAttributeProgrammaticStreamSerialization = 6, cudaLaunchAttributePriority = 8,
