@@ -47,6 +47,11 @@ check trainer_stop_between_steps_goes_on      cmp -s <(columns "$WORK/clean") <(
 run "$WORK/gpt2" --steps 1 --tokenizer "$WORK/nowhere.tok"
 cp "$WORK/text.bin" "$WORK/bare.bin"
 
+# ---- windows that score nothing, a pass too large to count
+expect trainer_eval_context_of_one  64 'eval-context: 1'         "$PROGRAM" --out "$WORK/clean" --eval-only --eval-data "$WORK/text.bin" --eval-context 1
+expect trainer_eval_pass_too_large  64 'micro-batch: 4096 rows'  "$PROGRAM" --out "$WORK/clean" --eval-only --eval-data "$WORK/text.bin" \
+                                                                 --eval-context 1000000 --micro-batch 4096
+
 # ---- other uses take no steps: a signal ends them at once, and their input is checked before a device is touched
 "$PROGRAM" --out "$WORK/clean" --prompt "int " --temperature 0 --sample-tokens 1000000 > "$WORK/prompt" 2> "$WORK/err" &
 pid=$!
