@@ -328,6 +328,7 @@ static int train(const Config* cfg) {
     Error err;
     double start = now_ms();
     Run run;
+    signals_install();
     memset(&run, 0, sizeof run);
     run.cfg = cfg;
     ModelShape shape = shape_of(cfg);
@@ -370,9 +371,8 @@ static int train(const Config* cfg) {
 
 // ---- other uses: evaluate, complete a prompt, plan ----------------------------------------------------------------------------
 
-// The weights of the checkpoint that --resume and --out name, in a model planned for B rows; what describes the model and was not given
-// comes from the checkpoint.
-static void open_trained(Model* m, Config* cfg, int B) {
+// The checkpoint that --resume and --out name. What describes the model and was not given comes from it.
+static Checkpoint* adopt_checkpoint(Config* cfg) {
     Error err;
     char* checkpoints_dir = xformat("%s/checkpoints", cfg->out);
     Checkpoint* checkpoint = open_checkpoint(cfg, checkpoints_dir);
@@ -380,59 +380,79 @@ static void open_trained(Model* m, Config* cfg, int B) {
     Config saved = checkpoint_config(checkpoint);
     TRY(config_adopt(cfg, &saved, &err));
     config_close(&saved);
+    free(checkpoints_dir);
+    return checkpoint;
+}
+
+// Its weights, in a model planned for B rows of T tokens; closes it.
+static void open_trained(Model* m, const Config* cfg, Checkpoint* checkpoint, int B, int T) {
+    Error err;
+    ModelShape shape = shape_of(cfg);
     device_open(0);
-    int T = cfg->eval_data[0] && !cfg->val_data[0] ? cfg->eval_context : max_int(cfg->seq_len, cfg->eval_context);
-    model_plan(m, shape_of(cfg), B, T, FORWARD_ONLY, (size_t)cfg->scratch << 20);
+    model_plan(m, shape, B, T, FORWARD_ONLY, (size_t)cfg->scratch << 20);
     model_allocate(m);
     TRY(state_load_weights(m, checkpoint, &err));
     m->dense_moba = cfg->eval_attention == EVAL_DENSE;
     m->attn_path = (AttnPath)cfg->attn_path;
     printf("checkpoint  %s\n", checkpoint->path);
     checkpoint_close(checkpoint);
-    free(checkpoints_dir);
 }
 
-static void evaluate_perplexity(Model* m, const Config* cfg) {
+// A stream of tokens to score, and what its sidecar says of the text.
+typedef struct { int* tokens; int64_t count; Sidecar sidecar; } EvalText;
+
+static EvalText open_eval_text(const Config* cfg) {
     Error err;
-    Sidecar sidecar;
+    EvalText text;
     ShardSet* set = shard_open(cfg->eval_data, 1, cfg->vocab, &err);
     TRY(set);
     if (set->count != 1) { FAIL(EXIT_USAGE, "--eval-data %s names %d shards; a perplexity is that of one", cfg->eval_data, set->count); }
-    TRY(sidecar_open(&sidecar, set->shards[0].path, &err));
-    int64_t count;
-    int* tokens = shard_read_all(set, 0, &count, &err);
-    TRY(tokens);
-    Perplexity p = eval_perplexity(m, tokens, count, cfg->eval_context, cfg->eval_stride);
+    TRY(sidecar_open(&text.sidecar, set->shards[0].path, &err));
+    text.tokens = shard_read_all(set, 0, &text.count, &err);
+    TRY(text.tokens);
+    shard_close(set);
+    return text;
+}
+
+static void evaluate_perplexity(Model* m, const Config* cfg, EvalText* text) {
+    Perplexity p = eval_perplexity(m, text->tokens, text->count, cfg->eval_context, cfg->eval_stride);
     printf("attention         %s\n", m->dense_moba ? "dense" : "sparse, as trained");
-    perplexity_print(&p, &sidecar);
-    free(tokens);
-    sidecar_close(&sidecar);
+    perplexity_print(&p, &text->sidecar);
+    free(text->tokens);
+    sidecar_close(&text->sidecar);
+}
+
+static void evaluate_loss(Model* m, const Config* cfg, ShardSet* set) {
+    Error err;
+    err.code = 0;
+    DataLoader* loader = loader_open(set, cfg->micro_batch, cfg->micro_batch, 0, 1, 0, false);
+    double loss = eval_loss(m, loader, cfg->micro_batch, cfg->seq_len, cfg->eval_batches, &err);
+    TRY(err.code == 0);
+    printf("validation loss   %.6f  (perplexity %.4f, %s)\n", loss, exp(loss), cfg->val_data);
+    loader_close(loader);
     shard_close(set);
 }
 
 static int evaluate(Config* cfg) {
     Model m;
-    open_trained(&m, cfg, cfg->micro_batch);
-    if (cfg->eval_data[0]) { evaluate_perplexity(&m, cfg); }
-    if (cfg->val_data[0]) {
-        Error err;
-        err.code = 0;
-        ShardSet* set = open_shards(cfg, cfg->val_data);
-        DataLoader* loader = loader_open(set, cfg->micro_batch, cfg->micro_batch, 0, 1, 0, false);
-        double loss = eval_loss(&m, loader, cfg->micro_batch, cfg->seq_len, cfg->eval_batches, &err);
-        TRY(err.code == 0);
-        printf("validation loss   %.6f  (perplexity %.4f, %s)\n", loss, exp(loss), cfg->val_data);
-        loader_close(loader);
-        shard_close(set);
-    }
+    EvalText text;
+    ShardSet* valid = NULL;
+    Checkpoint* checkpoint = adopt_checkpoint(cfg);
+    if (cfg->eval_data[0]) { text = open_eval_text(cfg); }
+    if (cfg->val_data[0])  { valid = open_shards(cfg, cfg->val_data); }
+    int T = valid ? max_int(cfg->seq_len, cfg->eval_context) : cfg->eval_context;
+    open_trained(&m, cfg, checkpoint, cfg->micro_batch, T);
+    if (cfg->eval_data[0]) { evaluate_perplexity(&m, cfg, &text); }
+    if (valid)             { evaluate_loss(&m, cfg, valid); }
     model_close(&m);
     return 0;
 }
 
 static int complete(Config* cfg) {
     Model m;
-    open_trained(&m, cfg, 1);
+    Checkpoint* checkpoint = adopt_checkpoint(cfg);
     Tokenizer* tokenizer = open_tokenizer(cfg);
+    open_trained(&m, cfg, checkpoint, 1, max_int(cfg->seq_len, cfg->eval_context));
     SampleSettings settings = sample_settings(cfg, 0);
     sample_text(&m, tokenizer, cfg->prompt, &settings, stdout);
     tokenizer_close(tokenizer);
@@ -461,7 +481,6 @@ static int dry_run(const Config* cfg) {
 
 int main(int argc, char** argv) {
     Config cfg = config_parse(argc, argv);
-    signals_install();
     int status = cfg.dry_run ? dry_run(&cfg) : cfg.eval_only ? evaluate(&cfg) : cfg.prompt[0] ? complete(&cfg) : train(&cfg);
     config_close(&cfg);
     return status;

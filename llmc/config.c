@@ -292,13 +292,21 @@ static bool resolve_schedule(Config* cfg, Error* err) {
     return true;
 }
 
+// The tokens of a pass are counted with an int.
+static bool check_pass(const Config* cfg, const char* option, int row, Error* err) {
+    int64_t tokens = (int64_t)cfg->micro_batch * row;
+    return tokens <= INT32_MAX || error_set(err, EXIT_USAGE, "--micro-batch: %d rows of --%s %d are %" PRId64 " tokens; at most %d fit one pass",
+                                            cfg->micro_batch, option, row, tokens, INT32_MAX);
+}
+
 static bool resolve_batch(Config* cfg, Error* err) {
     int64_t unit = (int64_t)cfg->micro_batch * cfg->seq_len;
-    if (unit > INT32_MAX) {
-        return error_set(err, EXIT_USAGE, "--micro-batch: %d rows of --seq-len %d are %" PRId64 " tokens; at most %d fit one pass",
-                         cfg->micro_batch, cfg->seq_len, unit, INT32_MAX);
-    }
+    if (!check_pass(cfg, "seq-len", cfg->seq_len, err)) { return false; }
     if (!cfg->total_batch) { cfg->total_batch = unit; }
+    if (cfg->total_batch > INT64_MAX / cfg->steps) {
+        return error_set(err, EXIT_USAGE, "--total-batch: %" PRId64 " tokens in each of %d steps are more than 64 bits count; at most %" PRId64,
+                         cfg->total_batch, cfg->steps, INT64_MAX / cfg->steps);
+    }
     if (needs_checkpoint(cfg) || cfg->total_batch % unit == 0) { return true; }      // those two take no steps
     int64_t nearest = (cfg->total_batch + unit / 2) / unit * unit;
     return error_set(err, EXIT_USAGE, "--total-batch: %" PRId64 " is not a multiple of micro-batch x seq-len = %d x %d; the nearest that is: %" PRId64,
@@ -312,7 +320,10 @@ static bool resolve_eval(Config* cfg, Error* err) {
         return error_set(err, EXIT_USAGE, "--eval-stride: %d is more than the context, %d: tokens between two windows would not be scored",
                          cfg->eval_stride, cfg->eval_context);
     }
-    return true;
+    if (cfg->eval_data[0] && cfg->eval_context < 2) {
+        return error_set(err, EXIT_USAGE, "--eval-context: %d scores nothing, since a token needs another before it; at least 2", cfg->eval_context);
+    }
+    return !cfg->eval_only || check_pass(cfg, "eval-context", cfg->eval_context, err);
 }
 
 // after seq_len and eval_context are known: a block's index must fit 16 bits

@@ -182,6 +182,7 @@ TEST(config_refuses_contradictions) {
     check_refused("--dry-run --total-batch 1", "the nearest that is: 8192");
     check_refused("--dry-run --seq-len 10 --micro-batch 3 --total-batch 76", "3 x 10; the nearest that is: 90");
     check_refused("--dry-run --micro-batch 65536 --seq-len 1048576", "--micro-batch: 65536 rows");
+    check_refused("--dry-run --seq-len 1024 --steps 100000000 --total-batch 1099511627776", "at most 92233720368");
     check_refused("--dry-run --eval-context 100 --eval-stride 101", "--eval-stride: 101 is more than the context, 100");
     check_refused("--dry-run --pattern S,D,S,D,S", "element 5 'S' has no layer, the model has 4");
     check_refused("--dry-run --pattern M8:1 --seq-len 1048576", "at most 65535");

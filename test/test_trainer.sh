@@ -44,4 +44,31 @@ check trainer_stop_between_steps_saves        [ -e "$(step "$WORK/stopped" 5)" ]
 run "$WORK/stopped" --save-every 0
 check trainer_stop_between_steps_goes_on      cmp -s <(columns "$WORK/clean") <(columns "$WORK/stopped")
 
+run "$WORK/gpt2" --steps 1 --tokenizer "$WORK/nowhere.tok"
+cp "$WORK/text.bin" "$WORK/bare.bin"
+
+# ---- windows that score nothing, a pass too large to count
+expect trainer_eval_context_of_one  64 'eval-context: 1'         "$PROGRAM" --out "$WORK/clean" --eval-only --eval-data "$WORK/text.bin" --eval-context 1
+expect trainer_eval_pass_too_large  64 'micro-batch: 4096 rows'  "$PROGRAM" --out "$WORK/clean" --eval-only --eval-data "$WORK/text.bin" \
+                                                                 --eval-context 1000000 --micro-batch 4096
+
+# ---- other uses take no steps: a signal ends them at once, and their input is checked before a device is touched
+"$PROGRAM" --out "$WORK/clean" --prompt "int " --temperature 0 --sample-tokens 1000000 > "$WORK/prompt" 2> "$WORK/err" &
+pid=$!
+for _ in $(seq 200); do [ -s "$WORK/prompt" ] && break; sleep 0.05; done
+kill -TERM $pid; ( sleep 10; kill -9 $pid ) 2> /dev/null & watch=$!
+wait $pid 2> /dev/null; status=$?
+kill $watch 2> /dev/null
+check trainer_prompt_ends_on_a_signal         [ $status = 143 ]
+
+untouched() {     # untouched NAME STATUS PATTERN OPTIONS...: refused before the model is on the device
+    local name=$1; shift
+    expect "$name" "$1" "$2" "$PROGRAM" --out "$WORK/clean" "${@:3}"
+    check "${name}_before_the_device" [ -z "$(grep '^checkpoint' "$WORK/out")" ]
+}
+untouched trainer_eval_data_missing     66 'nothing\.bin'     --eval-only --eval-data "$WORK/nothing.bin"
+untouched trainer_eval_sidecar_missing  66 'sidecar'          --eval-only --eval-data "$WORK/bare.bin"
+untouched trainer_val_data_missing      66 'nothing\.bin'     --eval-only --val-data "$WORK/nothing.bin"
+untouched trainer_tokenizer_missing     66 'nowhere\.tok'     --prompt hello --resume "$(step "$WORK/gpt2" 1)"
+
 [ $failures -eq 0 ]
