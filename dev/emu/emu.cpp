@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <map>
+#include <string>
 #include <vector>
 
 #ifndef __x86_64__
@@ -67,6 +68,8 @@ static struct {
 static struct { int waiting[MAX_THREADS], count, predicate_sum; EmuBarrier kind; const char* file; int line; } barrier;
 static struct { int item[2 * MAX_THREADS]; unsigned head, tail; } ready;      // a ring of fibers
 static struct { int item[MAX_THREADS]; int count; } spinners;                 // they look again when nobody else is ready
+struct KernelTotals { long launches, products; double seconds; };
+static std::map<std::string, KernelTotals> kernel_totals;
 static struct { uint64_t launches, blocks, threads; double seconds; } totals;
 
 // ---- order: a function of EMU_SEED, the launch and the step, so that a failure repeats ----------------------------------
@@ -449,6 +452,7 @@ static void print_totals() {
     if (getenv("EMU_STATS")) {
         fprintf(stderr, "emu: %llu launches, %llu blocks, %llu threads, %.2f s\n", (unsigned long long)totals.launches,
                 (unsigned long long)totals.blocks, (unsigned long long)totals.threads, totals.seconds);
+        for (auto& k : kernel_totals) { fprintf(stderr, "emu:   %6ld launches %8ld wgmma  %.2f s  %s\n", k.second.launches, k.second.products, k.second.seconds, k.first.c_str()); }
     }
 }
 
@@ -534,7 +538,11 @@ void emu_launch_body(const char* kernel, const void* function, dim3 grid, dim3 b
     emu_device_memory_close();
     clock_gettime(CLOCK_MONOTONIC, &to);
     totals.launches++; totals.blocks += blocks; totals.threads += blocks * (size_t)now.threads;
-    totals.seconds += (double)(to.tv_sec - from.tv_sec) + 1e-9 * (double)(to.tv_nsec - from.tv_nsec);
+    double seconds = (double)(to.tv_sec - from.tv_sec) + 1e-9 * (double)(to.tv_nsec - from.tv_nsec);
+    totals.seconds += seconds;
+    KernelTotals* mine = &kernel_totals[kernel];
+    mine->launches++; mine->seconds += seconds; mine->products += emu_wgmma_count;
+    emu_wgmma_count = 0;
     emu_in_kernel = false;
 }
 

@@ -84,6 +84,7 @@ __attribute__((noreturn)) void emu_unknown_ptx(const char* text, const char* fil
 
 
 // ---- Hopper ----------------------------------------------------------------------------------------------------------------
+extern long emu_wgmma_count;                          // products since it was set to 0
 void emu_wgmma_fence();
 void emu_wgmma_commit();
 void emu_wgmma_wait(int newest_left, const char* file, int line);

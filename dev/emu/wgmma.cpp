@@ -90,6 +90,7 @@ struct Warpgroup {
 };
 static Warpgroup warpgroups[1024 / THREADS];
 static bool used;
+long emu_wgmma_count;
 
 void emu_wgmma_block_begins() {
     if (!used) { return; }
@@ -223,6 +224,7 @@ static void issue(int first, void** lanes) {
     for (int t = 1; t < THREADS; t++) {
         if (w->group[t] != w->group[0]) { emu_error("wgmma: thread %d has committed %d groups, thread %d %d  [%s:%d]", first + t, w->group[t], first, w->group[0], l->file, l->line); }
     }
+    emu_wgmma_count++;
     Accumulators* acc = in_flight(w, first, lane);
     check_fences(w, first, lane, acc != nullptr);
     if (!acc) { w->accumulators.push_back(acc = take(first, lane)); }

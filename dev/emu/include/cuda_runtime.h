@@ -19,7 +19,6 @@
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 #define __cluster_dims__(...)
-#define __CUDA_ARCH_FEAT_SM90_ALL 1
 #define CUDART_INF_F INFINITY
 
 // ---- vectors ------------------------------------------------------------------------------------------------------------
