@@ -384,6 +384,8 @@ static void backward(floatX* dq, floatX* dk, floatX* dv, const floatX* dout, con
     LAUNCH_CHECK();
 }
 
+#include "moba_hopper_backward.cuh"
+
 // ---- what is exported ---------------------------------------------------------------------------------------------------
 static Moba moba_open(const floatX* q, const floatX* k, const floatX* v, MobaRoute route, AttnShape s, int block, int topk) {
     const char* refusal = moba_attn_refusal(s.D, block, topk);
@@ -398,9 +400,11 @@ static Moba moba_open(const floatX* q, const floatX* k, const floatX* v, MobaRou
 // bytes of scratch that one head needs
 static size_t forward_head_bytes(AttnShape s, int topk) { return (size_t)s.T * (topk - 1) * (s.D * sizeof(floatX) + sizeof(float)); }
 
+// for either path: a plan may be made where there is no device
 static size_t backward_head_bytes(AttnShape s, int block, int topk) {
     size_t entries = (size_t)s.T * (topk - 1), sums = (size_t)2 * TILE * s.D * sizeof(float);
-    return entries * s.D * sizeof(floatX) + entries / LIST_PIECE * (block / TILE) * sums + s.T * sizeof(float);
+    size_t portable = entries * s.D * sizeof(floatX) + entries / LIST_PIECE * (block / TILE) * sums + s.T * sizeof(float);
+    return max_size(portable, hopper_backward_head_bytes(s, block, topk));
 }
 
 static size_t capped(size_t head_bytes, AttnShape s, size_t cap) { return max_size(head_bytes, min_size(cap, head_bytes * s.B * s.H)); }
@@ -449,9 +453,11 @@ extern "C" void moba_attn_backward(floatX* dq, floatX* dk, floatX* dv, const flo
                                    AttnShape shape, int block, int topk, void* scratch, size_t scratch_bytes, stream_t stream) {
     Moba m = moba_open(q, k, v, route, shape, block, topk);
     int heads = shape.B * shape.H, group = head_group(backward_head_bytes(shape, block, topk), scratch_bytes, shape);
+    bool hopper = hopper_chosen(shape.path, "moba_attn");
     for (m.head0 = 0; m.head0 < heads; m.head0 += group) {
         int now = min_int(group, heads - m.head0);
-        if (shape.D == 64) { backward<64>(dq, dk, dv, dout, out, lse, m, scratch, now, stream); }
-        else               { backward<128>(dq, dk, dv, dout, out, lse, m, scratch, now, stream); }
+        if (hopper)              { hopper_backward(dq, dk, dv, dout, out, lse, m, scratch, now, stream); }
+        else if (shape.D == 64)  { backward<64>(dq, dk, dv, dout, out, lse, m, scratch, now, stream); }
+        else                     { backward<128>(dq, dk, dv, dout, out, lse, m, scratch, now, stream); }
     }
 }
