@@ -56,7 +56,7 @@ __host__ __device__ inline int slot_rows(int slots, int parts) { return (slots +
 
 // An item: the queries that meet its keys are `own_tiles` tiles of consecutive ones from `key` to own_end, then `count` entries of a list.
 // It lies in shared memory: registers are short.
-struct Walk {
+struct KeyWalk {
     int head, key, part;           // head within the launch; first key; which part of its block
     int tail, first_tail;          // rooms in sums, of this tail (-1: a first piece) and of the list's first tail
     int own_end, own_tiles, tiles;
@@ -73,15 +73,15 @@ template <int D, int KEYS> struct BackwardShared {
     floatX ds[KEYS * QUERIES];
     float2 stats[STAGES][QUERIES];                                     // of a query: log2-sum-exp, delta
     int entries[ENTRY_STAGES][QUERIES];
-    Walk walk;
+    KeyWalk walk;
 };
 
 // ---- items --------------------------------------------------------------------------------------------------------------
 // Items go head by head, `together` at a time so that their q and dout stay in L2, and long ones first: tails, then ascending blocks
 // (the earlier a block, the more queries can pick it). Without such a tail there are no tiles. The warp calls it.
 template <int D, int KEYS>
-__device__ inline Walk find_walk(const Moba& m, const Backward& b, int item) {
-    Walk w;
+__device__ inline KeyWalk find_walk(const Moba& m, const Backward& b, int item) {
+    KeyWalk w;
     int per_head = b.tails * b.parts + b.tiles, first_head = item / (b.together * per_head) * b.together;
     int now = min(b.together, b.heads - first_head), rest = item - first_head * per_head, unit = rest / now;
     w.head = first_head + rest % now;
@@ -109,12 +109,12 @@ __device__ inline Walk find_walk(const Moba& m, const Backward& b, int item) {
     return w;
 }
 
-__device__ inline int live_rows(const Walk& w, int tile) {
+__device__ inline int live_rows(const KeyWalk& w, int tile) {
     return tile < w.own_tiles ? w.own_end - w.key - tile * QUERIES : w.count - (tile - w.own_tiles) * QUERIES;
 }
 
 // entry = query * MOBA_MAX_TOPK + slot. Rows that are not live hold anything.
-__device__ inline void fetch_entries(int* entries, const Walk& w, int tile) {
+__device__ inline void fetch_entries(int* entries, const KeyWalk& w, int tile) {
     int row = threadIdx.x;
     if (row >= QUERIES || tile >= w.tiles) { return; }
     if (tile < w.own_tiles) {
@@ -141,7 +141,7 @@ __device__ inline void load_block(floatX* tile, const floatX* matrix, int ld, in
 template <int D, int KEYS>
 __device__ inline void gather_queries(BackwardShared<D, KEYS>& shared, int ldq, int ldo, int tile, int stage) {
     typedef KeyMajor<D, KEYS> Shape;
-    const Walk& w = shared.walk;
+    const KeyWalk& w = shared.walk;
     if (tile >= w.tiles) { return; }
     const int* entries = shared.entries[tile % ENTRY_STAGES];
     int chunk = threadIdx.x % Shape::CHUNKS, first_row = threadIdx.x / Shape::CHUNKS, live = live_rows(w, tile);
@@ -239,7 +239,7 @@ __device__ inline void store_row(floatX* row, const float (&acc)[32], int half, 
 
 // where dQ of an entry goes: a slot, or dq itself for queries whose own part of their block this is
 template <int D, int KEYS>
-__device__ inline floatX* dq_row(const Moba& m, const Backward& b, const Walk& w, int entry) {
+__device__ inline floatX* dq_row(const Moba& m, const Backward& b, const KeyWalk& w, int entry) {
     int t = entry / MOBA_MAX_TOPK, slot = entry % MOBA_MAX_TOPK;
     if (slot == OWN_SLOT && t < w.key + KEYS) { return w.dq + (size_t)t * m.shape.ldq; }
     int row = (slot == OWN_SLOT ? m.slots : slot) * b.parts;
@@ -247,7 +247,7 @@ __device__ inline floatX* dq_row(const Moba& m, const Backward& b, const Walk& w
 }
 
 template <int D, int KEYS>
-__device__ inline void store_dq(const Moba& m, const Backward& b, const Walk& w, const int* entries, int live, const float (&dq)[32], int panel) {
+__device__ inline void store_dq(const Moba& m, const Backward& b, const KeyWalk& w, const int* entries, int live, const float (&dq)[32], int panel) {
     #pragma unroll
     for (int half = 0; half < 2; half++) {
         int row = threadIdx.x / WARP % 4 * 16 + threadIdx.x % WARP / 4 + 8 * half;
@@ -268,7 +268,7 @@ template <int D, int KEYS>
 __device__ inline void walk_queries(KeySumsOf<D, KEYS>& sums, BackwardShared<D, KEYS>& shared, const Moba& m, const Backward& b) {
     typedef KeyMajor<D, KEYS> Shape;
     const int M_TILES = Shape::M_TILES, DQ_PANELS = Shape::DQ_PANELS;
-    const Walk& w = shared.walk;
+    const KeyWalk& w = shared.walk;
     int group = Shape::GROUPS == 1 ? 0 : __shfl_sync(0xffffffffu, threadIdx.x / 128, 0), stage = 0;
     float s[32], dp[32], dq[32];
     wgmma_fence();
@@ -333,7 +333,7 @@ __device__ inline void walk_queries(KeySumsOf<D, KEYS>& sums, BackwardShared<D, 
 
 // A tail leaves its sums and says so; a first piece adds those of its tails, in order, and is done.
 template <int D, int KEYS>
-__device__ inline void leave_sums(const KeySumsOf<D, KEYS>& sums, const Backward& b, const Walk& w) {
+__device__ inline void leave_sums(const KeySumsOf<D, KEYS>& sums, const Backward& b, const KeyWalk& w) {
     PieceSums<D, KEYS>& room = reinterpret_cast<PieceSums<D, KEYS>*>(b.sums)[w.tail];
     const float *dk = &sums.dk[0][0][0], *dv = &sums.dv[0][0][0];
     #pragma unroll
@@ -349,7 +349,7 @@ __device__ inline void leave_sums(const KeySumsOf<D, KEYS>& sums, const Backward
 __device__ inline void add4(float* x, const float4& y) { x[0] += y.x; x[1] += y.y; x[2] += y.z; x[3] += y.w; }
 
 template <int D, int KEYS>
-__device__ inline void add_tails(KeySumsOf<D, KEYS>& sums, const Backward& b, const Walk& w) {
+__device__ inline void add_tails(KeySumsOf<D, KEYS>& sums, const Backward& b, const KeyWalk& w) {
     float *dk = &sums.dk[0][0][0], *dv = &sums.dv[0][0][0];
     #pragma unroll 1
     for (int piece = 0; piece < w.later; piece++) {
@@ -391,10 +391,10 @@ void moba_hopper_backward_kernel(Backward b, Moba m) {
     extern __shared__ __align__(1024) unsigned char moba_hopper_shared[];
     BackwardShared<D, KEYS>& shared = *reinterpret_cast<BackwardShared<D, KEYS>*>(moba_hopper_shared);
     const AttnShape& shape = m.shape;
-    const Walk& w = shared.walk;
+    const KeyWalk& w = shared.walk;
     if (threadIdx.x < WARP) {
         int item = threadIdx.x == 0 ? atomicAdd(b.ticket, 1) : 0;
-        Walk mine = find_walk<D, KEYS>(m, b, __shfl_sync(0xffffffffu, item, 0));
+        KeyWalk mine = find_walk<D, KEYS>(m, b, __shfl_sync(0xffffffffu, item, 0));
         if (threadIdx.x == 0) { shared.walk = mine; }
     }
     __syncthreads();
