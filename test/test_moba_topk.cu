@@ -237,7 +237,7 @@ GPU_TEST(moba_topk_kernel_repeats_to_the_bit) {
 // Scores that rise with the block, so that nearly every block enters every list, in steps of `step` equal ones; exact in bf16, so to the pick.
 static void topk_check_rising(int topk, int step, float sign) {
     enum { T = 64 * 200, D = 64, BLOCK = 64, N = 200 };
-    AttnShape shape = {1, T, 1, D, D, D, D, D};
+    AttnShape shape = {1, T, 1, D, D, D, D, D, ATTN_AUTO};
     float *q = (float*)calloc((size_t)T * D, sizeof(float)), *centroid = (float*)calloc(N * D, sizeof(float));
     for (int t = 0; t < T; t++) { q[(size_t)t * D] = 1; }
     for (int j = 0; j < N; j++) { centroid[j * D] = sign * (sign > 0 ? j / step : (N - j) / step); }
