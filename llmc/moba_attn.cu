@@ -5,7 +5,6 @@
 // The work is linear in T; the slots of as many heads as scratch allows exist at a time.
 #include "ops.h"
 #include "moba_common.cuh"
-#include "moba_hopper_forward.cuh"
 
 // Entries of a list that one CTA takes for dK and dV; what is beyond goes to further CTAs ("tails"), so that a block everybody picks does
 // not hold up the rest. Lists are (top-k - 1) * block long on average, 896 at the default shape: those must not be cut.
@@ -384,7 +383,7 @@ static void backward(floatX* dq, floatX* dk, floatX* dv, const floatX* dout, con
     LAUNCH_CHECK();
 }
 
-#include "moba_hopper_backward.cuh"
+#include "moba_hopper_forward.cuh"
 
 // ---- what is exported ---------------------------------------------------------------------------------------------------
 static Moba moba_open(const floatX* q, const floatX* k, const floatX* v, MobaRoute route, AttnShape s, int block, int topk) {
@@ -397,10 +396,12 @@ static Moba moba_open(const floatX* q, const floatX* k, const floatX* v, MobaRou
     return {q, k, v, route, s, block, ceil_div(s.T, block), topk - 1, 0, 1 / sqrtf((float)s.D)};
 }
 
-// bytes of scratch that one head needs
-static size_t forward_head_bytes(AttnShape s, int topk) { return (size_t)s.T * (topk - 1) * (s.D * sizeof(floatX) + sizeof(float)); }
+// bytes of scratch that one head needs, for either path: a plan may be made where there is no device
+static size_t forward_head_bytes(AttnShape s, int block, int topk) {
+    size_t portable = (size_t)s.T * (topk - 1) * (s.D * sizeof(floatX) + sizeof(float));
+    return max_size(portable, hopper_forward_head_bytes(s, block, topk));
+}
 
-// for either path: a plan may be made where there is no device
 static size_t backward_head_bytes(AttnShape s, int block, int topk) {
     size_t entries = (size_t)s.T * (topk - 1), sums = (size_t)2 * TILE * s.D * sizeof(float);
     size_t portable = entries * s.D * sizeof(floatX) + entries / LIST_PIECE * (block / TILE) * sums + s.T * sizeof(float);
@@ -422,8 +423,7 @@ extern "C" const char* moba_attn_refusal(int head_dim, int block, int topk) {
 }
 
 extern "C" size_t moba_attn_forward_scratch(AttnShape shape, int block, int topk, size_t cap) {
-    size_t plan = forward_plan_bytes(shape, block, topk);
-    return plan + capped(forward_head_bytes(shape, topk), shape, cap > plan ? cap - plan : 0);
+    return capped(forward_head_bytes(shape, block, topk), shape, cap);
 }
 
 extern "C" size_t moba_attn_backward_scratch(AttnShape shape, int block, int topk, size_t cap) {
@@ -433,18 +433,14 @@ extern "C" size_t moba_attn_backward_scratch(AttnShape shape, int block, int top
 extern "C" void moba_attn_forward(floatX* out, float* lse, const floatX* q, const floatX* k, const floatX* v, MobaRoute route,
                                   AttnShape shape, int block, int topk, void* scratch, size_t scratch_bytes, stream_t stream) {
     Moba m = moba_open(q, k, v, route, shape, block, topk);
-    size_t plan = forward_plan_bytes(shape, block, topk);
-    REQUIRE(scratch_bytes >= plan, "moba_attn: %zu bytes of scratch, the plan alone needs %zu", scratch_bytes, plan);
-    int heads = shape.B * shape.H, group = head_group(forward_head_bytes(shape, topk), scratch_bytes - plan, shape);
-    if (hopper_chosen(shape.path, "moba_attn")) {
-        if (shape.D == 64) { hopper_forward<64>(out, lse, m, scratch, group, stream); }
-        else               { hopper_forward<128>(out, lse, m, scratch, group, stream); }
-        return;
-    }
+    int heads = shape.B * shape.H, group = head_group(forward_head_bytes(shape, block, topk), scratch_bytes, shape);
+    bool hopper = hopper_chosen(shape.path, "moba_attn");
     for (m.head0 = 0; m.head0 < heads; m.head0 += group) {
         int now = min_int(group, heads - m.head0);
-        if (shape.D == 64) { forward<64>(out, lse, m, scratch, now, stream); }
-        else               { forward<128>(out, lse, m, scratch, now, stream); }
+        if (hopper && shape.D == 64)  { hopper_forward<64>(out, lse, m, scratch, now, stream); }
+        else if (hopper)              { hopper_forward<128>(out, lse, m, scratch, now, stream); }
+        else if (shape.D == 64)       { forward<64>(out, lse, m, scratch, now, stream); }
+        else                          { forward<128>(out, lse, m, scratch, now, stream); }
     }
 }
 
