@@ -47,6 +47,10 @@ check trainer_stop_between_steps_goes_on      cmp -s <(columns "$WORK/clean") <(
 run "$WORK/gpt2" --steps 1 --tokenizer "$WORK/nowhere.tok"
 cp "$WORK/text.bin" "$WORK/bare.bin"
 
+# ---- a finished run leaves the directory as it was: nobody holds it
+run "$WORK/clean"; status=$?
+check trainer_finished_run_lets_go            [ $status = 0 -a ! -s "$WORK/clean/lock" ]
+
 # ---- windows that score nothing, a pass too large to count
 expect trainer_eval_context_of_one  64 'eval-context: 1'         "$PROGRAM" --out "$WORK/clean" --eval-only --eval-data "$WORK/text.bin" --eval-context 1
 expect trainer_eval_pass_too_large  64 'micro-batch: 4096 rows'  "$PROGRAM" --out "$WORK/clean" --eval-only --eval-data "$WORK/text.bin" \
