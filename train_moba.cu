@@ -305,6 +305,13 @@ static void print_header(const Run* run) {
     fflush(stdout);
 }
 
+static void close_input(Run* run) {
+    shard_close(run->train_set);
+    shard_close(run->valid_set);
+    tokenizer_close(run->tokenizer);
+    rundir_close(&run->dir);
+}
+
 static void close_run(Run* run, bool saved, double seconds) {
     Error err;
     bool finished = run->progress.step >= run->cfg->steps;
@@ -315,12 +322,9 @@ static void close_run(Run* run, bool saved, double seconds) {
     log_end(run->log, &end);
     TRY(logger_close(run->log, &err));
     loader_close(run->train);
-    if (run->valid)     { loader_close(run->valid); }
-    shard_close(run->train_set);
-    if (run->valid_set) { shard_close(run->valid_set); }
-    tokenizer_close(run->tokenizer);
+    loader_close(run->valid);
     model_close(&run->model);
-    rundir_close(&run->dir);
+    close_input(run);
     free(run->options);
 }
 
@@ -342,6 +346,9 @@ static int train(const Config* cfg) {
         config_close(&saved);
         if (checkpoint->step >= cfg->steps) {
             printf("%s: this run has finished its %d steps; --steps with --new-schedule goes on\n", checkpoint->path, cfg->steps);
+            checkpoint_close(checkpoint);
+            close_input(&run);
+            free(shape.layer);
             return 0;
         }
     }
@@ -475,6 +482,7 @@ static int dry_run(const Config* cfg) {
         }
         printf("--recompute %d (%s)\n  ", level, level_name[level]);
         arena_print(&m.arena);
+        model_unplan(&m);
     }
     return 0;
 }

@@ -39,7 +39,7 @@ void arena_allocate(Arena* arena) {
 }
 
 void arena_free(Arena* arena) {
-    device_free(arena->memory);
+    if (arena->memory) { device_free(arena->memory); }       // a plan alone touches no device
     free(arena->entry);
     memset(arena, 0, sizeof *arena);
 }

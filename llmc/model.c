@@ -354,15 +354,19 @@ void model_allocate(Model* m) {
     upload_rope(m);
 }
 
+void model_unplan(Model* m) {
+    arena_free(&m->arena);
+    acts_free(&m->acts);
+    param_table_free(&m->table);
+    free(m->shape.layer);
+}
+
 void model_close(Model* m) {
     for (int i = 0; i < 2; i++) {
         pinned_free(m->staging[i].pinned);
         event_close(m->staging[i].read);
     }
     matmul_close(m->plans);
-    arena_free(&m->arena);
-    acts_free(&m->acts);
-    param_table_free(&m->table);
-    free(m->shape.layer);
+    model_unplan(m);
     stream_close(m->stream);
 }

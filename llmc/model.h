@@ -46,6 +46,7 @@ const char* model_refusal(const ModelShape* shape, char* text, size_t size);
 void model_plan(Model* m, ModelShape shape, int B, int T, KeepLevel level, size_t scratch_cap);
 void model_allocate(Model* m);
 void model_close(Model* m);
+void model_unplan(Model* m);          // instead of model_close, where nothing was allocated: needs no device
 
 // One micro-batch: B rows of T tokens from host memory, which is free again on return. targets may be NULL (sampling); -1 is not scored.
 void model_batch(Model* m, const int* tokens, const int* targets, int B, int T);

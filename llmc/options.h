@@ -20,7 +20,7 @@
         X(TEXT,   tokenizer,      "tokenizer",      "byte",         0,    0,       "",                                NEVER,    "data",      "'byte', or a tokenizer file written by data/gpt2_tokenizer.py; used for prompts and samples") \
         X(ENUM,   preset,         "preset",         "tiny",         0,    0,       "tiny|30M|124M|340M|1B",           ALWAYS,   "model",     "sizes to start from; the five options below override single ones") \
         X(INT,    layers,         "layers",         "0",            0,    1024,    "",                                NEVER,    "model",     "layers (0: the preset's)") \
-        X(INT,    channels,       "channels",       "0",            0,    65536,   "",                                NEVER,    "model",     "width of the residual stream (0: the preset's)") \
+        X(INT,    channels,       "channels",       "0",            0,    8192,    "",                                NEVER,    "model",     "width of the residual stream (0: the preset's)") \
         X(INT,    heads,          "heads",          "0",            0,    1024,    "",                                NEVER,    "model",     "attention heads (0: the preset's)") \
         X(INT,    mlp,            "mlp",            "0",            0,    262144,  "",                                NEVER,    "model",     "width of the SwiGLU (0: the preset's)") \
         X(INT,    vocab,          "vocab",          "0",            0,    1048576, "",                                NEVER,    "model",     "true vocabulary, without padding (0: the preset's)") \

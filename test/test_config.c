@@ -174,6 +174,7 @@ TEST(config_refuses_contradictions) {
     check_refused("--dry-run --heads 32", "head dim 4, which is not a multiple of 8");
     check_refused("--dry-run --mlp 100", "--mlp: 100 is not a multiple of 8");
     check_refused("--dry-run --kconv 4", "--kconv: 4 is none of 0, 3, 5");
+    check_refused("--dry-run --channels 8256", "--channels: 8256 is outside [0, 8192]");     // rmsnorm holds a row in registers
     check_refused("--dry-run --kconv 1", "--kconv: 1 is none of 0, 3, 5");
     check_refused("--dry-run --warmup 11 --steps 10", "--warmup: 11 is more than --steps 10");
     check_refused("--dry-run --cooldown 5", "contradicts a --schedule other than wsd");

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The trainer around the model, on micro shapes: skipped steps, stops, what a run directory says, evaluation and prompts.
 . "$(dirname "$0")/script.sh"
+export OMP_NUM_THREADS=1                              # the shapes are too small to share
 HOOKS=${HOOKS:-build/test/hooks/train_moba_cpu}       # the program with the hooks of train_moba.cu (LLMC_TEST)
 
 make_shard "$WORK/text.bin"
@@ -47,6 +48,17 @@ check trainer_stop_between_steps_goes_on      cmp -s <(columns "$WORK/clean") <(
 run "$WORK/gpt2" --steps 1 --tokenizer "$WORK/nowhere.tok"
 cp "$WORK/text.bin" "$WORK/bare.bin"
 
+# ---- the number of threads shows nowhere; a validation set smaller than --eval-batches is used whole, whatever the micro-batch
+OMP_NUM_THREADS=3 run "$WORK/threads"
+check trainer_threads_do_not_show             cmp -s <(columns "$WORK/clean") <(columns "$WORK/threads")
+whole() { "$PROGRAM" --out "$WORK/clean" --eval-only --val-data "$WORK/small.bin" --eval-batches "$1" --micro-batch "$2" | sed -nE 's/^validation loss +([0-9.]+) .*/\1/p'; }
+build/data/bytes --out "$WORK/small.bin" Makefile > /dev/null
+check trainer_small_validation_set_is_whole   [ -n "$(whole 1000000 1)" -a "$(whole 1000000 1)" = "$(whole 1000000 7)" ]
+
+# ---- a finished run leaves the directory as it was: nobody holds it
+run "$WORK/clean"; status=$?
+check trainer_finished_run_lets_go            [ $status = 0 -a ! -s "$WORK/clean/lock" ]
+
 # ---- windows that score nothing, a pass too large to count
 expect trainer_eval_context_of_one  64 'eval-context: 1'         "$PROGRAM" --out "$WORK/clean" --eval-only --eval-data "$WORK/text.bin" --eval-context 1
 expect trainer_eval_pass_too_large  64 'micro-batch: 4096 rows'  "$PROGRAM" --out "$WORK/clean" --eval-only --eval-data "$WORK/text.bin" \
@@ -56,9 +68,10 @@ expect trainer_eval_pass_too_large  64 'micro-batch: 4096 rows'  "$PROGRAM" --ou
 "$PROGRAM" --out "$WORK/clean" --prompt "int " --temperature 0 --sample-tokens 1000000 > "$WORK/prompt" 2> "$WORK/err" &
 pid=$!
 for _ in $(seq 200); do [ -s "$WORK/prompt" ] && break; sleep 0.05; done
-kill -TERM $pid; ( sleep 10; kill -9 $pid ) 2> /dev/null & watch=$!
+kill -TERM $pid
+for _ in $(seq 200); do kill -0 $pid 2> /dev/null || break; sleep 0.05; done
+kill -9 $pid 2> /dev/null
 wait $pid 2> /dev/null; status=$?
-kill $watch 2> /dev/null
 check trainer_prompt_ends_on_a_signal         [ $status = 143 ]
 
 untouched() {     # untouched NAME STATUS PATTERN OPTIONS...: refused before the model is on the device
