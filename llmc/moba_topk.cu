@@ -26,7 +26,8 @@ template<int K> __host__ __device__ constexpr int tag_mask() { return K < 16 ? 3
 template<int K> __host__ __device__ constexpr int tag_lowest() { return K < 16 ? 0 : 8; }
 template<int K> __host__ __device__ constexpr int tag_count() { return tag_mask<K>() + 1 - tag_lowest<K>(); }
 
-__device__ inline int ordered(float score) {                             // its own inverse: signed integers in the order of the floats
+// Signed integers in the order of the floats. No score is -0: sums of products start at +0.
+__device__ inline int ordered(float score) {
     int bits = __float_as_int(score);
     return bits ^ ((bits >> 31) & 0x7fffffff);
 }
