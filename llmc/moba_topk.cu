@@ -14,8 +14,8 @@
 
 enum { TOPK_WARPS   = 8,
        TOPK_QUERIES = TOPK_WARPS * WARP,   // of one thread block, 32 consecutive ones a warp
-       TOPK_PANEL   = 32,                  // columns of scores a warp computes before it looks at them
-       PANEL_STRIDE = WARP + 4 };          // panel[column][query]: with 4 more, neither the tensor cores' layout nor ours has bank conflicts
+       TOPK_PANEL   = 32,                  // columns of scores a warp computes before it inserts any
+       PANEL_STRIDE = WARP + 1 };          // panel[column][query]: with 1 more, columns 8 apart lie 8 banks apart
 
 // ---- one query's list -----------------------------------------------------------------------------------------------------------
 // A key is a score as an integer of the same order, its lowest bits replaced by a tag. Tags are given in rising order, so that of equal
@@ -26,7 +26,8 @@ template<int K> __host__ __device__ constexpr int tag_mask() { return K < 16 ? 3
 template<int K> __host__ __device__ constexpr int tag_lowest() { return K < 16 ? 0 : 8; }
 template<int K> __host__ __device__ constexpr int tag_count() { return tag_mask<K>() + 1 - tag_lowest<K>(); }
 
-__device__ inline int ordered(float score) {                             // its own inverse: signed integers in the order of the floats
+// Signed integers in the order of the floats. No score is -0: sums of products start at +0.
+__device__ inline int ordered(float score) {
     int bits = __float_as_int(score);
     return bits ^ ((bits >> 31) & 0x7fffffff);
 }
@@ -185,9 +186,12 @@ __device__ inline void score_step(float (&d)[EIGHTS][2][4], const uint4 (&q)[4],
     }
 }
 
-// Scores of the warp's 32 queries against 8*EIGHTS centroids from row `first` of the tile -> panel[column][query].
+// Scores of the warp's 32 queries against 8*EIGHTS of a panel's 32 centroids, which begin at row `first` of the tile. Column 2i + b of the
+// instructions' eight number e is centroid 8i + 2e + b, so that lane 4g + i finds eight neighbours in its registers.
+// A score above its query's threshold goes to panel[centroid][query], and its bit into the result: byte r for query g + 8r, bit 2e + b.
 template<int D, int EIGHTS>
-__device__ inline void score_columns(float* panel, const uint4 (&query)[D / 32][4], const floatX* high, const floatX* low, int first) {
+__device__ inline unsigned score_columns(float* panel, const float (&threshold)[4], const uint4 (&query)[D / 32][4], const floatX* high,
+                                         const floatX* low, int first, int eight) {
     int lane = threadIdx.x % WARP, g = lane / 4, i = lane % 4;
     float d[EIGHTS][2][4] = {};
     #pragma unroll
@@ -197,32 +201,52 @@ __device__ inline void score_columns(float* panel, const uint4 (&query)[D / 32][
             uint4 c[EIGHTS];
             #pragma unroll
             for (int e = 0; e < EIGHTS; e++) {
-                c[e] = *reinterpret_cast<const uint4*>((part ? low : high) + chunk_at<D>(first + 8 * e + g, 4 * p + i));
+                int row = first + g / 2 * 8 + 2 * (eight + e) + g % 2;
+                c[e] = *reinterpret_cast<const uint4*>((part ? low : high) + chunk_at<D>(row, 4 * p + i));
             }
             score_step(d, query[p], c);
         }
     }
+    unsigned found = 0;
+    panel += (8 * i + 2 * eight) * PANEL_STRIDE + g;
     #pragma unroll
     for (int e = 0; e < EIGHTS; e++) {
-        float* to = panel + (8 * e + 2 * i) * PANEL_STRIDE + g;
         #pragma unroll
-        for (int m = 0; m < 2; m++) {
-            to[16 * m]                    = d[e][m][0];
-            to[16 * m + PANEL_STRIDE]     = d[e][m][1];
-            to[16 * m + 8]                = d[e][m][2];
-            to[16 * m + 8 + PANEL_STRIDE] = d[e][m][3];
+        for (int at = 0; at < 8; at++) {
+            int r = at / 2, b = at % 2;
+            float score = d[e][r / 2][r % 2 * 2 + b];
+            if (score > threshold[r]) {
+                panel[(2 * e + b) * PANEL_STRIDE + 8 * r] = score;
+                found |= 1u << (8 * r + 2 * e + b);
+            }
         }
     }
+    return found << (2 * eight);
 }
 
-// a whole panel; at D = 128 the query takes twice the registers, so the columns come in two halves
+// A whole panel; at D = 128 the query takes twice the registers, so the columns come in two halves.
+// `threshold` is that of this lane's query; so is the result: bit c is set if centroid first + c scores higher.
 template<int D>
-__device__ inline void score_panel(float* panel, const uint4 (&query)[D / 32][4], const floatX* high, const floatX* low, int first) {
+__device__ inline unsigned score_panel(float* panel, float threshold, const uint4 (&query)[D / 32][4], const floatX* high, const floatX* low,
+                                       int first) {
     const int eights = 256 / D;
+    int lane = threadIdx.x % WARP, g = lane / 4;
+    float thresholds[4];
+    #pragma unroll
+    for (int r = 0; r < 4; r++) { thresholds[r] = __shfl_sync(0xffffffffu, threshold, g + 8 * r); }
+    unsigned found = 0;
     #pragma unroll 1
-    for (int column = 0; column < TOPK_PANEL; column += 8 * eights) {
-        score_columns<D, eights>(panel + column * PANEL_STRIDE, query, high, low, first + column);
+    for (int eight = 0; eight < 4; eight += eights) { found |= score_columns<D, eights>(panel, thresholds, query, high, low, first, eight); }
+    if (!__any_sync(0xffffffffu, found != 0)) { return 0; }
+
+    unsigned marks = 0;                                                  // query g + 8r is lane 8r + g's: its bytes lie in lanes 4g .. 4g + 3
+    #pragma unroll
+    for (int i = 0; i < 4; i++) {
+        unsigned bytes = __shfl_sync(0xffffffffu, found, lane % 8 * 4 + i);
+        marks |= (bytes >> (lane / 8 * 8) & 0xff) << (8 * i);
     }
+    __syncwarp();                                                        // the scores are in the panel
+    return marks;
 }
 
 // Takes the highest column out of the marks; its score, or -inf if there is none.
@@ -233,20 +257,11 @@ __device__ inline float take_mark(unsigned& marks, int& column, const float* sco
     return taken;
 }
 
-// One lane a query. First mark the columns above the list's threshold, then insert the marked ones, the highest first: a warp takes as
-// many rounds as its busiest lane has pairs of marks, and once lists are full marks are rare.
-// A mark is the sign of threshold - score: an addition and a shift, where a comparison would take three instructions.
+// One lane a query: insert the marked columns, the highest first. A warp takes as many rounds as its busiest lane has pairs of marks, and
+// once lists are full marks are rare.
 template<int K>
-__device__ inline void scan_panel(Best<K>& best, uint16_t* table, const float* panel, int first_block, int columns) {
+__device__ inline void insert_marked(Best<K>& best, uint16_t* table, const float* panel, unsigned marks, int first_block) {
     const float* score = panel + threadIdx.x % WARP;
-    float threshold = best_threshold(best);
-    unsigned byte[4] = {};                                               // four chains of shifts, column 31 first
-    #pragma unroll
-    for (int c = TOPK_PANEL - 1; c >= 0; c--) {
-        byte[c / 8] = __funnelshift_l(__float_as_uint(threshold - score[c * PANEL_STRIDE]), byte[c / 8], 1);
-    }
-    unsigned marks = byte[3] << 24 | byte[2] << 16 | byte[1] << 8 | byte[0];
-    if (columns < TOPK_PANEL) { marks &= (1u << columns) - 1; }
     while (__any_sync(0xffffffffu, marks != 0)) {
         int a, b;
         float score_a = take_mark(marks, a, score), score_b = take_mark(marks, b, score);     // both loads under way before an insertion
@@ -296,10 +311,11 @@ topk_kernel(uint16_t* sel, const floatX* q, const float* centroid, AttnShape sha
         if (j > 0) { fetch_tile<D>(raw, centroid, j - tile_rows<D>(), n); }
         for (int c = tile_rows<D>() - TOPK_PANEL; c >= 0; c -= TOPK_PANEL) {
             if (j + c >= scored) { continue; }
-            score_panel<D>(panel, query, high, low, c);
-            __syncwarp();
-            scan_panel(best, table, panel, j + c, scored - (j + c));
-            __syncwarp();
+            unsigned marks = score_panel<D>(panel, best_threshold(best), query, high, low, c);
+            int columns = scored - (j + c);
+            if (columns < TOPK_PANEL) { marks &= (1u << columns) - 1; }
+            insert_marked(best, table, panel, marks, j + c);
+            __syncwarp();                                                // the panel is read
         }
     }
     int picked[K];

@@ -99,6 +99,7 @@ void moba_centroid(float* centroid, const floatX* k, AttnShape shape, int block,
 // sel[b,h,t] = the min(topk-1, t/block) past blocks with the highest q_t . c_j, listed ascending, then MOBA_NONE.
 // Ties: the lower index wins; -0 equals 0; a NaN score counts as -inf. sel: (B, H, T, topk-1). topk in 1..32; topk == 1 writes nothing.
 // Scores: fp32 on the CPU; on the GPU tensor cores with centroids split in high + low bf16, never T x n of them in memory.
+// There scores closer than 2^-18 of their size (2^-17 above topk 16) are ties, and -FLT_MAX counts as -inf.
 void moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, stream_t stream);
 
 // ---- moba_index -----------------------------------------------------------------------------------------------------

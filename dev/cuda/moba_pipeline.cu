@@ -116,7 +116,8 @@ static Picked picked_check(const Pipeline* p, Routing routing) {
     }
     free(sel);
     double first_blocks = (double)TOPK / n, even = SLOTS * (1 + log(fmax(1, (double)n / SLOTS))) / n;   // even: block 0's share, at random
-    REQUIRE(routing != RANDOM || picked.top_block < 1.3 * even, "random routing, but a block has %.3f of the queries", picked.top_block);
+    // twice: one of 4096 random blocks has a centroid so long that 1.7 times the even share picks it
+    REQUIRE(routing != RANDOM || picked.top_block < 2 * even, "random routing, but a block has %.3f of the queries", picked.top_block);
     REQUIRE(routing != ZIPF || n < 32 || picked.top_block > 1.15 * even, "Zipf routing, but no block has over %.3f of the queries",
             picked.top_block);
     REQUIRE(routing != BLOCK_0 || picked.top_block > 0.999 - 1.0 / n, "only %.4f of the queries pick block 0", picked.top_block);
