@@ -1,7 +1,9 @@
 // Sliding-window and dense causal attention: the tile pieces over consecutive queries and the keys of their windows.
 // FlashAttention-2's plan (Dao 2023): online softmax forward; backward recomputes P from lse, by keys for dK and dV, by queries for dQ.
+// The kernels here are the portable ones; those for compute capability 9.0 are in swa_hopper.cuh.
 #include "ops.h"
 #include "attn_tile.cuh"
+#include "swa_hopper.cuh"
 
 // where the window of the first of a CTA's queries begins, to a whole tile
 __device__ inline int first_key(int query, int window) { return max(0, query - window + 1) / TILE * TILE; }
@@ -132,17 +134,24 @@ extern "C" void swa_forward(floatX* out, float* lse, const floatX* q, const floa
                             stream_t stream) {
     require_shape(shape, window);
     window = min_int(window, shape.T);
-    if (shape.D == 64) { forward<64>(out, lse, q, k, v, shape, window, stream); }
-    else               { forward<128>(out, lse, q, k, v, shape, window, stream); }
+    bool hopper = hopper_chosen(shape.path, "swa");
+    if (hopper && shape.D == 64) { hopper_forward<64>(out, lse, q, k, v, shape, window, stream); }
+    else if (hopper)             { hopper_forward<128>(out, lse, q, k, v, shape, window, stream); }
+    else if (shape.D == 64)      { forward<64>(out, lse, q, k, v, shape, window, stream); }
+    else                         { forward<128>(out, lse, q, k, v, shape, window, stream); }
 }
 
 extern "C" void swa_backward(floatX* dq, floatX* dk, floatX* dv, const floatX* dout, const floatX* out, const float* lse, const floatX* q,
                              const floatX* k, const floatX* v, AttnShape shape, int window, void* scratch, stream_t stream) {
     require_shape(shape, window);
     window = min_int(window, shape.T);
+    bool hopper = hopper_chosen(shape.path, "swa");
     float* delta = (float*)scratch;
-    if (shape.D == 64) { backward<64>(dq, dk, dv, dout, out, lse, q, k, v, shape, window, delta, stream); }
-    else               { backward<128>(dq, dk, dv, dout, out, lse, q, k, v, shape, window, delta, stream); }
+    float2* scalars = (float2*)scratch;
+    if (hopper && shape.D == 64) { hopper_backward<64>(dq, dk, dv, dout, out, lse, q, k, v, shape, window, scalars, stream); }
+    else if (hopper)             { hopper_backward<128>(dq, dk, dv, dout, out, lse, q, k, v, shape, window, scalars, stream); }
+    else if (shape.D == 64)      { backward<64>(dq, dk, dv, dout, out, lse, q, k, v, shape, window, delta, stream); }
+    else                         { backward<128>(dq, dk, dv, dout, out, lse, q, k, v, shape, window, delta, stream); }
 }
 
-extern "C" size_t swa_backward_scratch(AttnShape shape) { return (size_t)shape.B * shape.H * shape.T * sizeof(float); }
+extern "C" size_t swa_backward_scratch(AttnShape shape) { return hopper_backward_scratch(shape); }      // the portable kernels need less

@@ -14,6 +14,14 @@ typedef struct {
     floatX *qv_dev, *k_dev, *dout_dev;
 } AttnProblem;
 
+// The paths to test here: the portable kernels, and on compute capability 9.0 the Hopper ones.
+static inline int attn_paths(AttnPath path[2]) {
+    path[0] = ATTN_PORTABLE;
+    path[1] = ATTN_HOPPER;
+    return device_open(0).capability == 90 ? 2 : 1;
+}
+static inline const char* attn_path_name(AttnPath path) { return path == ATTN_HOPPER ? "hopper" : "portable"; }
+
 typedef struct { float *out, *lse, *dqv, *dk; } AttnResults;             // on the host
 typedef struct { floatX *out, *dqv, *dk; float* lse; } AttnOutputs;      // on the device
 

@@ -130,12 +130,18 @@ static AttnResults swa_rounded(const AttnProblem* p, int window) {
 }
 
 static void swa_case(int B, int T, int H, int D, int window, float sharpness) {
+    AttnPath path[2];
     AttnProblem p = problem_open(B, T, H, D, sharpness);
-    AttnResults kernel = swa_kernel(&p, window), exact = swa_exact(&p, window), rounded = swa_rounded(&p, window);
-    char label[32];
-    snprintf(label, sizeof label, "window %d", window);
-    check_results(&p, &kernel, &exact, &rounded, window == 1 || T == 1, label);
-    results_free(&kernel); results_free(&exact); results_free(&rounded);
+    AttnResults exact = swa_exact(&p, window), rounded = swa_rounded(&p, window);
+    for (int i = 0, paths = attn_paths(path); i < paths; i++) {
+        char label[48];
+        p.shape.path = path[i];
+        snprintf(label, sizeof label, "window %d, %s", window, attn_path_name(path[i]));
+        AttnResults kernel = swa_kernel(&p, window);
+        check_results(&p, &kernel, &exact, &rounded, window == 1 || T == 1, label);
+        results_free(&kernel);
+    }
+    results_free(&exact); results_free(&rounded);
     problem_close(&p);
 }
 
@@ -158,26 +164,36 @@ GPU_TEST(swa_within_budget_D128_T1000)    { swa_windows(1000, 128); }
 GPU_TEST(swa_within_budget_two_sequences) { swa_case(2, 200, 3, 64, 77, 1); swa_case(2, 130, 1, 128, 1000, 1); }
 GPU_TEST(swa_within_budget_sharp_softmax) { swa_case(1, 300, 1, 64, 300, 12); swa_case(1, 300, 1, 128, 90, 12); }
 
-GPU_TEST(swa_repeats_to_the_bit) {
-    AttnProblem p = problem_open(2, 500, 2, 64, 1);
-    AttnResults first = swa_kernel(&p, 200);
-    for (int i = 0; i < 10; i++) {
-        AttnResults again = swa_kernel(&p, 200);
-        check_same(&p, &first, &again, "in a repeat");
-        results_free(&again);
+static void swa_repeats(int D, int window) {
+    AttnPath path[2];
+    AttnProblem p = problem_open(2, 500, 2, D, 1);
+    for (int i = 0, paths = attn_paths(path); i < paths; i++) {
+        p.shape.path = path[i];
+        AttnResults first = swa_kernel(&p, window);
+        for (int repeat = 0; repeat < 10; repeat++) {
+            AttnResults again = swa_kernel(&p, window);
+            check_same(&p, &first, &again, "in a repeat");
+            results_free(&again);
+        }
+        results_free(&first);
     }
-    results_free(&first);
     problem_close(&p);
 }
+GPU_TEST(swa_repeats_to_the_bit)      { swa_repeats(64, 200); }
+GPU_TEST(swa_repeats_to_the_bit_D128) { swa_repeats(128, 500); }
 
 GPU_TEST(swa_gpu_never_looks_ahead) {
-    AttnProblem p = problem_open(1, 200, 1, 64, 1);
-    AttnResults before = swa_kernel(&p, 150);
-    problem_change_token(&p, 130);
-    AttnResults after = swa_kernel(&p, 150);
-    check_causal(&p, &before, &after, 130);
-    results_free(&before); results_free(&after);
-    problem_close(&p);
+    AttnPath path[2];
+    for (int i = 0, paths = attn_paths(path); i < paths; i++) {
+        AttnProblem p = problem_open(1, 200, 1, 64, 1);
+        p.shape.path = path[i];
+        AttnResults before = swa_kernel(&p, 150);
+        problem_change_token(&p, 130);
+        AttnResults after = swa_kernel(&p, 150);
+        check_causal(&p, &before, &after, 130);
+        results_free(&before); results_free(&after);
+        problem_close(&p);
+    }
 }
 
 GPU_TEST(swa_refuses_other_head_dims) {
