@@ -116,15 +116,21 @@ __device__ inline void mbarrier_arrive_expect(uint64_t* barrier, int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(shared_address(barrier)), "r"(bytes) : "memory");
 }
 
-// has the phase of this parity completed? (may sleep a little first)
+// Has the phase of this parity completed? At once, and after waiting a while.
 __device__ inline bool mbarrier_test(uint64_t* barrier, int parity) {
+    uint32_t done;
+    asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.b32 %0, 1, 0, p; }"
+                 : "=r"(done) : "r"(shared_address(barrier)), "r"(parity) : "memory");
+    return done;
+}
+__device__ inline bool mbarrier_try(uint64_t* barrier, int parity) {
     uint32_t done;
     asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.b32 %0, 1, 0, p; }"
                  : "=r"(done) : "r"(shared_address(barrier)), "r"(parity) : "memory");
     return done;
 }
 __device__ inline void mbarrier_wait(uint64_t* barrier, int parity) {
-    while (!mbarrier_test(barrier, parity)) { }
+    while (!mbarrier_try(barrier, parity)) { }
 }
 
 // A barrier of `threads` threads (a multiple of 32), one of 16 by number; __syncthreads() is number 0.

@@ -4,7 +4,8 @@
 // like the forward and is summed by the own-block kernel. Every sum has a fixed order, nothing is atomic.
 // The work is linear in T; the slots of as many heads as scratch allows exist at a time.
 #include "ops.h"
-#include "attn_tile.cuh"
+#include "moba_common.cuh"
+#include "moba_hopper_forward.cuh"
 
 // Entries of a list that one CTA takes for dK and dV; what is beyond goes to further CTAs ("tails"), so that a block everybody picks does
 // not hold up the rest. Lists are (top-k - 1) * block long on average, 896 at the default shape: those must not be cut.
@@ -12,24 +13,6 @@ enum { LIST_PIECE = 2048 };
 
 // queries of a routed forward item: see Queries in swa.cu for the registers
 template <int D> struct Chunk { static const int MT = D == 64 ? 2 : 1, ROWS = MT * 16 * WARPS; };
-
-// What every kernel reads. Heads head0 .. head0 + gridDim.y - 1 are this launch's; scratch is indexed from head0.
-struct Moba {
-    const floatX *q, *k, *v;
-    MobaRoute route;
-    AttnShape shape;
-    int block, blocks, slots, head0;
-    float scale;                                   // 1/sqrt(D)
-};
-
-// ---- lists ------------------------------------------------------------------------------------------------------------
-__device__ inline const int* head_offset(const Moba& m, int head)   { return m.route.offset + (size_t)head * (m.blocks + 1); }
-__device__ inline const int* head_list(const Moba& m, int head)     { return m.route.list + (size_t)head * m.shape.T * m.slots; }
-__device__ inline const uint16_t* query_sel(const Moba& m, int head, int t) {
-    return m.route.sel + ((size_t)head * m.shape.T + t) * m.slots;
-}
-// the slots of this launch's heads are (heads, T, slots)
-__device__ inline size_t slot_at(const Moba& m, int head, int t) { return ((size_t)(head - m.head0) * m.shape.T + t) * m.slots; }
 
 // Work items without a table: block j's chunks are the items from offset[j] / chunk + spread * j on. With spread 1 that is room for
 // every chunk of every list (ceil(length / chunk) never exceeds what the floors leave, plus one), with spread 0 for all but the first.
@@ -409,8 +392,8 @@ extern "C" const char* moba_attn_refusal(int head_dim, int block, int topk) {
 }
 
 extern "C" size_t moba_attn_forward_scratch(AttnShape shape, int block, int topk, size_t cap) {
-    (void)block;
-    return capped(forward_head_bytes(shape, topk), shape, cap);
+    size_t plan = forward_plan_bytes(shape, block, topk);
+    return plan + capped(forward_head_bytes(shape, topk), shape, cap > plan ? cap - plan : 0);
 }
 
 extern "C" size_t moba_attn_backward_scratch(AttnShape shape, int block, int topk, size_t cap) {
@@ -420,7 +403,14 @@ extern "C" size_t moba_attn_backward_scratch(AttnShape shape, int block, int top
 extern "C" void moba_attn_forward(floatX* out, float* lse, const floatX* q, const floatX* k, const floatX* v, MobaRoute route,
                                   AttnShape shape, int block, int topk, void* scratch, size_t scratch_bytes, stream_t stream) {
     Moba m = moba_open(q, k, v, route, shape, block, topk);
-    int heads = shape.B * shape.H, group = head_group(forward_head_bytes(shape, topk), scratch_bytes, shape);
+    size_t plan = forward_plan_bytes(shape, block, topk);
+    REQUIRE(scratch_bytes >= plan, "moba_attn: %zu bytes of scratch, the plan alone needs %zu", scratch_bytes, plan);
+    int heads = shape.B * shape.H, group = head_group(forward_head_bytes(shape, topk), scratch_bytes - plan, shape);
+    if (hopper_chosen(shape.path, "moba_attn")) {
+        if (shape.D == 64) { hopper_forward<64>(out, lse, m, scratch, group, stream); }
+        else               { hopper_forward<128>(out, lse, m, scratch, group, stream); }
+        return;
+    }
     for (m.head0 = 0; m.head0 < heads; m.head0 += group) {
         int now = min_int(group, heads - m.head0);
         if (shape.D == 64) { forward<64>(out, lse, m, scratch, now, stream); }
