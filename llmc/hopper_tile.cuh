@@ -70,13 +70,18 @@ __device__ inline uint64_t descriptor(const floatX* start, int leading_bytes) {
     return SWIZZLE_128 | STRIDE | (uint64_t)(leading_bytes >> 4) << 16 | (shared_address(start) & 0x3ffff) >> 4;
 }
 
+// The same, `bytes` further: the start is in the low word, and one addition to it is all that a product of a loop costs.
+__device__ inline uint64_t descriptor_at(uint64_t tile, int bytes) {
+    return (tile & 0xffffffff00000000) | ((uint32_t)tile + (uint32_t)(bytes >> 4));
+}
+
 // Operand whose rows are M or N: 16 columns, the k-th of them, from row `row` on (TRANS 0).
 template <int ROWS> __device__ inline uint64_t rows_operand(const floatX* tile, int row, int k) {
-    return descriptor(tile + k / 4 * ROWS * PANEL + row * PANEL + k % 4 * 16, 16);
+    return descriptor_at(descriptor(tile, 16), (k / 4 * ROWS * PANEL + row * PANEL + k % 4 * 16) * (int)sizeof(floatX));
 }
 // Operand whose columns are M or N: rows row .. row + 15, all columns (TRANS 1).
 template <int ROWS> __device__ inline uint64_t columns_operand(const floatX* tile, int row) {
-    return descriptor(tile + row * PANEL, ROWS * PANEL * (int)sizeof(floatX));
+    return descriptor_at(descriptor(tile, ROWS * PANEL * (int)sizeof(floatX)), row * PANEL * (int)sizeof(floatX));
 }
 
 // ---- products of a warpgroup, issued and committed; the caller waits --------------------------------------------------

@@ -124,6 +124,13 @@ __device__ inline void fetch_entries(int* entries, const KeyWalk& w, int tile) {
     }
 }
 
+// The thread's number, hidden from the compiler: what is derived from it is computed where it is used, not kept in registers all along.
+__device__ inline int thread_here() {
+    int thread = threadIdx.x;
+    asm volatile("" : "+r"(thread));
+    return thread;
+}
+
 // ---- tiles --------------------------------------------------------------------------------------------------------------
 template <int D, int KEYS>
 __device__ inline void load_block(floatX* tile, const floatX* matrix, int ld, int first, int end) {
@@ -140,11 +147,12 @@ __device__ inline void load_block(floatX* tile, const floatX* matrix, int ld, in
 // Queries that do not exist become zeros: then P = 1 meets dout = 0 and dS = 1 * (0 - 0).
 template <int D, int KEYS>
 __device__ inline void gather_queries(BackwardShared<D, KEYS>& shared, int ldq, int ldo, int tile, int stage) {
+    int thread = thread_here();
     typedef KeyMajor<D, KEYS> Shape;
     const KeyWalk& w = shared.walk;
     if (tile >= w.tiles) { return; }
     const int* entries = shared.entries[tile % ENTRY_STAGES];
-    int chunk = threadIdx.x % Shape::CHUNKS, first_row = threadIdx.x / Shape::CHUNKS, live = live_rows(w, tile);
+    int chunk = thread % Shape::CHUNKS, first_row = thread / Shape::CHUNKS, live = live_rows(w, tile);
     int at = stage * QUERIES * D + panel_at<QUERIES>(first_row, chunk);
     const floatX *q = w.q + 8 * chunk, *dout = w.dout + 8 * chunk;
     #pragma unroll
@@ -155,9 +163,9 @@ __device__ inline void gather_queries(BackwardShared<D, KEYS>& shared, int ldq, 
         cp_async_16(shared.q[0] + at + i * Shape::STEP * 64, q + t * ldq, is_live);
         cp_async_16(shared.dout[0] + at + i * Shape::STEP * 64, dout + t * ldo, is_live);
     }
-    if (threadIdx.x < QUERIES) {
-        bool is_live = (int)threadIdx.x < live;
-        cp_async_8(&shared.stats[stage][threadIdx.x], w.stats + (is_live ? entries[threadIdx.x] / MOBA_MAX_TOPK : 0), is_live);
+    if (thread < QUERIES) {
+        bool is_live = (int)thread < live;
+        cp_async_8(&shared.stats[stage][thread], w.stats + (is_live ? entries[thread] / MOBA_MAX_TOPK : 0), is_live);
     }
 }
 
@@ -170,13 +178,10 @@ __device__ inline void issue_scores(float (&s)[32], const floatX* key_tile, int 
 }
 
 // sum += P^T dO, or dS^T Q
-template <int PANELS>
-__device__ inline void issue_key_sums(float (&sum)[PANELS][32], const uint32_t (&p)[4][4], const floatX* query_tile) {
+template <int COUNT>
+__device__ inline void issue_key_sums(float (&sum)[COUNT], const uint32_t (&p)[4][4], const floatX* query_tile) {
     #pragma unroll
-    for (int k = 0; k < 4; k++) {
-        #pragma unroll
-        for (int i = 0; i < PANELS; i++) { wgmma<1>(sum[i], p[k], columns_operand<QUERIES>(query_tile + i * QUERIES * PANEL, 16 * k), true); }
-    }
+    for (int k = 0; k < 4; k++) { wgmma<1>(sum, p[k], columns_operand<QUERIES>(query_tile, 16 * k), true); }
 }
 
 // 64 columns of dQ; key_panel = the keys' panel of those columns
@@ -189,7 +194,8 @@ __device__ inline void issue_dq(float (&dq)[32], const floatX* ds, const floatX*
 // ---- between the products -----------------------------------------------------------------------------------------------
 // Own block: keys after the query are not seen. key, query: of the first row and column, relative to anything.
 __device__ inline void mask_own(float (&s)[32], int key, int query) {
-    int lane = threadIdx.x % WARP, u = key + threadIdx.x / WARP % 4 * 16 + lane / 4, t = query + lane % 4 * 2;
+    int thread = thread_here();
+    int lane = thread % WARP, u = key + thread / WARP % 4 * 16 + lane / 4, t = query + lane % 4 * 2;
     #pragma unroll
     for (int i = 0; i < 32; i++) {
         if (u + i % 4 / 2 * 8 > t + i / 4 * 8 + i % 2) { s[i] = -INFINITY; }
@@ -199,7 +205,8 @@ __device__ inline void mask_own(float (&s)[32], int key, int query) {
 // P^T and dS^T (64 keys x 64 queries) as left operands, from the accumulators of S^T and dP^T
 __device__ inline void probabilities(uint32_t (&p)[4][4], uint32_t (&ds)[4][4], const float (&s)[32], const float (&dp)[32],
                                      const float2* stats, float scale2) {
-    const float4* pairs = reinterpret_cast<const float4*>(stats) + threadIdx.x % 4;
+    int thread = thread_here();
+    const float4* pairs = reinterpret_cast<const float4*>(stats) + thread % 4;
     #pragma unroll
     for (int n = 0; n < 8; n++) {
         float4 two = pairs[4 * n];                     // lse2, delta of column 8n + 2l, and of the next
@@ -216,20 +223,23 @@ __device__ inline void probabilities(uint32_t (&p)[4][4], uint32_t (&ds)[4][4], 
 // dS^T of the 64 keys from `key` on, to the [key][query] tile
 template <int KEYS>
 __device__ inline void store_ds(floatX* tile, int key, const uint32_t (&ds)[4][4]) {
-    int lane = threadIdx.x % WARP, at = panel_at<KEYS>(key + threadIdx.x / WARP % 4 * 16 + lane % 16, lane / 16);
+    int thread = thread_here();
+    int lane = thread % WARP, at = panel_at<KEYS>(key + thread / WARP % 4 * 16 + lane % 16, lane / 16);
     #pragma unroll
     for (int k = 0; k < 4; k++) { stmatrix_x4(tile + (at ^ 16 * k), ds[k]); }          // chunk lane/16 + 2k
 }
 
 // ---- rows out -----------------------------------------------------------------------------------------------------------
-// 64 columns of the thread's row g + 8*half, times factor, to `row` (NULL: nowhere); the four lanes of a row write 64 bytes at a time
-__device__ inline void store_row(floatX* row, const float (&acc)[32], int half, float factor) {
+// The thread's 64 columns from accumulator `first` on, of row g + 8*half, times factor, to `row` (NULL: nowhere). The four lanes of a row
+// write 64 bytes at a time.
+template <int COUNT>
+__device__ inline void store_row(floatX* row, const float (&acc)[COUNT], int first, int half, float factor) {
     #pragma unroll
     for (int group = 0; group < 2; group++) {
         uint32_t u[4];
         #pragma unroll
         for (int n = 0; n < 4; n++) {
-            int i = 4 * (4 * group + n) + 2 * half;
+            int i = first + 4 * (4 * group + n) + 2 * half;
             u[n] = pack_bf16(acc[i] * factor, acc[i + 1] * factor);
         }
         quad_transpose(u);
@@ -248,18 +258,19 @@ __device__ inline floatX* dq_row(const Moba& m, const Backward& b, const KeyWalk
 
 template <int D, int KEYS>
 __device__ inline void store_dq(const Moba& m, const Backward& b, const KeyWalk& w, const int* entries, int live, const float (&dq)[32], int panel) {
+    int thread = thread_here();
     #pragma unroll
     for (int half = 0; half < 2; half++) {
-        int row = threadIdx.x / WARP % 4 * 16 + threadIdx.x % WARP / 4 + 8 * half;
+        int row = thread / WARP % 4 * 16 + thread % WARP / 4 + 8 * half;
         floatX* to = row < live ? dq_row<D, KEYS>(m, b, w, entries[row]) + PANEL * panel : NULL;
-        store_row(to, dq, half, m.scale);
+        store_row(to, dq, 0, half, m.scale);
     }
 }
 
 // ---- the kernel ---------------------------------------------------------------------------------------------------------
 // dK and dV of a whole CTA; a thread's part of them
 template <int D, int KEYS> struct KeySumsOf {
-    float dk[KeyMajor<D, KEYS>::M_TILES][D / 64][32], dv[KeyMajor<D, KEYS>::M_TILES][D / 64][32];
+    float dk[KeyMajor<D, KEYS>::M_TILES][D / 2], dv[KeyMajor<D, KEYS>::M_TILES][D / 2];
 };
 
 // Everything a CTA does with its queries. For tile i the gather begins in round i - 2, when all threads are done with tile i - 3, and the
@@ -335,7 +346,7 @@ __device__ inline void walk_queries(KeySumsOf<D, KEYS>& sums, BackwardShared<D, 
 template <int D, int KEYS>
 __device__ inline void leave_sums(const KeySumsOf<D, KEYS>& sums, const Backward& b, const KeyWalk& w) {
     PieceSums<D, KEYS>& room = reinterpret_cast<PieceSums<D, KEYS>*>(b.sums)[w.tail];
-    const float *dk = &sums.dk[0][0][0], *dv = &sums.dv[0][0][0];
+    const float *dk = &sums.dk[0][0], *dv = &sums.dv[0][0];
     #pragma unroll
     for (int i = 0; i < KeyMajor<D, KEYS>::M_TILES * D / 8; i++) {
         room.dk[i][threadIdx.x] = make_float4(dk[4 * i], dk[4 * i + 1], dk[4 * i + 2], dk[4 * i + 3]);
@@ -350,7 +361,7 @@ __device__ inline void add4(float* x, const float4& y) { x[0] += y.x; x[1] += y.
 
 template <int D, int KEYS>
 __device__ inline void add_tails(KeySumsOf<D, KEYS>& sums, const Backward& b, const KeyWalk& w) {
-    float *dk = &sums.dk[0][0][0], *dv = &sums.dv[0][0][0];
+    float *dk = &sums.dk[0][0], *dv = &sums.dv[0][0];
     #pragma unroll 1
     for (int piece = 0; piece < w.later; piece++) {
         int tail = w.first_tail + piece * b.parts;
@@ -370,7 +381,7 @@ __device__ inline void add_tails(KeySumsOf<D, KEYS>& sums, const Backward& b, co
 
 // sums to the rows of dk or dv that exist
 template <int D, int KEYS>
-__device__ inline void store_key_rows(floatX* rows, int ld, const float (&sums)[KeyMajor<D, KEYS>::M_TILES][D / 64][32], int key, int end, float factor) {
+__device__ inline void store_key_rows(floatX* rows, int ld, const float (&sums)[KeyMajor<D, KEYS>::M_TILES][D / 2], int key, int end, float factor) {
     int row = (threadIdx.x / 128 * KeyMajor<D, KEYS>::M_TILES) * 64 + threadIdx.x / WARP % 4 * 16 + threadIdx.x % WARP / 4;
     #pragma unroll
     for (int i = 0; i < KeyMajor<D, KEYS>::M_TILES; i++) {
@@ -378,7 +389,7 @@ __device__ inline void store_key_rows(floatX* rows, int ld, const float (&sums)[
         for (int half = 0; half < 2; half++) {
             int u = key + row + 64 * i + 8 * half;
             #pragma unroll
-            for (int panel = 0; panel < D / PANEL; panel++) { store_row(u < end ? rows + (size_t)u * ld + PANEL * panel : NULL, sums[i][panel], half, factor); }
+            for (int panel = 0; panel < D / PANEL; panel++) { store_row(u < end ? rows + (size_t)u * ld + PANEL * panel : NULL, sums[i], 32 * panel, half, factor); }
         }
     }
 }
@@ -448,28 +459,41 @@ void moba_hopper_stats_kernel(float2* stats, int* zeros, int num_zeros, const fl
     if (zero < (size_t)num_zeros) { zeros[zero] = 0; }
 }
 
-__device__ inline void add8(float (&x)[8], const floatX* from) {
-    Pack8 part = load8(from);
-    for (int e = 0; e < 8; e++) { x[e] += __bfloat162float(part.x[e]); }
+// x += `count` rows of slots, D apart, in order; four loads in flight
+template <int D>
+__device__ inline void add_rows(float (&x)[8], const floatX* from, int count) {
+    for (int first = 0; first < count; first += 4) {
+        Pack8 row[4];
+        #pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (first + i < count) { row[i] = load8(from + (size_t)(first + i) * D); }
+        }
+        #pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (first + i >= count) { break; }
+            #pragma unroll
+            for (int e = 0; e < 8; e++) { x[e] += __bfloat162float(row[i].x[e]); }
+        }
+    }
 }
 
 // dq += the slots of its query: the own block's other parts, then the routed ones in order.   D/8 lanes per query, grid (queries, heads)
 template <int D>
 __global__ __launch_bounds__(THREADS)
 void moba_hopper_combine_kernel(Backward b, Moba m) {
-    int t = (blockIdx.x * THREADS + threadIdx.x) / (D / 8), chunk = threadIdx.x % (D / 8), head = m.head0 + blockIdx.y;
+    int t = (blockIdx.x * THREADS + threadIdx.x) / (D / 8), chunk = threadIdx.x % (D / 8), head = m.head0 + blockIdx.y, used = 0;
     if (t >= m.shape.T) { return; }
     floatX* row = head_rows(b.dq, m.shape.ldq, m.shape, head) + (size_t)t * m.shape.ldq + 8 * chunk;
-    const floatX* slot = b.slots + ((size_t)blockIdx.y * m.shape.T + t) * slot_rows(m.slots, b.parts) * D + 8 * chunk;
+    const floatX* slots = b.slots + ((size_t)blockIdx.y * m.shape.T + t) * slot_rows(m.slots, b.parts) * D + 8 * chunk;
     const uint16_t* sel = query_sel(m, head, t);
-    int used = 0, own = t % m.block / (m.block / b.parts);
-    while (used < m.slots && sel[used] != MOBA_NONE) { used++; }
-    Pack8 first = load8(row);
-    float x[8];
-    for (int e = 0; e < 8; e++) { x[e] = __bfloat162float(first.x[e]); }
-    for (int part = 0; part < own; part++) { add8(x, slot + (size_t)(m.slots * b.parts + part) * D); }
+    Pack8 own = load8(row);
     #pragma unroll 8
-    for (int s = 0; s < used * b.parts; s++) { add8(x, slot + (size_t)s * D); }
+    for (int s = 0; s < m.slots; s++) { used += sel[s] != MOBA_NONE; }
+    float x[8];
+    #pragma unroll
+    for (int e = 0; e < 8; e++) { x[e] = __bfloat162float(own.x[e]); }
+    add_rows<D>(x, slots + (size_t)m.slots * b.parts * D, t % m.block / (m.block / b.parts));
+    add_rows<D>(x, slots, used * b.parts);
     store8_rounded(row, x);
 }
 

@@ -105,7 +105,7 @@ __device__ inline void store_partials(floatX* out_rows, float* lse2_rows, const 
         }
         #pragma unroll
         for (int panel = 0; panel < D / PANEL; panel++) {
-            store_row(to == NULL ? NULL : to + PANEL * panel, *reinterpret_cast<const float(*)[32]>(&o[32 * panel]), half, inverse[half]);
+            store_row(to == NULL ? NULL : to + PANEL * panel, o, 32 * panel, half, inverse[half]);
         }
     }
 }
