@@ -185,11 +185,17 @@ static AttnResults moba_rounded(const AttnProblem* p, const PickedRoute* picked)
 static void moba_case(int B, int T, int H, int D, int block, int topk, PickKind kind) {
     AttnProblem p = problem_open(B, T, H, D, 1);
     PickedRoute picked = picked_route(B, H, T, block, topk, kind, 41);
-    AttnResults kernel = moba_kernel(&p, &picked, SIZE_MAX), exact = moba_exact(&p, &picked), rounded = moba_rounded(&p, &picked);
-    char label[64];
-    snprintf(label, sizeof label, "block %d, top-k %d, picks %d", block, topk, (int)kind);
-    check_results(&p, &kernel, &exact, &rounded, T == 1, label);
-    results_free(&kernel); results_free(&exact); results_free(&rounded);
+    AttnResults exact = moba_exact(&p, &picked), rounded = moba_rounded(&p, &picked);
+    AttnPath path[2];
+    for (int i = 0, paths = attn_paths(path); i < paths; i++) {
+        p.shape.path = path[i];
+        AttnResults kernel = moba_kernel(&p, &picked, SIZE_MAX);
+        char label[80];
+        snprintf(label, sizeof label, "block %d, top-k %d, picks %d, %s", block, topk, (int)kind, attn_path_name(path[i]));
+        check_results(&p, &kernel, &exact, &rounded, T == 1, label);
+        results_free(&kernel);
+    }
+    results_free(&exact); results_free(&rounded);
     picked_free(&picked);
     problem_close(&p);
 }
@@ -236,13 +242,17 @@ GPU_TEST(moba_attn_within_budget_sparse_picks) { moba_case(1, 700, 2, 64, 64, 8,
 GPU_TEST(moba_attn_repeats_to_the_bit) {
     AttnProblem p = problem_open(2, 500, 2, 64, 1);
     PickedRoute picked = picked_route(2, 2, 500, 64, 4, PICK_SINK, 42);
-    AttnResults first = moba_kernel(&p, &picked, SIZE_MAX);
-    for (int i = 0; i < 10; i++) {
-        AttnResults again = moba_kernel(&p, &picked, SIZE_MAX);
-        check_same(&p, &first, &again, "in a repeat");
-        results_free(&again);
+    AttnPath path[2];
+    for (int i = 0, paths = attn_paths(path); i < paths; i++) {
+        p.shape.path = path[i];
+        AttnResults first = moba_kernel(&p, &picked, SIZE_MAX);
+        for (int repeat = 0; repeat < 10; repeat++) {
+            AttnResults again = moba_kernel(&p, &picked, SIZE_MAX);
+            check_same(&p, &first, &again, "in a repeat");
+            results_free(&again);
+        }
+        results_free(&first);
     }
-    results_free(&first);
     picked_free(&picked);
     problem_close(&p);
 }
@@ -252,11 +262,15 @@ GPU_TEST(moba_attn_scratch_cap_changes_no_bit) {
     PickedRoute picked = picked_route(2, 3, 400, 64, 4, PICK_RANDOM, 43);
     size_t need = moba_attn_forward_scratch(p.shape, 64, 4, SIZE_MAX), least = moba_attn_forward_scratch(p.shape, 64, 4, 0);
     CHECK(least < need, "a cap of 0 asks for %zu of %zu bytes", least, need);
-    AttnResults all = moba_kernel(&p, &picked, SIZE_MAX), some = moba_kernel(&p, &picked, need / 2);
-    AttnResults one = moba_kernel(&p, &picked, 0);         // a cap of 0 still gives one head's need
-    check_same(&p, &all, &some, "with scratch for half the heads");
-    check_same(&p, &all, &one, "with scratch for one head");
-    results_free(&all); results_free(&some); results_free(&one);
+    AttnPath path[2];
+    for (int i = 0, paths = attn_paths(path); i < paths; i++) {
+        p.shape.path = path[i];
+        AttnResults all = moba_kernel(&p, &picked, SIZE_MAX), some = moba_kernel(&p, &picked, need / 2);
+        AttnResults one = moba_kernel(&p, &picked, 0);     // a cap of 0 still gives one head's need
+        check_same(&p, &all, &some, "with scratch for half the heads");
+        check_same(&p, &all, &one, "with scratch for one head");
+        results_free(&all); results_free(&some); results_free(&one);
+    }
     picked_free(&picked);
     problem_close(&p);
 }
@@ -264,11 +278,15 @@ GPU_TEST(moba_attn_scratch_cap_changes_no_bit) {
 GPU_TEST(moba_attn_gpu_never_looks_ahead) {
     AttnProblem p = problem_open(1, 300, 1, 64, 1);
     PickedRoute picked = picked_route(1, 1, 300, 64, 3, PICK_RANDOM, 44);
-    AttnResults before = moba_kernel(&p, &picked, SIZE_MAX);
-    problem_change_token(&p, 210);
-    AttnResults after = moba_kernel(&p, &picked, SIZE_MAX);
-    check_causal(&p, &before, &after, 210);
-    results_free(&before); results_free(&after);
+    AttnPath path[2];
+    for (int i = 0, paths = attn_paths(path); i < paths; i++) {
+        p.shape.path = path[i];
+        AttnResults before = moba_kernel(&p, &picked, SIZE_MAX);
+        problem_change_token(&p, 210);
+        AttnResults after = moba_kernel(&p, &picked, SIZE_MAX);
+        check_causal(&p, &before, &after, 210);
+        results_free(&before); results_free(&after);
+    }
     picked_free(&picked);
     problem_close(&p);
 }
