@@ -4,6 +4,7 @@
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"     # threads that spin while they wait starve others where cores are shared
 program=train_moba_cpu
 if nvidia-smi -L > /dev/null 2>&1 && { command -v nvcc > /dev/null || [ -x /usr/local/cuda/bin/nvcc ]; }; then program=train_moba; fi
 make -s "$program" build/data/bytes

@@ -15,6 +15,8 @@ while [ $# -gt 0 ] && [ "$1" != "--" ]; do
 done
 shift
 export PYTHONPATH="$PWD/build/python${PYTHONPATH:+:$PYTHONPATH}"       # what scripts/setup.sh put there
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"                    # threads that spin while they wait starve others where cores are shared
+if [ ! -w "${TMPDIR:-/tmp}" ]; then mkdir -p build/tmp; export TMPDIR="$PWD/build/tmp"; fi
 log=$(mktemp); trap 'rm -f "$log"' EXIT
 for command in "$@"; do
     start=$(date +%s)

@@ -1,7 +1,9 @@
 // SIGTERM, SIGINT and SIGUSR1: the first asks for a stop, the second ends the process with 128+n (RELIABILITY.md R12).
 #include "signals.h"
+#include "tempdir.h"
 #include "test.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -38,15 +40,17 @@ TEST(signals_second_one_exits_128_plus_n) {
 }
 
 TEST(signals_leave_failed_writes_to_the_writer) {
+    char path[700];
+    snprintf(path, sizeof path, "%s/full", temp_dir());
     pid_t child = fork();
     if (child == 0) {
         signals_install();
         int ends[2];
-        FILE* file = tmpfile();
+        int file = open(path, O_WRONLY | O_CREAT, 0666);
         struct rlimit none = { 0, 0 };
-        if (!file || pipe(ends) != 0 || setrlimit(RLIMIT_FSIZE, &none) != 0) { _exit(1); }
+        if (file < 0 || pipe(ends) != 0 || setrlimit(RLIMIT_FSIZE, &none) != 0) { _exit(1); }
         close(ends[0]);
-        bool both_failed = write(ends[1], "x", 1) < 0 && write(fileno(file), "x", 1) < 0;
+        bool both_failed = write(ends[1], "x", 1) < 0 && write(file, "x", 1) < 0;
         _exit(both_failed ? 0 : 2);
     }
     int status;

@@ -1,8 +1,9 @@
 // The tokenizer against files built here byte by byte; equality with tiktoken on real text is in test_data_tools.py.
+#include "tempdir.h"
 #include "test.h"
 #include "tokenizer.h"
 
-#include <sys/stat.h>
+#include <fcntl.h>
 #include <unistd.h>
 #include <zlib.h>
 
@@ -298,8 +299,9 @@ TEST(tokenizer_open_names_the_file) {
     CHECK(tokenizer_open("/", &err) == NULL, "opened a directory");
     CHECK_EQ(err.code, EXIT_DATA);
 
-    char path[] = "/tmp/test_tokenizer_XXXXXX";
-    int fd = mkstemp(path);
+    char path[700];
+    snprintf(path, sizeof path, "%s/small.tok", temp_dir());
+    int fd = open(path, O_WRONLY | O_CREAT, 0666);
     File f = small_file();
     CHECK(fd >= 0 && write(fd, f.bytes, f.n) == (ssize_t)f.n, "no temporary file");
     Tokenizer* tok = tokenizer_open(path, &err);
@@ -311,7 +313,6 @@ TEST(tokenizer_open_names_the_file) {
     CHECK(tokenizer_open(path, &err) == NULL, "opened a cut file");
     CHECK_EQ(err.code, EXIT_DATA);
     CHECK(strstr(err.text, path) && strstr(err.text, "cut copy?"), "\"%s\"", err.text);
-    unlink(path);
 }
 
 TEST_MAIN()
