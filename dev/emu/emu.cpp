@@ -62,7 +62,7 @@ static struct {
     int spinning;
     bool newest_first;                             // order of the ready list
     bool spun;
-    unsigned epoch, block_start;                   // counts barriers and blocks; its value when this block began
+    unsigned block_start;                          // counts blocks
 } now;
 
 static struct { int waiting[MAX_THREADS], count, predicate_sum; EmuBarrier kind; const char* file; int line; } barrier;
@@ -244,7 +244,7 @@ void emu_progress() { now.idle_rounds = 0; }
 static void release_barrier() {
     int result = barrier.kind == EMU_COUNT ? barrier.predicate_sum : barrier.kind == EMU_AND ? barrier.predicate_sum == barrier.count
                                                                                               : barrier.predicate_sum > 0;
-    now.epoch++;
+    emu_race_everybody();
     int count = barrier.count;
     barrier.count = barrier.predicate_sum = 0;
     shuffle(barrier.waiting, count);
@@ -338,18 +338,19 @@ void emu_named_barrier(unsigned id, int count, bool wait, const char* file, int 
     if (b->expected != count) { emu_error("named barrier %u of %d threads, while others are at %s:%d with %d  [%s:%d]", id, count, b->file, b->line, b->expected, file, line); }
     b->arrived++;
     if (wait) { b->waiting[b->count++] = running->linear; }
-    emu_race_release(b);
+    emu_race_arrive(b, running->linear);
     if (b->arrived == count) {
+        emu_race_complete(b);
         int waiting[MAX_THREADS], n = b->count;
         memcpy(waiting, b->waiting, sizeof(int) * (size_t)n);
         b->arrived = b->count = 0;
         shuffle(waiting, n);
         for (int i = 0; i < n; i++) { if (waiting[i] != running->linear) { emu_wake(waiting[i]); } }
         now.idle_rounds = 0;
-        if (wait) { emu_race_acquire(b); }
+        if (wait) { emu_race_wait(b); }
         return;
     }
-    if (wait) { emu_park("bar.sync of a named barrier", file, line); emu_race_acquire(b); }
+    if (wait) { emu_park("bar.sync of a named barrier", file, line); emu_race_wait(b); }
 }
 
 // ---- warpgroups: 128 threads ----------------------------------------------------------------------------------------------
@@ -383,10 +384,10 @@ void emu_meet_warpgroup(const char* what, EmuWarpgroupMeeting meeting, void* min
 
 int emu_lane()             { return running->linear % 32; }
 int emu_thread()           { return running ? running->linear : -1; }
-unsigned emu_block_epoch() { return now.epoch; }
 unsigned emu_block_start() { return now.block_start; }
 unsigned emu_launch_number() { return (unsigned)now.number; }
-unsigned emu_warp_epoch()  { return warps[running->linear / 32].epoch; }
+unsigned emu_warp_epoch_of(int warp) { return warps[warp].epoch; }
+void emu_warp_meets(int warp) { warps[warp].epoch++; }
 unsigned emu_living_lanes() {
     int first = running->linear & ~31, lanes = now.threads - first < 32 ? now.threads - first : 32;
     return ~warps[first / 32].exited & (lanes == 32 ? 0xffffffffu : (1u << lanes) - 1);
@@ -474,12 +475,13 @@ static void run_block() {
     ready.head = ready.tail = 0;
     barrier.count = barrier.predicate_sum = 0;
     now.alive = now.threads;
-    now.block_start = ++now.epoch;
+    now.block_start++;
     emu_block_used_atomics = false;
     spinners.count = 0;
     now.idle_rounds = 0;
     for (auto& g : warpgroups) { g.arrived = 0; }
     for (auto& b : named) { b.arrived = b.count = 0; }
+    emu_race_block_begins();
     emu_async_block_begins();
     int order[MAX_THREADS];
     for (int i = 0; i < now.threads; i++) {

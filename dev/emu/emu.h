@@ -117,10 +117,14 @@ void emu_async_write(unsigned address, size_t bytes);
 void emu_check_async_access(const char* what, unsigned address, size_t bytes, int reader, const char* file, int line);
 uint64_t emu_cp_async_mark();                         // the running thread's copies so far
 void emu_cp_async_finish(int thread, uint64_t mark);
-void emu_race_release(const void* what);              // what was done before is seen by those who acquire
-void emu_race_release_of(const void* what, int thread);
-void emu_race_acquire(const void* what);
-void emu_race_async_write(unsigned address, size_t bytes);
+void emu_race_block_begins();
+void emu_race_everybody();                            // all threads met
+void emu_race_arrive(const void* barrier, int thread);
+void emu_race_complete(const void* barrier);          // those who wait may go on, with what the arrivals brought
+void emu_race_wait(const void* barrier);
+void emu_race_read_as(int thread, const void* address, size_t bytes);
+void emu_race_bulk_begins(const void* address, size_t bytes, uint32_t* clock);   // clock[32]
+void emu_race_bulk_ends(const void* barrier, const uint32_t* clock);
 enum { EMU_ARENA = 256 << 10 };
 extern char* emu_arena;                               // shared memory: addresses 0..EMU_ARENA-1
 size_t emu_dynamic_offset(size_t* bytes);
@@ -137,9 +141,9 @@ size_t emu_allowed_shared(const void* function);      // bytes of dynamic shared
 const char* emu_describe_address(const void* address, char* text, size_t size);
 const char* emu_describe_device_address(const char* address, char* text, size_t size);
 int emu_thread();                                     // linear index in the block, -1 outside
-unsigned emu_block_epoch();                           // counts barriers and blocks, over all launches
-unsigned emu_block_start();                           // its value when the running block began
-unsigned emu_warp_epoch();                            // counts the running warp's meetings
+unsigned emu_block_start();                           // counts blocks, over all launches
+unsigned emu_warp_epoch_of(int warp);                 // counts the warp's meetings
+void emu_warp_meets(int warp);
 unsigned emu_launch_number();
 enum EmuZone { EMU_ELSEWHERE, EMU_SHARED_ZONE, EMU_DEVICE_ZONE };
 EmuZone emu_zone(const void* address);

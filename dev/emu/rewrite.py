@@ -193,13 +193,14 @@ def load_or_store(opcode, ops):
     shared = "shared" in parts or "shared::cta" in parts
     n = len(values)
     pointer = f"emu_shared_pointer({shared_at(at)}, {n} * sizeof({kind}), {HERE})" if shared else f"emu_aligned({global_at(at)}, {n} * sizeof({kind}), {HERE})"
-    code = f"{kind}* emu_p = ({kind}*){pointer}; "
+    strong = any(p in parts for p in ("acquire", "release", "volatile", "relaxed"))
+    kind_there = "volatile " + kind if strong else kind
+    code = f"{kind_there}* emu_p = ({kind_there}*){pointer}; "
     if base == "ld":
-        code += " ".join(f"emu_set({v}, emu_p[{i}]);" for i, v in enumerate(values))
-        if "acquire" in parts or "volatile" in parts or "relaxed" in parts:
-            code += f" emu_acquiring_load(emu_p, (uint64_t)emu_p[0], {HERE});"
-        return code
-    return code + " ".join(f"emu_set(emu_p[{i}], {v});" for i, v in enumerate(values)) + (" emu_progress();" if "release" in parts or "volatile" in parts else "")
+        code += " ".join(f"{kind} emu_v{i} = emu_p[{i}]; emu_set({v}, emu_v{i});" for i, v in enumerate(values))
+        return code + (f" emu_acquiring_load((const void*)emu_p, (uint64_t)emu_v0, {HERE});" if strong else "")
+    code += " ".join(f"{kind} emu_v{i}; emu_set(emu_v{i}, {v}); emu_p[{i}] = emu_v{i};" for i, v in enumerate(values))
+    return code + (" emu_progress();" if strong else "")
 
 
 def atomic(opcode, ops):

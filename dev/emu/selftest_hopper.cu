@@ -366,11 +366,11 @@ __global__ void small_kernel(int* out, const int* in, int* flags) {
     if (t == 0) { mbarrier_expect(&bar, 256); bulk_load(room[0], in, 256, &bar); }
     if (t >= 32) { while (!mbarrier_test(&bar, 0)) { __nanosleep(20); } }
     else { mbarrier_wait(&bar, 0); }
-    out[t] = room[0][t];
+    if (blockIdx.x == 0) { out[t] = room[0][t]; }
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" :: "r"(shared_at(&room[1][t])), "l"(in + 64 + t) : "memory");
     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" :: "r"(shared_at(&copied)) : "memory");
     mbarrier_wait(&copied, 0);
-    out[64 + t] = room[1][63 - t];
+    if (blockIdx.x == 0) { out[64 + t] = room[1][63 - t]; }
     if (t < 32) { asm volatile("bar.arrive 2, 64;" ::: "memory"); }
     else { asm volatile("bar.sync 2, 64;" ::: "memory"); }
     __syncthreads();
@@ -400,7 +400,7 @@ TEST(emu_small_instructions) {
 }
 
 // ---- mistakes with wgmma ----------------------------------------------------------------------------------------------
-enum Mistake { NO_PROXY_FENCE, CP_ASYNC_NO_FENCE, FENCE_BEFORE_WAIT, NO_WGMMA_FENCE, WRITTEN_IN_FLIGHT, NEVER_WAITED, TOUCHED, READ_EARLY, THREE_WARPS, OTHER_SHAPE, OTHER_DESCRIPTORS,
+enum Mistake { NO_PROXY_FENCE, CP_ASYNC_NO_FENCE, FENCE_BEFORE_WAIT, NO_WGMMA_FENCE, SCALED, WRITTEN_IN_FLIGHT, NEVER_WAITED, TOUCHED, READ_EARLY, THREE_WARPS, OTHER_SHAPE, OTHER_DESCRIPTORS,
                BEHIND_THE_END, BARRIER_COUNT, SPINS_FOREVER };
 
 __global__ void mistaken_kernel(float* out, const floatX* in, Mistake what) {
@@ -429,6 +429,12 @@ __global__ void mistaken_kernel(float* out, const floatX* in, Mistake what) {
     if (what == READ_EARLY) { out[t] = d[5]; }
     if (what == NEVER_WAITED) { return; }
     wgmma_wait<0>();
+    if (what == SCALED) {
+        for (int i = 0; i < 32; i++) { d[i] *= 2.0f; }
+        Wgmma<64, 0, 0, 1>::shared(d, a, b, 1);
+        wgmma_commit();
+        wgmma_wait<0>();
+    }
     if (what != READ_EARLY) { out[t] = d[5]; }
 }
 
@@ -447,8 +453,9 @@ TEST(emu_reports_mistakes_of_wgmma) {
     CHECK(is_reported(make, NO_PROXY_FENCE, "fence.proxy.async belongs"), "stores without a proxy fence");
     CHECK(is_reported(make, CP_ASYNC_NO_FENCE, "fence.proxy.async belongs"), "cp.async without a proxy fence");
     CHECK(is_reported(make, FENCE_BEFORE_WAIT, "fence.proxy.async belongs"), "a proxy fence before the wait for cp.async");
-    CHECK(is_reported(make, NO_WGMMA_FENCE, "without a wgmma.fence"), "no wgmma.fence");
-    CHECK(is_reported(make, WRITTEN_IN_FLIGHT, "operand B"), "an operand written in flight");
+    CHECK(is_reported(make, NO_WGMMA_FENCE, "no wgmma.fence at all"), "no wgmma.fence");
+    CHECK(is_reported(make, SCALED, "written after the last wgmma.fence"), "accumulators scaled without a wgmma.fence");
+    CHECK(is_reported(make, WRITTEN_IN_FLIGHT, emu_race_check ? "race" : "operand B"), "an operand written in flight");
     CHECK(is_reported(make, NEVER_WAITED, "no wgmma.wait_group"), "no wait");
     CHECK(is_reported(make, TOUCHED, "accumulator 3 was written"), "an accumulator written in flight");
     CHECK(is_reported(make, THREE_WARPS, "in wgmma.mma_async"), "three warps");

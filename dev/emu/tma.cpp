@@ -23,6 +23,7 @@ static Mbarrier* find(const char* what, unsigned address, const char* file, int 
 static void complete_if_done(Mbarrier* m) {
     if (m->pending != 0 || m->bytes != 0) { return; }
     m->phase++;
+    emu_race_complete(m);
     m->pending = m->expected;
     std::vector<int> waiting;
     waiting.swap(m->waiting);
@@ -70,20 +71,20 @@ uint64_t emu_mbarrier_arrive(unsigned address, unsigned count, long expect_bytes
     uint64_t state = m->phase;
     m->pending -= (int)count;
     if (m->pending < 0) { emu_error("mbarrier.arrive: more arrivals in this phase than the %d the mbarrier at shared address %u expects  [%s:%d]", m->expected, address, file, line); }
-    emu_race_release(m);
+    emu_race_arrive(m, emu_thread());
     complete_if_done(m);
     return state;
 }
 
 // `done` is asked again each time: the phase may have changed.
 template <class Done> static bool wait(const char* what, Mbarrier* m, bool blocking, Done done, const char* file, int line) {
-    if (done()) { emu_race_acquire(m); return true; }
+    if (done()) { emu_race_wait(m); return true; }
     if (!blocking || emu_random(4) == 1) {               // try_wait may give up as well
         emu_spin(what, file, line);
     } else {
         while (!done()) { m->waiting.push_back(emu_thread()); emu_park(what, file, line); }
     }
-    if (done()) { emu_race_acquire(m); return true; }
+    if (done()) { emu_race_wait(m); return true; }
     return false;
 }
 
@@ -106,6 +107,9 @@ void emu_describe_waits() {
         Mbarrier& m = e.second;
         fprintf(stderr, "emu:   mbarrier at shared address %u (%ld from the start of the dynamic bytes): in phase %llu, %d of %d arrivals and %ld bytes missing, %zu threads wait\n",
                 e.first, (long)e.first - (long)dynamic, (unsigned long long)m.phase, m.pending, m.expected, m.bytes, m.waiting.size());
+        if (m.waiting.size() % 32) {
+            fprintf(stderr, "emu:     (was a lane overtaken? If the lanes of a warp wait one by one, and one of them lets the next phase begin, a __syncwarp() belongs between)\n");
+        }
     }
 }
 
@@ -159,6 +163,7 @@ struct Operation {
     size_t bytes;
     int thread, group;
     uint64_t mark, hash;
+    uint32_t clock[32];
     const char* file;
     int line;
 };
@@ -222,12 +227,12 @@ static void move_box(const Operation& o, bool load) {
     }
 }
 
-static void begin_load(const Operation& o) {
+static void begin_load(Operation o) {
     Mbarrier* m = find("bulk copy", o.mbarrier, o.file, o.line);
     if (!m->fenced) { emu_error("bulk copy: thread %d initialised the mbarrier and did not fence (fence.mbarrier_init or fence.proxy.async)  [%s:%d]", m->initialiser, o.file, o.line); }
     emu_check_async_access("a bulk copy into shared memory", o.shared, o.bytes, emu_thread(), o.file, o.line);
     memset(emu_arena + o.shared, 0xff, o.bytes);
-    emu_race_async_write(o.shared, o.bytes);
+    emu_race_bulk_begins(emu_arena + o.shared, o.bytes, o.clock);
     arriving.push_back(o);
 }
 
@@ -304,6 +309,7 @@ void emu_cp_async_arrive(unsigned mbarrier, bool noinc, const char* file, int li
     if (!noinc) { m->pending++; }
     Operation o = operation(COPIES_ARRIVE, 0, 0, mbarrier, file, line);
     o.mark = emu_cp_async_mark();
+    emu_race_bulk_begins(nullptr, 0, o.clock);
     arriving.push_back(o);
 }
 
@@ -316,13 +322,14 @@ bool emu_async_step() {
     if (o.kind == COPIES_ARRIVE) {
         emu_cp_async_finish(o.thread, o.mark);
         if (--m->pending < 0) { emu_error("cp.async.mbarrier.arrive: more arrivals than the %d the mbarrier expects  [%s:%d]", m->expected, o.file, o.line); }
-        emu_race_release_of(m, o.thread);
+        emu_race_bulk_ends(m, o.clock);
         complete_if_done(m);
         return true;
     }
     if (o.kind == BULK_LOAD) { memcpy(emu_arena + o.shared, o.global, o.bytes); }
     else { move_box(o, true); }
     emu_async_write(o.shared, o.bytes);
+    emu_race_bulk_ends(m, o.clock);
     complete_bytes(m, (long)o.bytes);
     return true;
 }

@@ -79,14 +79,14 @@ struct Lane { float** d; const uint32_t* a; uint64_t descriptor_a, descriptor_b;
 // a warpgroup's accumulators: where each thread has them, and what they will be
 struct Accumulators { std::vector<float*> at; std::vector<float> value; int n, group, left; bool delivered[THREADS]; const char* file; int line; };
 struct Product { Operand a, b; bool a_in_registers; uint64_t hash_a[4], hash_b; int group; unsigned verified; const char* file; int line; };
-struct Finished { float* at; std::vector<float> value; };             // accumulators after a wait, to see whether they were touched
+struct Finished { std::vector<float*> at; std::vector<float> value; };      // accumulators at the last wait or wgmma.fence, to see writes after it
 
 struct Warpgroup {
     std::vector<Accumulators*> accumulators;
     std::vector<Product> products;
     std::vector<Finished> finished[THREADS];
     int group[THREADS];
-    bool fenced[THREADS];
+    bool fenced[THREADS], fenced_since_wait[THREADS];
 };
 static Warpgroup warpgroups[1024 / THREADS];
 static bool used;
@@ -101,6 +101,7 @@ void emu_wgmma_block_begins() {
         for (auto& f : w.finished) { f.clear(); }
         memset(w.group, 0, sizeof w.group);
         memset(w.fenced, 0, sizeof w.fenced);
+        memset(w.fenced_since_wait, 0, sizeof w.fenced_since_wait);
     }
     used = false;
 }
@@ -117,8 +118,14 @@ static Warpgroup* mine(int* index) {
     return &warpgroups[emu_thread() / THREADS];
 }
 
-void emu_wgmma_fence() { int t; mine(&t)->fenced[t] = true; }
-void emu_wgmma_commit() { int t; Warpgroup* w = mine(&t); w->group[t]++; w->fenced[t] = false; }
+// The values that accumulators have now are the ones the next wgmma may find.
+void emu_wgmma_fence() {
+    int t;
+    Warpgroup* w = mine(&t);
+    w->fenced[t] = w->fenced_since_wait[t] = true;
+    for (Finished& f : w->finished[t]) { for (size_t i = 0; i < f.value.size(); i++) { f.value[i] = *f.at[i]; } }
+}
+void emu_wgmma_commit() { int t; mine(&t)->group[t]++; }
 
 // ---- issue ----------------------------------------------------------------------------------------------------------------
 static void check_alike(int first, Lane** lane) {
@@ -172,22 +179,20 @@ static Accumulators* in_flight(Warpgroup* w, int first, Lane** lane) {
     return nullptr;
 }
 
-// wgmma.fence has to come between ordinary writes of accumulators or of A's registers and the first wgmma that uses them.
+// wgmma.fence has to come between ordinary writes of accumulators or of A's registers and the first wgmma that uses them. Registers are not
+// watched: accumulators count as written if their values changed since the last wait or fence, A's registers if there was a wait since the fence.
 static void check_fences(Warpgroup* w, int first, Lane** lane, bool chained) {
     for (int t = 0; t < THREADS; t++) {
-        if (w->fenced[t]) { continue; }
         const Lane* l = lane[t];
-        const char* what = l->a ? "A in registers" : nullptr;
-        if (!what && !chained) {
-            what = "accumulators that were written before";
-            for (Finished& f : w->finished[t]) {
-                if (f.at != l->d[0] || f.value.size() != (size_t)l->n / 2) { continue; }
-                bool same = true;
-                for (int i = 0; i < l->n / 2 && same; i++) { same = memcmp(l->d[i], &f.value[i], sizeof(float)) == 0; }
-                if (same) { what = nullptr; }
+        const char* what = w->fenced[t] ? nullptr : "no wgmma.fence at all";
+        if (l->a && !w->fenced_since_wait[t]) { what = "A in registers, and no wgmma.fence since the last wait"; }
+        for (Finished& f : w->finished[t]) {
+            if (chained || f.at.size() != (size_t)l->n / 2 || memcmp(f.at.data(), l->d, f.at.size() * sizeof(float*))) { continue; }
+            for (size_t i = 0; i < f.at.size(); i++) {
+                if (memcmp(f.at[i], &f.value[i], sizeof(float))) { what = "accumulators that were written after the last wgmma.fence"; }
             }
         }
-        if (what) { emu_error("wgmma with %s, without a wgmma.fence of thread %d since its last commit_group  [%s:%d]", what, first + t, l->file, l->line); }
+        if (what) { emu_error("wgmma with %s (thread %d)  [%s:%d]", what, first + t, l->file, l->line); }
     }
 }
 
@@ -214,6 +219,13 @@ static void multiply(const float* a, const float* b, float* d, int n) {
             for (int c = 0; c < n; c++) { to[c] += x * from[c]; }
         }
     }
+}
+
+// for the race check
+static void note_reads(const Product& p, int thread) {
+    auto read = [=](unsigned address, int, int) { emu_race_read_as(thread, emu_arena + address, 16); };
+    if (!p.a_in_registers) { for_chunks(p.a, thread % THREADS / 32 * 16, 16, read); }
+    for_chunks(p.b, 0, p.b.size, read);
 }
 
 static void issue(int first, void** lanes) {
@@ -243,6 +255,7 @@ static void issue(int first, void** lanes) {
     load(p.b, b, l->n, first, l->file, l->line);
     p.hash_b = hash_of(p.b, 0, l->n);
     w->products.push_back(p);
+    if (emu_race_check) { for (int warp = 0; warp < 4; warp++) { note_reads(p, first + 32 * warp); } }
 
     int n = l->n, each = n / 2;
     float sign = (float)(l->scale_a * l->scale_b);
@@ -279,10 +292,11 @@ static void deliver(Warpgroup* w, Accumulators* a, int t, const char* file, int 
         }
         *at = a->value[t * each + i];
     }
-    float* first = a->at[t * each];
+    float **from = &a->at[t * each], **to = from + each;
     std::vector<Finished>& done = w->finished[t];
-    done.erase(std::remove_if(done.begin(), done.end(), [&](Finished& f) { return f.at == first; }), done.end());
-    done.push_back(Finished{first, std::vector<float>(a->value.begin() + (long)(t * each), a->value.begin() + (long)((t + 1) * each))});
+    done.erase(std::remove_if(done.begin(), done.end(), [=](Finished& f) { return std::find(from, to, f.at[0]) != to || std::find(f.at.begin(), f.at.end(), from[0]) != f.at.end(); }),
+               done.end());
+    done.push_back(Finished{std::vector<float*>(from, to), std::vector<float>(a->value.begin() + (long)(t * each), a->value.begin() + (long)((t + 1) * each))});
     a->delivered[t] = true;
     a->left--;
 }
@@ -293,7 +307,11 @@ static void verify_all(void** lane, unsigned) {                          // when
     Wait* wait = (Wait*)lane[0];
     std::vector<Product>& products = wait->w->products;
     for (Product& p : products) {
-        if (p.group < wait->before && !(p.verified >> wait->warp & 1)) { verify(&p, wait->warp, wait->file, wait->line); p.verified |= 1u << wait->warp; }
+        if (p.group < wait->before && !(p.verified >> wait->warp & 1)) {
+            verify(&p, wait->warp, wait->file, wait->line);
+            p.verified |= 1u << wait->warp;
+            if (emu_race_check) { note_reads(p, emu_thread() / THREADS * THREADS + wait->warp * 32); }
+        }
     }
     products.erase(std::remove_if(products.begin(), products.end(), [](Product& p) { return p.verified == 15; }), products.end());
 }
@@ -301,6 +319,7 @@ static void verify_all(void** lane, unsigned) {                          // when
 void emu_wgmma_wait(int newest_left, const char* file, int line) {
     int t;
     Warpgroup* w = mine(&t);
+    w->fenced_since_wait[t] = false;
     Wait wait = {w, t / 32, w->group[t] - newest_left, file, line};
     emu_meet("wgmma.wait_group", verify_all, 0xffffffffu, &wait, true, file, line);
     for (size_t i = 0; i < w->accumulators.size(); i++) {
