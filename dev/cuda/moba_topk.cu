@@ -12,7 +12,7 @@ static void row(int T, int D, int block, int topk) {
     int B = 2, H = 16, n = ceil_div(T, block), C = H * D;
     size_t queries = (size_t)B * T * H, picks = queries * (topk - 1);
     Topk c = {(uint16_t*)device_malloc(picks * sizeof(uint16_t)), bench_bf16(queries * D, 1, 1), bench_f32((size_t)B * H * n * D, 2, 0.1f),
-              {B, T, H, D, C, C, C, C}, block, topk};
+              {B, T, H, D, C, C, C, C, ATTN_AUTO}, block, topk};
     char shape[96];
     snprintf(shape, sizeof shape, "\"T\":%d,\"heads\":%d,\"D\":%d,\"block\":%d,\"topk\":%d", T, B * H, D, block, topk);
     // every query against half the blocks on average, high and low halves
