@@ -148,12 +148,20 @@ void gradnorm_sumsq(double* sumsq, const float* grad, size_t n, void* scratch, s
 size_t gradnorm_scratch(size_t n);
 
 // ---- adamw ----------------------------------------------------------------------------------------------------------
+// Whether and how the next update is applied, decided on the device so that the host need not wait for the norm:
+// norm = sqrt(*sumsq);  apply = norm and *total are finite, norm <= max_norm and *total <= max_total (a limit of 0 is none)
+// where it applies: updates += 1, c1 = 1 - beta1^updates, c2 = 1 - beta2^updates, grad_scale = clip > 0 ? min(1, clip / (norm + 1e-6)) : 1
+// decision, sumsq, total: one each, in device memory; decision->updates is read and written, the rest set
+void adamw_decide(UpdateDecision* decision, const double* sumsq, const double* total, double beta1, double beta2, double clip,
+                  double max_norm, double max_total, stream_t stream);
+
+// Nothing if decision->apply is 0; else, with grad_scale, c1, c2 of the decision:
 // g = grad * grad_scale;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
-// master -= lr * ( (m/c1) / (sqrt(v/c2) + eps) + decay * master ),  c1 = 1-b1^t, c2 = 1-b2^t given by the caller (t = applied updates)
+// master -= lr * ( (m/c1) / (sqrt(v/c2) + eps) + decay * master )
 // then the compute copy: copy_x (floatX, round to nearest even) or copy_f (fp32), whichever is not NULL.
 // Loshchilov and Hutter 2019 (decoupled decay).
 void adamw_update(float* master, float* m, float* v, floatX* copy_x, float* copy_f, const float* grad, size_t n,
-                  float lr, float beta1, float beta2, float eps, float decay, float c1, float c2, float grad_scale, stream_t stream);
+                  float lr, float beta1, float beta2, float eps, float decay, const UpdateDecision* decision, stream_t stream);
 
 // The compute copy alone, after init or load. Either output may be NULL.
 void adamw_copy(floatX* copy_x, float* copy_f, const float* master, size_t n, stream_t stream);

@@ -71,7 +71,7 @@ bool state_load(Optimizer* opt, Model* m, Progress* progress, const Checkpoint* 
     if (!ok) { return false; }
     progress->step = (int64_t)counters[COUNTER_STEP];
     progress->bad_steps = (int64_t)counters[COUNTER_BAD_STEPS];
-    opt->updates = (int64_t)counters[COUNTER_UPDATES];
+    optimizer_set_updates(opt, m, (int64_t)counters[COUNTER_UPDATES]);
     optimizer_publish(opt, m);
     return true;
 }
