@@ -14,6 +14,7 @@
 #include "json.h"
 #include "logger.h"
 #include "model.h"
+#include "ops.h"
 #include "optimizer.h"
 #include "report.h"
 #include "rundir.h"
@@ -324,6 +325,24 @@ static void close_run(Run* run, bool saved, double seconds) {
     free(run->options);
 }
 
+// One rehearsal loads every kernel and gives every product its plan: the checkpoint's where it has one for this GPU, else the fastest, or
+// with --deterministic the library's first proposal.
+static void rehearse(Run* run, bool resumed) {
+    Model* m = &run->model;
+    if (!run->device.is_gpu) { return; }
+    double start = clock_ms();
+    size_t kept = matmul_plans_count(m->plans);
+    matmul_measure(m->plans, !run->cfg->deterministic);
+    model_rehearse(m);
+    matmul_measure(m->plans, 0);
+    size_t made = matmul_plans_count(m->plans) - kept;
+    printf("GEMM plans  %zu from the checkpoint, %zu %s, in %.1f s\n", kept, made, run->cfg->deterministic ? "by the library's first proposal" : "measured",
+           (clock_ms() - start) / 1e3);
+    if (resumed && made > 0) {
+        printf("            the checkpoint has no plan of this GPU and library for these %zu: from here on the last bits may differ from those of a run never stopped\n", made);
+    }
+}
+
 static int train(const Config* cfg) {
     Error err;
     double start = clock_ms();
@@ -363,6 +382,7 @@ static int train(const Config* cfg) {
     } else {
         optimizer_init(&run.opt, &run.model, (uint64_t)cfg->seed);
     }
+    rehearse(&run, run.progress.step > 0);
     open_loaders(&run);
     write_config(&run);
     open_log(&run);

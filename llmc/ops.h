@@ -43,9 +43,21 @@ size_t rmsnorm_backward_scratch(int N, int C);
 
 // ---- matmul ---------------------------------------------------------------------------------------------------------
 // Weights are (OC, C) row-major. fp32 accumulation. C and OC are multiples of 8 on the GPU; N is anything.
-// MatmulPlans (opaque) caches one cuBLASLt algorithm per shape and owns the workspace; the CPU's is empty.
-struct MatmulPlans* matmul_open(size_t workspace_bytes);
+// MatmulPlans (opaque) keeps one cuBLASLt algorithm per kind of product and shape; the workspace, device memory, stays the caller's. The CPU's
+// is NULL. Only algorithms that sum in a fixed order are taken; which one it is shows in the last bits, so a run keeps its plans.
+struct MatmulPlans* matmul_open(void* workspace, size_t workspace_bytes);
 void matmul_close(struct MatmulPlans* plans);
+size_t matmul_workspace(void);
+
+// A shape met for the first time gets the library's first proposal or, while `on`, the fastest of all its proposals: each is timed on the
+// operands at hand, so what is added is then added many times.
+void matmul_measure(struct MatmulPlans* plans, int on);
+
+// The plans as text, a line each under a line that names GPU and library: writes at most `room` bytes with the final 0, returns the length.
+size_t matmul_plans_text(char* text, size_t room, const struct MatmulPlans* plans);
+// Takes over those of a text; returns how many. 0 of another GPU's or library's.
+size_t matmul_plans_take(struct MatmulPlans* plans, const char* text);
+size_t matmul_plans_count(const struct MatmulPlans* plans);
 
 // out = inp weight^T                       (set)       out: (N, OC)   inp: (N, C)
 void matmul_forward(floatX* out, const floatX* inp, const floatX* weight, int N, int C, int OC, struct MatmulPlans* plans, stream_t stream);
@@ -54,8 +66,8 @@ void matmul_forward(floatX* out, const floatX* inp, const floatX* weight, int N,
 void matmul_backward_input(floatX* dinp, const floatX* dout, const floatX* weight, int N, int C, int OC,
                            struct MatmulPlans* plans, stream_t stream);
 
-// dweight += dout^T inp                    (added, fp32)              dweight: (OC, C)
-void matmul_backward_weight(float* dweight, const floatX* dout, const floatX* inp, int N, int C, int OC,
+// dweight = dout^T inp, with `add` dweight += dout^T inp                   (fp32)                     dweight: (OC, C)
+void matmul_backward_weight(float* dweight, const floatX* dout, const floatX* inp, int N, int C, int OC, int add,
                             struct MatmulPlans* plans, stream_t stream);
 
 // ---- rope -----------------------------------------------------------------------------------------------------------
