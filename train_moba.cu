@@ -10,6 +10,7 @@
 #include "dataloader.h"
 #include "device.h"
 #include "eval.h"
+#include "fit.h"
 #include "flops.h"
 #include "json.h"
 #include "logger.h"
@@ -316,6 +317,9 @@ static void close_run(Run* run, bool saved, double seconds) {
     snprintf(why, sizeof why, finished ? "finished" : "stopped by %s", stop_signal_name());
     EndRecord end = {(int)run->progress.step, status, why, seconds, run->last.loss, run->progress.step * run->cfg->total_batch};
     log_end(run->log, &end);
+    if (run->stepper.steps_ms > 0) {
+        printf("loader      %.3f %% of the steps' time was spent waiting for data\n", 100 * run->stepper.loader_ms / run->stepper.steps_ms);
+    }
     TRY(logger_close(run->log, &err));
     stepper_close(&run->stepper);
     loader_close(run->train);
@@ -343,7 +347,17 @@ static void rehearse(Run* run, bool resumed) {
     }
 }
 
-static int train(const Config* cfg) {
+// --micro-batch auto: what the checkpoint was trained with, so that the same command writes the same bytes, else what fits the device now
+static void choose_micro_batch(Config* cfg) {
+    Error err;
+    if (cfg->micro_batch) { return; }
+    size_t room = device_memory_free();
+    TRY(fit_micro_batch(cfg, rows_per_step(cfg), room, &cfg->micro_batch, &err));
+    printf("micro-batch %d of %lld rows: the most that divide a step and fit %.1f MiB\n", cfg->micro_batch, (long long)rows_per_step(cfg),
+           (double)room / (1 << 20));
+}
+
+static int train(Config* cfg) {
     Error err;
     double start = clock_ms();
     Run run;
@@ -358,6 +372,7 @@ static int train(const Config* cfg) {
     if (checkpoint) {
         Config saved = checkpoint_config(checkpoint);
         TRY(config_check_resume(cfg, &saved, &err));
+        if (!cfg->micro_batch && cfg->total_batch % ((int64_t)saved.micro_batch * cfg->seq_len) == 0) { cfg->micro_batch = saved.micro_batch; }
         config_close(&saved);
         if (checkpoint->step >= cfg->steps) {
             printf("%s: this run has finished its %d steps; --steps with --new-schedule goes on\n", checkpoint->path, cfg->steps);
@@ -367,8 +382,9 @@ static int train(const Config* cfg) {
             return 0;
         }
     }
-    run.options = config_to_json(cfg);
     run.device = device_open(0);
+    choose_micro_batch(cfg);
+    run.options = config_to_json(cfg);
     model_plan(&run.model, shape, cfg->micro_batch, cfg->seq_len, (KeepLevel)cfg->recompute, (size_t)cfg->scratch << 20);
     run.model.attn_path = (AttnPath)cfg->attn_path;
     optimizer_plan(&run.opt, &run.model);
