@@ -102,7 +102,6 @@ void acts_plan(Acts* acts, Arena* arena, const ModelShape* s, int B, int T, Keep
     plan_layers(acts, arena, s, N, level);
     arena_add(arena, MEM_ACTIVATIONS, (void**)&acts->normf, NC);
     arena_add(arena, MEM_ACTIVATIONS, (void**)&acts->rstdf, N * sizeof(float));
-    arena_add(arena, MEM_WORKSPACE, (void**)&acts->branch, NC);
     if (backward) {
         arena_add(arena, MEM_WORKSPACE, (void**)&acts->dx, NC);
         arena_add(arena, MEM_WORKSPACE, (void**)&acts->dy, NC);

@@ -35,7 +35,6 @@ typedef struct {
     LayerActs* layer;         // (L)
     floatX* normf;            // (N, C) final norm
     float*  rstdf;            // (N)
-    floatX* branch;           // (N, C) a branch's output before it joins the residual stream
     floatX* dx;               // (N, C) gradient of the residual stream
     floatX* dy;               // (N, C) gradient of a norm's or of attention's output, on its way
     floatX* dqkv;             // (N, 3C)
