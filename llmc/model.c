@@ -28,14 +28,14 @@ static Attention attention_of(const Model* m, int l, floatX* qkv, floatX* kprime
 }
 
 static MobaRoute route_of(const Model* m, int l) {
-    MobaRoute route = {m->acts.layer[l].sel, m->acts.route_offset, m->acts.route_list};
+    MobaRoute route = {m->acts.layer[l].sel, m->acts.route_offset[l], m->acts.layer[l].list};
     return route;
 }
 
-// block -> (query, slot) lists from the layer's picked blocks; in backward again, since all layers share the lists
+// block -> (query, slot) lists from the layer's picked blocks; in backward again where all layers share one list
 static void index_routes(Model* m, int l) {
     const LayerSpec* spec = &m->shape.layer[l];
-    moba_index(m->acts.route_offset, m->acts.route_list, m->acts.layer[l].sel, m->B, m->shape.H, m->T, spec->block, spec->topk,
+    moba_index(m->acts.route_offset[l], m->acts.layer[l].list, m->acts.layer[l].sel, m->B, m->shape.H, m->T, spec->block, spec->topk,
                m->acts.scratch, m->stream);
 }
 
@@ -82,7 +82,7 @@ static void attention_backward(Model* m, int l) {
     matmul_backward_input(acts->dy, acts->dx, w.wo, N, C, C, m->plans, m->stream);
     matmul_backward_weight(g.wo, acts->dx, a.att, N, C, C, m->adding, m->plans, m->stream);
     if (spec->kind == LAYER_M) {
-        index_routes(m, l);
+        if (KEPT(qkv, m->level) && !KEPT(list, m->level)) { index_routes(m, l); }       // else forward, or its repetition just now, left it
         moba_attn_backward(grad.q, grad.k, grad.v, acts->dy, a.att, a.lse, attn.q, attn.k, attn.v, route_of(m, l), attn.shape,
                            spec->block, spec->topk, acts->scratch, acts->scratch_bytes, m->stream);
         if (s->W) { kconv_backward(acts->dqkv + C, g.kconv, grad.k, a.qkv + C, w.kconv, m->B, m->T, C, s->W, 3 * C, acts->scratch, m->stream); }
