@@ -17,6 +17,9 @@ import safetensors_file
 from common import EXIT_DATA, EXIT_NO_OUTPUT, ToolError
 
 
+COUNTER_UPDATES = 1        # where the record "counters" has the number of applied updates (llmc/state.c)
+
+
 def layer_has_taps(options, layer):
     cycle = options["pattern"].split(",")
     return options["kconv"] > 0 and cycle[layer % len(cycle)].startswith("M")
@@ -54,9 +57,10 @@ def weights_of(reader, options):
 def read_config(path):
     try:
         record = json.loads(common.read_bytes(path, "configuration"))["train_moba"]
-        return record["step"], record["options"]
-    except (ValueError, KeyError, TypeError):
-        raise ToolError(EXIT_DATA, f"configuration {path}: no \"train_moba\" with step and options; expected what export/to_hf.py writes")
+        record["counters"][COUNTER_UPDATES] = 0                       # the optimizer begins anew, as its moments do
+        return record["step"], record["options"], record["counters"], record["detector"]
+    except (ValueError, KeyError, TypeError, IndexError):
+        raise ToolError(EXIT_DATA, f"configuration {path}: no \"train_moba\" with step, options and counters; expected what export/to_hf.py writes")
 
 
 def main():
@@ -64,7 +68,7 @@ def main():
     parser.add_argument("model", help="a directory written by to_hf.py")
     parser.add_argument("out", help="the run directory to write; must not hold checkpoints yet")
     options = parser.parse_args()
-    step, saved = read_config(os.path.join(options.model, "config.json"))
+    step, saved, counters, detector = read_config(os.path.join(options.model, "config.json"))
     reader = safetensors_file.Reader(os.path.join(options.model, "model.safetensors"))
     folder = os.path.join(options.out, "checkpoints")
     if os.path.isdir(folder) and os.listdir(folder):
@@ -72,7 +76,8 @@ def main():
     weights = list(weights_of(reader, saved))
     text = json.dumps(saved, separators=(",", ":")).encode()
     records = [("options", checkpoint.BYTES, (len(text),), text),
-               ("counters", checkpoint.U64, (3,), struct.pack("<3Q", step, 0, 0))]      # step, applied updates, bad steps (llmc/state.c)
+               ("counters", checkpoint.U64, (len(counters),), struct.pack(f"<{len(counters)}Q", *counters)),
+               ("detector", checkpoint.F64, (2, len(detector) // 2), struct.pack(f"<{len(detector)}d", *detector))]
     for kind in ("master", "m", "v"):
         records += [(f"{kind}/{name}", checkpoint.F32, shape, data if kind == "master" else None) for name, shape, data in weights]
     print(f"{checkpoint.write(folder, step, records)}: {len(weights)} tensors of {options.model}, step {step}; the optimizer's moments are zero")

@@ -41,7 +41,8 @@ def config_json(saved, eot):
         "bos_token_id": eot,
         "eos_token_id": eot,
         "dtype": "float32",
-        "train_moba": {"step": saved.step, "options": options},          # what from_hf.py needs beside the weights
+        # what from_hf.py needs beside the weights
+        "train_moba": {"step": saved.step, "options": options, "counters": saved.numbers("counters"), "detector": saved.numbers("detector")},
     }
 
 
