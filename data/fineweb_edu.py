@@ -9,14 +9,12 @@ The shards depend on the documents and --shard-size alone, not on --processes. R
 whole shard: fineweb_edu.json in the output folder says where each ended."""
 import collections
 import concurrent.futures
-import contextlib
 import gzip
 import hashlib
 import io
 import json
 import os
 import signal
-import subprocess
 import sys
 
 import common
@@ -29,11 +27,17 @@ BATCH_CHARACTERS = 1 << 18                             # of text a process takes
 
 # ---- documents --------------------------------------------------------------------------------------------------------
 
-def parquet_texts(path, field):
+def need_pyarrow(path, kind):
     try:
-        import pyarrow.parquet
+        import pyarrow
+        return pyarrow
     except ImportError:
-        raise ToolError(EXIT_NO_INPUT, f"{path}: reading Parquet needs the Python package pyarrow: pip install pyarrow")
+        raise ToolError(EXIT_NO_INPUT, f"{path}: reading {kind} needs the Python package pyarrow: pip install pyarrow")
+
+
+def parquet_texts(path, field):
+    need_pyarrow(path, "Parquet")
+    import pyarrow.parquet
     file = pyarrow.parquet.ParquetFile(path)
     if field not in file.schema_arrow.names:
         raise ToolError(EXIT_DATA, f"{path}: no column '{field}', it has {', '.join(file.schema_arrow.names)} (see --field)")
@@ -41,17 +45,9 @@ def parquet_texts(path, field):
         yield from batch.column(0).to_pylist()
 
 
-@contextlib.contextmanager
 def zstd_lines(path):
-    """By the program, which unlike the Python package notices a file that was cut."""
-    try:
-        process = subprocess.Popen(["zstd", "-dcq", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    except FileNotFoundError:
-        raise ToolError(EXIT_NO_INPUT, f"{path}: reading .zst needs the program zstd: apt-get install zstd")
-    with io.TextIOWrapper(process.stdout, encoding="utf-8", newline="\n") as lines:
-        yield lines
-    if process.wait() != 0:
-        raise ToolError(EXIT_DATA, f"{path}: damaged or not .zst")
+    """By Arrow, which unlike the package zstandard notices a file that was cut."""
+    return io.TextIOWrapper(need_pyarrow(path, ".zst").input_stream(path, compression="zstd"), encoding="utf-8", newline="\n")
 
 
 def open_lines(path):
