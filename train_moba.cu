@@ -122,6 +122,7 @@ typedef struct {
     Optimizer     opt;
     Logger*       log;
     Progress      progress;
+    CheckpointsKnown known;            // whole ones: written or read by this process
     double        flops_per_token;
     StepStats     last;
 } Run;
@@ -219,7 +220,7 @@ static bool save(Run* run) {
     double ms = now_ms() - start;
     log_save(run->log, (int)run->progress.step, path, bytes, ms, ms);
     free(path);
-    if (!checkpoint_prune(run->dir.checkpoints, run->progress.step, run->cfg->keep, run->cfg->keep_major, &err)) {
+    if (!checkpoint_prune(run->dir.checkpoints, run->progress.step, run->cfg->keep, run->cfg->keep_major, &run->known, &err)) {
         fprintf(stderr, "warning: %s\n", err.text);
     }
     return true;
