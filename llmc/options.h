@@ -52,7 +52,7 @@
         X(INT,    recompute,      "recompute",      "0",            0,    4,       "",                                ALWAYS,   "memory",    "0 keep all .. 4 keep every second layer's input; same numbers to the bit") \
         X(INT,    scratch,        "scratch",        "2048",         16,   1048576, "",                                ALWAYS,   "memory",    "MiB of scratch attention may use; beyond it heads are walked in groups") \
         X(ENUM,   attn_path,      "attn-path",      "auto",         0,    0,       "auto|hopper|portable",            ALWAYS,   "memory",    "attention kernels: hopper needs compute capability 9.0; auto takes them where they run") \
-        X(FLAG,   deterministic,  "deterministic",  "0",            0,    1,       "",                                ALWAYS,   "memory",    "GEMM plans by heuristic alone, without measurement") \
+        X(FLAG,   deterministic,  "deterministic",  "0",            0,    1,       "",                                ALWAYS,   "memory",    "GEMM plans by the library's first proposal, unmeasured: the same in every fresh run") \
         X(INT,    max_bad_steps,  "max-bad-steps",  "10",           1,    1000000, "",                                ALWAYS,   "safety",    "stop after this many skipped non-finite steps in a row") \
         X(FLAG,   dry_run,        "dry-run",        "0",            0,    1,       "",                                ALWAYS,   "other",     "print options, parameters, memory, FLOPs and tokens, then exit; needs neither GPU nor data") \
         X(FLAG,   eval_only,      "eval-only",      "0",            0,    1,       "",                                ALWAYS,   "other",     "score --eval-data (perplexity) or --val-data (loss) with the newest checkpoint, then exit") \
