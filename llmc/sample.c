@@ -119,6 +119,7 @@ SampleTimes sample_text(Model* m, const Tokenizer* tokenizer, const char* prompt
     }
     times.ms = now_ms() - start;
     fputc('\n', out);
+    fflush(out);
     free(logits);
     free(ids);
     return times;
