@@ -29,11 +29,17 @@ BATCH_CHARACTERS = 1 << 18                             # of text a process takes
 
 # ---- documents --------------------------------------------------------------------------------------------------------
 
-def parquet_texts(path, field):
+def need_pyarrow(path, kind):
     try:
-        import pyarrow.parquet
+        import pyarrow
+        return pyarrow
     except ImportError:
-        raise ToolError(EXIT_NO_INPUT, f"{path}: reading Parquet needs the Python package pyarrow: pip install pyarrow")
+        raise ToolError(EXIT_NO_INPUT, f"{path}: reading {kind} needs the Python package pyarrow: pip install pyarrow")
+
+
+def parquet_texts(path, field):
+    need_pyarrow(path, "Parquet")
+    import pyarrow.parquet
     file = pyarrow.parquet.ParquetFile(path)
     if field not in file.schema_arrow.names:
         raise ToolError(EXIT_DATA, f"{path}: no column '{field}', it has {', '.join(file.schema_arrow.names)} (see --field)")
@@ -43,11 +49,7 @@ def parquet_texts(path, field):
 
 def zstd_lines(path):
     """By Arrow, which notices a file that was cut and reads frame after frame."""
-    try:
-        import pyarrow
-    except ImportError:
-        raise ToolError(EXIT_NO_INPUT, f"{path}: reading .zst needs the Python package pyarrow: pip install pyarrow")
-    return io.TextIOWrapper(pyarrow.input_stream(path, compression="zstd"), encoding="utf-8", newline="\n")
+    return io.TextIOWrapper(need_pyarrow(path, ".zst").input_stream(path, compression="zstd"), encoding="utf-8", newline="\n")
 
 
 def open_lines(path):
