@@ -34,7 +34,7 @@ def read_source(path):
     return data, text
 
 
-def sidecar(data, text, tokens, tokenizer):
+def sidecar(data, text, tokens):
     """What an evaluation divides by: figures of the raw file, not of the joined text."""
     words = len(text.split())
     return {
@@ -44,14 +44,14 @@ def sidecar(data, text, tokens, tokenizer):
         "join": "hf",
         "documents": [0],                              # token offsets where a context begins anew: the recipe scores one stream
         "tokens": len(tokens),
-        "tokenizer": tokenizer,
+        "tokenizer": "gpt2",
         "source_sha256": hashlib.sha256(data).hexdigest(),
     }
 
 
 def main():
     parser = common.Parser("WikiText-2 (raw) to an evaluation shard and its sidecar, joined as the Hugging Face recipe does.")
-    common.add_tokenizer_options(parser)
+    common.add_bpe_options(parser)
     parser.add_argument("--out", default="wikitext2_hf.bin", metavar="NAME.bin", help="the shard to write; the sidecar is NAME.json beside it")
     parser.add_argument("source", help="wiki.test.raw")
     options = parser.parse_args()
@@ -60,11 +60,10 @@ def main():
         raise ToolError(EXIT_USAGE, f"--out: {options.out} does not end in .bin")
 
     data, text = read_source(options.source)
-    common.check_tokenizer_options(options)
-    encoding = common.encoding_of(options)
+    encoding = common.gpt2_encoding(options)
     tokens = common.token_array(encoding.n_vocab)
     tokens.extend(encoding.encode_ordinary(join_hf(text)))
-    record = sidecar(data, text, tokens, os.path.basename(options.tokenizer) if options.tokenizer else "gpt2")
+    record = sidecar(data, text, tokens)
     common.make_directory(os.path.dirname(options.out))
     common.write_shard(options.out, tokens)
     common.write_json(f"{name}.json", record)
