@@ -115,9 +115,9 @@ def whole_file(path):
             os.remove(temporary)
 
 
-def write_json(path, record):
+def write_json(path, record, indent=1):
     with whole_file(path) as file:
-        file.write((json.dumps(record, indent=1) + "\n").encode())
+        file.write((json.dumps(record, indent=indent) + "\n").encode())
 
 
 # ---- shards -----------------------------------------------------------------------------------------------------------

@@ -236,9 +236,12 @@ static bool check_uses(const Config* cfg, Error* err) {
     int uses = cfg->dry_run + cfg->eval_only + (cfg->prompt[0] != 0);
     if (uses > 1) { return error_set(err, EXIT_USAGE, "--dry-run, --eval-only and --prompt contradict each other: give one of them"); }
     if (cfg->eval_only && !cfg->eval_data[0] && !cfg->val_data[0]) {
-        return error_set(err, EXIT_USAGE, "--eval-only needs --eval-data (a perplexity) or --val-data (a loss)");
+        return error_set(err, EXIT_USAGE, "--eval-only needs --eval-data (texts, tasks) or --val-data (a loss)");
     }
     if (!cfg->eval_only && cfg->eval_data[0]) { return error_set(err, EXIT_USAGE, "--eval-data is only used with --eval-only"); }
+    if (!cfg->eval_data[0] && (cfg->eval_out[0] || cfg->eval_items)) {
+        return error_set(err, EXIT_USAGE, "--eval-out and --eval-items are only used with --eval-data");
+    }
     if (!cfg->eval_only && cfg->eval_attention == EVAL_DENSE) {
         return error_set(err, EXIT_USAGE, "--eval-attention dense is only used with --eval-only");
     }
