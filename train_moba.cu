@@ -266,6 +266,12 @@ static SampleSettings sample_settings(const Config* cfg, uint64_t stream) {
     return s;
 }
 
+// Room in the plan for what sampling remembers: a prompt of so many bytes, end-of-text before it, and the tokens to come.
+static void plan_sampling(Model* m, const Config* cfg, size_t prompt_bytes) {
+    size_t tokens = 1 + prompt_bytes + (size_t)cfg->sample_tokens;
+    kvcache_plan(&m->cache, &m->arena, &m->shape, (int)min_size(tokens, (size_t)m->max_T));
+}
+
 static void print_sample(Run* run) {
     SampleSettings settings = sample_settings(run->cfg, (uint64_t)run->progress.step);
     printf("sample      ");
@@ -448,6 +454,7 @@ static int train(const Config* cfg) {
     model_plan(&run.model, shape, cfg->micro_batch, cfg->seq_len, (KeepLevel)cfg->recompute, (size_t)cfg->scratch << 20);
     run.model.attn_path = (AttnPath)cfg->attn_path;
     optimizer_plan(&run.opt, &run.model);
+    if (cfg->sample_every) { plan_sampling(&run.model, cfg, 0); }
     run.flops_per_token = flops_per_token(&run.model.shape, cfg->seq_len, false);
     print_header(&run);
     model_allocate(&run.model);
@@ -490,6 +497,7 @@ static void open_trained(Model* m, const Config* cfg, const Checkpoint* checkpoi
     ModelShape shape = shape_of(cfg);
     device_open(0);
     model_plan(m, shape, B, T, FORWARD_ONLY, (size_t)cfg->scratch << 20);
+    if (cfg->prompt[0]) { plan_sampling(m, cfg, strlen(cfg->prompt)); }
     model_allocate(m);
     TRY(state_load_weights(m, checkpoint, &err));
     m->dense_moba = cfg->eval_attention == EVAL_DENSE;
@@ -556,7 +564,9 @@ static int complete(Config* cfg) {
     printf("checkpoint  %s\n", checkpoint->path);
     checkpoint_close(checkpoint);
     SampleSettings settings = sample_settings(cfg, 0);
-    sample_text(&m, tokenizer, cfg->prompt, &settings, stdout);
+    SampleTimes times = sample_text(&m, tokenizer, cfg->prompt, &settings, stdout);
+    fprintf(stderr, "%d tokens after a prompt of %d (context %d): prompt %.3f s, then %.2f ms a token\n", times.tokens, times.prompt_tokens,
+            sample_context(&m), times.prompt_ms / 1e3, times.ms / max_int(times.tokens - 1, 1));
     tokenizer_close(tokenizer);
     model_close(&m);
     return 0;
@@ -570,6 +580,7 @@ static int dry_run(const Config* cfg) {
     for (int level = RECOMPUTE_NONE; level <= RECOMPUTE_PAIR; level++) {
         model_plan(&m, shape_of(cfg), cfg->micro_batch, cfg->seq_len, (KeepLevel)level, (size_t)cfg->scratch << 20);
         optimizer_plan(&opt, &m);
+        if (cfg->sample_every) { plan_sampling(&m, cfg, 0); }
         if (level == RECOMPUTE_NONE) {
             report_model(&m);
             report_parameters(&m);

@@ -385,7 +385,10 @@ bool config_adopt(Config* cfg, const Config* saved, Error* err) {
         bool size = i == OPTION_layers || i == OPTION_channels || i == OPTION_heads || i == OPTION_mlp || i == OPTION_vocab;
         if (option->resume != RESUME_ALWAYS && !cfg->given[i] && !(size && sized)) { copy_value(cfg, saved, option); }
     }
-    return resolve_all(cfg, err) && config_check_resume(cfg, saved, err);
+    if (!resolve_all(cfg, err)) { return false; }
+    Config compared = *cfg;
+    compared.seed = saved->seed;                 // no step is taken: the seed draws samples, and any will do
+    return config_check_resume(&compared, saved, err);
 }
 
 // ---- JSON ------------------------------------------------------------------------------------------------------------
