@@ -1,5 +1,6 @@
 // train_moba: pre-training of sliding-window / MoBA hybrids. Parse, plan, open, loop, close; the only file that sees all.
 // In the common subset of C11 and C++17: nvcc compiles it for the GPU program, the C compiler for train_moba_cpu.
+#include <errno.h>
 #include <math.h>
 #include <signal.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 #include "dataloader.h"
 #include "device.h"
 #include "eval.h"
+#include "evalfile.h"
 #include "fit.h"
 #include "flops.h"
 #include "json.h"
@@ -20,6 +22,7 @@
 #include "report.h"
 #include "rundir.h"
 #include "sample.h"
+#include "saver.h"
 #include "schedule.h"
 #include "signals.h"
 #include "state.h"
@@ -119,20 +122,28 @@ typedef struct {
     Stepper       stepper;
     Logger*       log;
     Progress      progress;            // step: begun; its outcome may still be on its way (settle)
+    double        max_loss, max_norm;  // above these the step under way is skipped (--skip-z); 0: no limit
+    Saver*        saver;
+    double        save_pause_ms;       // what the save under way has held up so far
+    int64_t       saved_step;          // the newest checkpoint on disk
     double        flops_per_token;
     StepStats     last;
 } Run;
 
-// What only faults can show (R12, R14), in a program of the tests: MOBA_TEST_NAN_STEPS=FIRST-LAST puts a NaN into a gradient of these steps,
-// MOBA_TEST_STOP_STEP=N sends SIGTERM when step N is wholly done.
+// What only faults can show (R12, R14, R15), in a program of the tests: MOBA_TEST_NAN_STEPS=FIRST-LAST puts a NaN into a gradient of these steps,
+// MOBA_TEST_SPIKE_STEPS a value far too large, MOBA_TEST_STOP_STEP=N sends SIGTERM when step N is wholly done.
 #ifdef LLMC_TEST
-static void test_spoil_gradient(const Run* run) {
-    const char* range = getenv("MOBA_TEST_NAN_STEPS");
+static void test_spoil_with(const Run* run, const char* variable, float value) {
+    const char* range = getenv(variable);
     long long first, last, step = run->progress.step + 1;
     if (!range || sscanf(range, "%lld-%lld", &first, &last) != 2 || step < first || step > last) { return; }
-    float nan = NAN;
-    device_upload(run->model.grads + run->model.table.matrix_elements / 2, &nan, sizeof nan, run->model.stream);
+    device_upload(run->model.grads + run->model.table.matrix_elements / 2, &value, sizeof value, run->model.stream);
     stream_sync(run->model.stream);
+}
+
+static void test_spoil_gradient(const Run* run) {
+    test_spoil_with(run, "MOBA_TEST_NAN_STEPS", NAN);
+    test_spoil_with(run, "MOBA_TEST_SPIKE_STEPS", 1e4f);
 }
 
 static void test_stop(const Run* run) {
@@ -144,13 +155,34 @@ static void test_stop(const Run* run) {
 #define test_stop(run)           ((void)0)
 #endif
 
+// Takes note of a save that has ended; with `wait` of the one under way. One that failed is a warning: training goes on, older ones are whole.
+static void collect_save(Run* run, bool wait) {
+    SaveReport r;
+    double start = clock_ms();
+    bool ended = saver_poll(run->saver, wait, &r);
+    run->save_pause_ms += clock_ms() - start;
+    if (!ended) { return; }
+    if (!r.ok) {
+        fprintf(stderr, "warning: step %lld is not saved: %s\n", (long long)r.step, r.error.text);
+        return;
+    }
+    char* path = checkpoint_path(run->dir.checkpoints, r.step);
+    run->saved_step = r.step;
+    log_save(run->log, (int)r.step, path, r.bytes, r.ms, run->save_pause_ms);
+    free(path);
+    if (r.error.code) { fprintf(stderr, "warning: %s\n", r.error.text); }
+}
+
 static void skip_step(Run* run, const StepOutcome* o) {
-    char why[96];
-    snprintf(why, sizeof why, "loss %g, gradient norm %g: not finite", o->loss, o->norm);
+    char why[160];
+    bool finite = isfinite(o->loss) && isfinite(o->norm);
+    if (finite) { snprintf(why, sizeof why, "loss %g, gradient norm %g: above %g or %g (--skip-z)", o->loss, o->norm, run->max_loss, run->max_norm); }
+    else        { snprintf(why, sizeof why, "loss %g, gradient norm %g: not finite", o->loss, o->norm); }
     run->progress.bad_steps++;
     log_skip(run->log, (int)o->step, why);
     if (run->progress.bad_steps >= run->cfg->max_bad_steps) {
-        FAIL(EXIT_INTERNAL, "step %lld: %lld steps in a row were not finite (--max-bad-steps); stopped without saving, the checkpoints in %s are intact",
+        collect_save(run, true);                                 // one under way is of a good state
+        FAIL(EXIT_INTERNAL, "step %lld: %lld steps in a row were skipped (--max-bad-steps); stopped without saving, the checkpoints in %s are intact",
              (long long)o->step, (long long)run->progress.bad_steps, run->dir.checkpoints);
     }
 }
@@ -158,12 +190,18 @@ static void skip_step(Run* run, const StepOutcome* o) {
 // Waits for the oldest step under way and logs what it came to.
 static void finish_step(Run* run) {
     const Config* cfg = run->cfg;
+    Progress* p = &run->progress;
     StepOutcome o = stepper_wait(&run->stepper);
+    p->updates = run->opt.updates;
+    if (isfinite(o.loss) && isfinite(o.norm)) {
+        outliers_add(&p->loss, o.loss, run->max_loss);
+        outliers_add(&p->norm, o.norm, run->max_norm);
+    }
     if (!o.applied) {
         skip_step(run, &o);
         return;
     }
-    run->progress.bad_steps = 0;
+    p->bad_steps = 0;
     StepStats* s = &run->last;
     s->step = (int)o.step;
     s->loss = o.loss;
@@ -172,7 +210,7 @@ static void finish_step(Run* run) {
     s->ms = o.ms;
     s->tok_s = (double)cfg->total_batch / s->ms * 1e3;
     s->mfu = run->device.peak_flops > 0 ? run->flops_per_token * s->tok_s / run->device.peak_flops : 0;
-    s->tokens = o.step * cfg->total_batch;
+    s->tokens = p->rows * cfg->seq_len - (p->step - o.step) * cfg->total_batch;
     s->mem_mib = (double)device_memory_in_use() / (1 << 20);
     log_step(run->log, s);
 }
@@ -186,35 +224,34 @@ static void settle(Run* run) {
 static void train_step(Run* run) {
     Error err;
     const Config* cfg = run->cfg;
-    AdamWSettings settings = {schedule_lr(cfg, run->progress.step), 0.9, 0.95, 1e-8, cfg->weight_decay, cfg->clip, 0, 0};
+    if (cfg->skip_z > 0) { settle(run); }                        // the limits come from every step before this one
+    run->max_loss = outliers_limit(&run->progress.loss, cfg->skip_z);
+    run->max_norm = outliers_limit(&run->progress.norm, cfg->skip_z);
+    AdamWSettings settings = {schedule_lr(cfg, run->progress.step), 0.9, 0.95, 1e-8, cfg->weight_decay, cfg->clip, run->max_norm,
+                              run->max_loss * (double)cfg->total_batch};
     if (!stepper_gradients(&run->stepper, &err)) {
         settle(run);                                             // the steps before it are good
+        collect_save(run, true);
         FAIL(err.code, "%s", err.text);
     }
     test_spoil_gradient(run);
+    run->progress.rows += rows_per_step(cfg);
     stepper_update(&run->stepper, ++run->progress.step, &settings);
     if (run->stepper.under_way == STEPS_AHEAD) { finish_step(run); }
 }
 
-// A save that fails is a warning while training goes on, and false.
-static bool save(Run* run) {
+// Training waits for the save before this one, if that goes on still, and for the copy of the state into host memory.
+static void save(Run* run) {
     Error err;
     double start = clock_ms();
-    int64_t bytes = 0;
-    bool ok = logger_sync(run->log, &err)
-           && state_save(&run->opt, &run->model, &run->progress, run->options, run->dir.checkpoints, &bytes, &err);
-    if (!ok) {
+    collect_save(run, true);
+    run->save_pause_ms = 0;
+    if (!logger_sync(run->log, &err)) {
         fprintf(stderr, "warning: step %lld is not saved: %s\n", (long long)run->progress.step, err.text);
-        return false;
+        return;
     }
-    char* path = checkpoint_path(run->dir.checkpoints, run->progress.step);
-    double ms = clock_ms() - start;
-    log_save(run->log, (int)run->progress.step, path, bytes, ms, ms);
-    free(path);
-    if (!checkpoint_prune(run->dir.checkpoints, run->progress.step, run->cfg->keep, run->cfg->keep_major, &err)) {
-        fprintf(stderr, "warning: %s\n", err.text);
-    }
-    return true;
+    saver_start(run->saver, &run->progress, run->options);
+    run->save_pause_ms = clock_ms() - start;
 }
 
 static void validate(Run* run) {
@@ -230,6 +267,12 @@ static SampleSettings sample_settings(const Config* cfg, uint64_t stream) {
     return s;
 }
 
+// Room in the plan for what sampling remembers: a prompt of so many bytes, end-of-text before it, and the tokens to come.
+static void plan_sampling(Model* m, const Config* cfg, size_t prompt_bytes) {
+    size_t tokens = 1 + prompt_bytes + (size_t)cfg->sample_tokens;
+    kvcache_plan(&m->cache, &m->arena, &m->shape, (int)min_size(tokens, (size_t)m->max_T));
+}
+
 static void print_sample(Run* run) {
     SampleSettings settings = sample_settings(run->cfg, (uint64_t)run->progress.step);
     printf("sample      ");
@@ -239,7 +282,7 @@ static void print_sample(Run* run) {
 // False: the last state could not be saved. After the last step, and after a signal wherever it came, nothing is left unsaved.
 static bool loop(Run* run) {
     const Config* cfg = run->cfg;
-    int64_t on_disk = run->progress.step;
+    run->saved_step = run->progress.step;
     while (run->progress.step < cfg->steps && !stop_requested()) {
         train_step(run);
         int64_t done = run->progress.step;
@@ -249,17 +292,26 @@ static bool loop(Run* run) {
         if (eval || sample || keep) { settle(run); }
         if (eval)                   { validate(run); }
         if (sample)                 { print_sample(run); }
-        if (keep && save(run))      { on_disk = done; }
+        if (keep)                   { save(run); }
+        collect_save(run, false);
         test_stop(run);
     }
     settle(run);
-    return on_disk == run->progress.step || save(run);
+    collect_save(run, true);
+    if (run->saved_step != run->progress.step) {
+        save(run);
+        collect_save(run, true);
+    }
+    return run->saved_step == run->progress.step;
 }
 
 // Everything that can be wrong with the input is found here, before a device is touched.
 static void open_input(Run* run) {
     const Config* cfg = run->cfg;
+    Error err;
     run->train_set = open_shards(cfg, cfg->train_data);
+    run->progress.data_tokens = run->train_set->tokens;
+    TRY(shard_fingerprint(run->train_set, &run->progress.data_print, &err));
     if (cfg->val_data[0])  { run->valid_set = open_shards(cfg, cfg->val_data); }
     if (cfg->sample_every) { run->tokenizer = open_tokenizer(cfg); }
 }
@@ -267,9 +319,21 @@ static void open_input(Run* run) {
 static void open_loaders(Run* run) {
     const Config* cfg = run->cfg;
     run->train = loader_open(run->train_set, cfg->micro_batch, rows_per_step(cfg), 0, 1, (uint64_t)cfg->seed, true);
-    loader_seek(run->train, run->progress.step);
+    loader_seek_item(run->train, run->progress.rows);
     run->stepper = stepper_open(&run->model, &run->opt, run->train, cfg->micro_batch, cfg->seq_len, cfg->total_batch);
     if (run->valid_set) { run->valid = loader_open(run->valid_set, cfg->micro_batch, cfg->micro_batch, 0, 1, 0, false); }
+}
+
+static void open_saver(Run* run) {
+    const Config* cfg = run->cfg;
+    SaverRanks one = {0, 1, checkpoint_new_id(), NULL, NULL};
+    bool often = cfg->save_every > 0 && cfg->save_every < cfg->steps - run->progress.step;
+    run->saver = saver_open(run->dir.checkpoints, &run->model, state_whole(&run->opt, &run->model), one, cfg->keep, cfg->keep_major, often);
+    if (run->progress.step > 0) { saver_know(run->saver, run->progress.step); }
+    if (often) {
+        printf("saves       %s, %zu MiB of host memory\n", saver_is_staged(run->saver) ? "while training goes on" : "stop training: too little host memory to copy the state",
+               saver_host_bytes(run->saver) >> 20);
+    }
 }
 
 static void write_config(const Run* run) {
@@ -315,12 +379,13 @@ static void close_run(Run* run, bool saved, double seconds) {
     int status = !saved ? EXIT_IO : finished ? 0 : EXIT_STOPPED;
     char why[64];
     snprintf(why, sizeof why, finished ? "finished" : "stopped by %s", stop_signal_name());
-    EndRecord end = {(int)run->progress.step, status, why, seconds, run->last.loss, run->progress.step * run->cfg->total_batch};
+    EndRecord end = {(int)run->progress.step, status, why, seconds, run->last.loss, run->progress.rows * run->cfg->seq_len};
     log_end(run->log, &end);
     if (run->stepper.steps_ms > 0) {
         printf("loader      %.3f %% of the steps' time was spent waiting for data\n", 100 * run->stepper.loader_ms / run->stepper.steps_ms);
     }
     TRY(logger_close(run->log, &err));
+    saver_close(run->saver);
     stepper_close(&run->stepper);
     loader_close(run->train);
     loader_close(run->valid);
@@ -347,6 +412,28 @@ static void rehearse(Run* run, bool resumed) {
     }
 }
 
+// May this run go on from the checkpoint? False if there is nothing left to do; ends the program if not.
+static bool check_resume(Run* run, Config* cfg, const Checkpoint* checkpoint) {
+    Error err;
+    Config saved = checkpoint_config(checkpoint);
+    TRY(config_check_resume(cfg, &saved, &err));
+    if (!cfg->micro_batch && cfg->total_batch % ((int64_t)saved.micro_batch * cfg->seq_len) == 0) { cfg->micro_batch = saved.micro_batch; }
+    config_close(&saved);
+    int64_t tokens = run->progress.data_tokens;
+    uint64_t print = run->progress.data_print;
+    TRY(state_read_progress(&run->progress, checkpoint, &err));
+    if (run->progress.data_print != print && !cfg->new_schedule) {
+        FAIL(EXIT_USAGE, "--train-data: the checkpoint was trained on a set of %lld tokens (%016llx), '%.200s' has %lld (%016llx); the order of rows would change; "
+             "give the same shards, under any name, or add --new-schedule to go on with these", (long long)run->progress.data_tokens,
+             (unsigned long long)run->progress.data_print, cfg->train_data, (long long)tokens, (unsigned long long)print);
+    }
+    run->progress.data_tokens = tokens;
+    run->progress.data_print = print;
+    if (checkpoint->step < cfg->steps) { return true; }
+    printf("%s: this run has finished its %d steps; --steps with --new-schedule goes on\n", checkpoint->path, cfg->steps);
+    return false;
+}
+
 // --micro-batch auto: what the checkpoint was trained with, so that the same command writes the same bytes, else what fits the device now
 static void choose_micro_batch(Config* cfg) {
     Error err;
@@ -369,18 +456,12 @@ static int train(Config* cfg) {
     TRY(rundir_open(&run.dir, cfg->out, cfg->take_lock, &err));
     Checkpoint* checkpoint = open_checkpoint(cfg, run.dir.checkpoints);
     refuse_to_overwrite(cfg, run.dir.checkpoints, checkpoint ? checkpoint->step : 0);
-    if (checkpoint) {
-        Config saved = checkpoint_config(checkpoint);
-        TRY(config_check_resume(cfg, &saved, &err));
-        if (!cfg->micro_batch && cfg->total_batch % ((int64_t)saved.micro_batch * cfg->seq_len) == 0) { cfg->micro_batch = saved.micro_batch; }
-        config_close(&saved);
-        if (checkpoint->step >= cfg->steps) {
-            printf("%s: this run has finished its %d steps; --steps with --new-schedule goes on\n", checkpoint->path, cfg->steps);
-            checkpoint_close(checkpoint);
-            close_input(&run);
-            free(shape.layer);
-            return 0;
-        }
+    bool finished = checkpoint && !check_resume(&run, cfg, checkpoint);
+    if (finished) {
+        checkpoint_close(checkpoint);
+        close_input(&run);
+        free(shape.layer);
+        return 0;
     }
     run.device = device_open(0);
     choose_micro_batch(cfg);
@@ -388,6 +469,7 @@ static int train(Config* cfg) {
     model_plan(&run.model, shape, cfg->micro_batch, cfg->seq_len, (KeepLevel)cfg->recompute, (size_t)cfg->scratch << 20);
     run.model.attn_path = (AttnPath)cfg->attn_path;
     optimizer_plan(&run.opt, &run.model);
+    if (cfg->sample_every) { plan_sampling(&run.model, cfg, 0); }
     run.flops_per_token = flops_per_token(&run.model.shape, cfg->seq_len, false);
     print_header(&run);
     model_allocate(&run.model);
@@ -400,10 +482,11 @@ static int train(Config* cfg) {
     }
     rehearse(&run, run.progress.step > 0);
     open_loaders(&run);
+    open_saver(&run);
     write_config(&run);
     open_log(&run);
     bool saved = loop(&run);
-    bool finished = run.progress.step >= cfg->steps;
+    finished = run.progress.step >= cfg->steps;
     close_run(&run, saved, (clock_ms() - start) / 1e3);
     return !saved ? EXIT_IO : finished ? 0 : EXIT_STOPPED;
 }
@@ -423,42 +506,17 @@ static Checkpoint* adopt_checkpoint(Config* cfg) {
     return checkpoint;
 }
 
-// Its weights, in a model planned for B rows of T tokens; closes it.
-static void open_trained(Model* m, const Config* cfg, Checkpoint* checkpoint, int B, int T) {
+// Its weights, in a model planned for B rows of T tokens.
+static void open_trained(Model* m, const Config* cfg, const Checkpoint* checkpoint, int B, int T) {
     Error err;
     ModelShape shape = shape_of(cfg);
     device_open(0);
     model_plan(m, shape, B, T, FORWARD_ONLY, (size_t)cfg->scratch << 20);
+    if (cfg->prompt[0]) { plan_sampling(m, cfg, strlen(cfg->prompt)); }
     model_allocate(m);
     TRY(state_load_weights(m, checkpoint, &err));
     m->dense_moba = cfg->eval_attention == EVAL_DENSE;
     m->attn_path = (AttnPath)cfg->attn_path;
-    printf("checkpoint  %s\n", checkpoint->path);
-    checkpoint_close(checkpoint);
-}
-
-// A stream of tokens to score, and what its sidecar says of the text.
-typedef struct { int* tokens; int64_t count; Sidecar sidecar; } EvalText;
-
-static EvalText open_eval_text(const Config* cfg) {
-    Error err;
-    EvalText text;
-    ShardSet* set = shard_open(cfg->eval_data, 1, cfg->vocab, &err);
-    TRY(set);
-    if (set->count != 1) { FAIL(EXIT_USAGE, "--eval-data %s names %d shards; a perplexity is that of one", cfg->eval_data, set->count); }
-    TRY(sidecar_open(&text.sidecar, set->shards[0].path, &err));
-    text.tokens = shard_read_all(set, 0, &text.count, &err);
-    TRY(text.tokens);
-    shard_close(set);
-    return text;
-}
-
-static void evaluate_perplexity(Model* m, const Config* cfg, EvalText* text) {
-    Perplexity p = eval_perplexity(m, text->tokens, text->count, cfg->eval_context, cfg->eval_stride);
-    printf("attention         %s\n", m->dense_moba ? "dense" : "sparse, as trained");
-    perplexity_print(&p, &text->sidecar);
-    free(text->tokens);
-    sidecar_close(&text->sidecar);
 }
 
 static void evaluate_loss(Model* m, const Config* cfg, ShardSet* set) {
@@ -472,18 +530,44 @@ static void evaluate_loss(Model* m, const Config* cfg, ShardSet* set) {
     shard_close(set);
 }
 
+static FILE* open_scores(const Config* cfg) {
+    FILE* out = fopen(cfg->eval_out, "w");
+    if (!out) { FAIL(EXIT_NO_OUTPUT, "--eval-out %s cannot be written: %s", cfg->eval_out, strerror(errno)); }
+    return out;
+}
+
+// Each shard of --eval-data has a model planned for it: rows of its own length.
+static void evaluate_files(const Config* cfg, const Checkpoint* checkpoint, EvalFile* files, int count) {
+    FILE* scores = cfg->eval_out[0] ? open_scores(cfg) : NULL;
+    for (int i = 0; i < count; i++) {
+        Model m;
+        int B, T;
+        evalfile_plan(&files[i], cfg, &B, &T);
+        open_trained(&m, cfg, checkpoint, B, T);
+        evalfile_run(&files[i], &m, cfg, scores);
+        model_close(&m);
+    }
+    if (scores && fclose(scores) != 0) { FAIL(EXIT_IO, "--eval-out %s: %s", cfg->eval_out, strerror(errno)); }
+    evalfiles_close(files, count);
+}
+
 static int evaluate(Config* cfg) {
-    Model m;
-    EvalText text;
+    Error err;
+    EvalFile* files = NULL;
     ShardSet* valid = NULL;
+    int count = 0;
     Checkpoint* checkpoint = adopt_checkpoint(cfg);
-    if (cfg->eval_data[0]) { text = open_eval_text(cfg); }
+    if (cfg->eval_data[0]) { TRY(files = evalfiles_open(cfg, &count, &err)); }
     if (cfg->val_data[0])  { valid = open_shards(cfg, cfg->val_data); }
-    int T = valid ? max_int(cfg->seq_len, cfg->eval_context) : cfg->eval_context;
-    open_trained(&m, cfg, checkpoint, cfg->micro_batch, T);
-    if (cfg->eval_data[0]) { evaluate_perplexity(&m, cfg, &text); }
-    if (valid)             { evaluate_loss(&m, cfg, valid); }
-    model_close(&m);
+    printf("checkpoint  %s\n", checkpoint->path);
+    if (files) { evaluate_files(cfg, checkpoint, files, count); }
+    if (valid) {
+        Model m;
+        open_trained(&m, cfg, checkpoint, cfg->micro_batch, cfg->seq_len);
+        evaluate_loss(&m, cfg, valid);
+        model_close(&m);
+    }
+    checkpoint_close(checkpoint);
     return 0;
 }
 
@@ -492,8 +576,12 @@ static int complete(Config* cfg) {
     Checkpoint* checkpoint = adopt_checkpoint(cfg);
     Tokenizer* tokenizer = open_tokenizer(cfg);
     open_trained(&m, cfg, checkpoint, 1, max_int(cfg->seq_len, cfg->eval_context));
+    printf("checkpoint  %s\n", checkpoint->path);
+    checkpoint_close(checkpoint);
     SampleSettings settings = sample_settings(cfg, 0);
-    sample_text(&m, tokenizer, cfg->prompt, &settings, stdout);
+    SampleTimes times = sample_text(&m, tokenizer, cfg->prompt, &settings, stdout);
+    fprintf(stderr, "%d tokens after a prompt of %d (context %d): prompt %.3f s, then %.2f ms a token\n", times.tokens, times.prompt_tokens,
+            sample_context(&m), times.prompt_ms / 1e3, times.ms / max_int(times.tokens - 1, 1));
     tokenizer_close(tokenizer);
     model_close(&m);
     return 0;
@@ -507,6 +595,7 @@ static int dry_run(const Config* cfg) {
     for (int level = RECOMPUTE_NONE; level <= RECOMPUTE_PAIR; level++) {
         model_plan(&m, shape_of(cfg), cfg->micro_batch, cfg->seq_len, (KeepLevel)level, (size_t)cfg->scratch << 20);
         optimizer_plan(&opt, &m);
+        if (cfg->sample_every) { plan_sampling(&m, cfg, 0); }
         if (level == RECOMPUTE_NONE) {
             report_model(&m);
             report_parameters(&m);

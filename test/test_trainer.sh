@@ -32,7 +32,7 @@ check trainer_nan_is_overcome                 [ "$(columns "$WORK/nan" | tail -n
 
 MOBA_TEST_NAN_STEPS=5-9 run "$WORK/stuck" --max-bad-steps 3; status=$?
 check trainer_bad_steps_in_a_row_stop         [ $status = 70 ]
-check trainer_bad_steps_are_named             grep -q '^error: step 7: 3 steps in a row were not finite' "$WORK/err"
+check trainer_bad_steps_are_named             grep -q '^error: step 7: 3 steps in a row were skipped' "$WORK/err"
 check trainer_bad_steps_stop_without_saving   [ ! -e "$(step "$WORK/stuck" 7)" ]
 same  trainer_bad_steps_keep_the_good_state   "$(step "$WORK/stuck" 4)" "$(step "$WORK/stuck" 6)"
 MOBA_TEST_NAN_STEPS=7-7 run "$WORK/stuck" --max-bad-steps 3; status=$?
@@ -80,6 +80,12 @@ expect trainer_auto_without_room              64 'auto finds no room: one row of
 expect trainer_eval_context_of_one  64 'eval-context: 1'         "$PROGRAM" --out "$WORK/clean" --eval-only --eval-data "$WORK/text.bin" --eval-context 1
 expect trainer_eval_pass_too_large  64 'micro-batch: 4096 rows'  "$PROGRAM" --out "$WORK/clean" --eval-only --eval-data "$WORK/text.bin" \
                                                                  --eval-context 1000000 --micro-batch 4096
+
+# ---- the seed of a sample is free, and the sample is a function of it
+sampled() { "$PROGRAM" --out "$WORK/clean" --prompt "int " --sample-tokens 40 "$@" 2> "$WORK/err" | tail -n +2 | od -c; }
+check trainer_sample_is_a_function_of_the_seed [ "$(sampled --seed 5)" = "$(sampled --seed 5)" ]
+check trainer_sample_follows_the_seed          [ "$(sampled --seed 5)" != "$(sampled --seed 6)" ]
+check trainer_sample_says_its_times            grep -qE '^[0-9]+ tokens after a prompt of 5 \(context 45\): prompt [0-9.]+ s, then [0-9.]+ ms a token$' "$WORK/err"
 
 # ---- other uses take no steps: a signal ends them at once, and their input is checked before a device is touched
 "$PROGRAM" --out "$WORK/clean" --prompt "int " --temperature 0 --sample-tokens 1000000 > "$WORK/prompt" 2> "$WORK/err" &
