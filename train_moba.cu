@@ -470,6 +470,7 @@ static int train(Config* cfg) {
     run.model.attn_path = (AttnPath)cfg->attn_path;
     optimizer_plan(&run.opt, &run.model);
     if (cfg->sample_every) { plan_sampling(&run.model, cfg, 0); }
+    if (run.device.is_gpu) { arena_count(&run.model.arena, MEM_RUNTIME, device_memory_in_use()); }
     run.flops_per_token = flops_per_token(&run.model.shape, cfg->seq_len, false);
     print_header(&run);
     model_allocate(&run.model);

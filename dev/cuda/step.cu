@@ -211,11 +211,11 @@ static Floors take_apart(Bench* b, const Row* row, Speeds speeds) {
 }
 
 static Timeline trace_steps(Bench* b, int steps) {
-    float ms[TRACED_STEPS];
+    float ms[TRACED_STEPS + 1];
     Timeline t = {};
     if (!trace_start()) { return t; }
-    run_steps(b, steps, ms);
-    return trace_stop();
+    run_steps(b, steps + 1, ms);
+    return trace_stop(1.0 / (steps + 1));
 }
 
 // ---- a row ----------------------------------------------------------------------------------------------------------------
