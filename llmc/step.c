@@ -42,9 +42,7 @@ bool stepper_gradients(Stepper* s, Error* err) {
         if (!loader_next(s->loader, &inputs, &targets, err)) { return false; }
         s->loader_ms += clock_ms() - asked;
         model_batch(m, inputs, targets, s->rows, s->T);
-        model_forward(m);
-        model_loss_backward(m, scale);
-        model_backward(m);
+        model_forward_backward(m, scale);
     }
     return true;
 }
