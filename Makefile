@@ -152,6 +152,19 @@ $(B)/model/compare: test/model/compare.c $(HEADERS) $(CPU_LIB)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -o $@ $< $(CPU_LIB) $(LIBS)
 model-dumps: $(MODEL_DUMPS)
 
+# fuzzers of everything that reads what others wrote (test/test_fuzz.sh), where clang is
+FUZZ_SOURCES := common json pattern config config_print shard checkpoint checkpoint_format checkpoint_read logger tokenizer
+FUZZERS      := $(patsubst test/fuzz/%.c,$(B)/fuzz/%,$(filter-out %/seeds.c,$(wildcard test/fuzz/*.c)))
+FUZZ_CC      := clang -std=gnu11 -O1 -g -Wall -Wextra -Werror -DLLMC_CPU -Illmc -fsanitize=address,undefined -fno-sanitize-recover=all
+$(B)/fuzz/%.o: llmc/%.c $(HEADERS)
+	@mkdir -p $(@D)
+	$(FUZZ_CC) -fsanitize=fuzzer-no-link -c -o $@ $<
+$(B)/fuzz/%: test/fuzz/%.c $(FUZZ_SOURCES:%=$(B)/fuzz/%.o)
+	$(FUZZ_CC) -fsanitize=fuzzer -o $@ $^ -lz -lm
+$(B)/fuzz/seeds: test/fuzz/seeds.c $(FUZZ_SOURCES:%=$(B)/fuzz/%.o)
+	$(FUZZ_CC) -o $@ $^ -lz -lm
+fuzzers: $(FUZZERS) $(B)/fuzz/seeds
+
 # ---- benchmarks (GPU) -------------------------------------------------------------------------------------------------
 $(B)/bench/%: dev/cuda/%.cu dev/cuda/bench.h $(CUDA_LIB)
 	@mkdir -p $(@D)
@@ -207,5 +220,5 @@ clean:
 help:
 	@sed -n '1,/^CC/p' Makefile | grep '^#' | sed 's/^# //'
 
-.PHONY: FORCE all clean help tools nvcc test test-built cuda-tests quickstart bench bench-built ladder benchmarks source-hash model-dumps
+.PHONY: fuzzers FORCE all clean help tools nvcc test test-built cuda-tests quickstart bench bench-built ladder benchmarks source-hash model-dumps
 .SECONDARY:
