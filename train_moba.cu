@@ -1,5 +1,6 @@
 // train_moba: pre-training of sliding-window / MoBA hybrids. Parse, plan, open, loop, close; the only file that sees all.
 // In the common subset of C11 and C++17: nvcc compiles it for the GPU program, the C compiler for train_moba_cpu.
+#include <errno.h>
 #include <math.h>
 #include <signal.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 #include "dataloader.h"
 #include "device.h"
 #include "eval.h"
+#include "evalfile.h"
 #include "flops.h"
 #include "json.h"
 #include "logger.h"
@@ -264,6 +266,12 @@ static SampleSettings sample_settings(const Config* cfg, uint64_t stream) {
     return s;
 }
 
+// Room in the plan for what sampling remembers: a prompt of so many bytes, end-of-text before it, and the tokens to come.
+static void plan_sampling(Model* m, const Config* cfg, size_t prompt_bytes) {
+    size_t tokens = 1 + prompt_bytes + (size_t)cfg->sample_tokens;
+    kvcache_plan(&m->cache, &m->arena, &m->shape, (int)min_size(tokens, (size_t)m->max_T));
+}
+
 static void print_sample(Run* run) {
     SampleSettings settings = sample_settings(run->cfg, (uint64_t)run->progress.step);
     printf("sample      ");
@@ -446,6 +454,7 @@ static int train(const Config* cfg) {
     model_plan(&run.model, shape, cfg->micro_batch, cfg->seq_len, (KeepLevel)cfg->recompute, (size_t)cfg->scratch << 20);
     run.model.attn_path = (AttnPath)cfg->attn_path;
     optimizer_plan(&run.opt, &run.model);
+    if (cfg->sample_every) { plan_sampling(&run.model, cfg, 0); }
     run.flops_per_token = flops_per_token(&run.model.shape, cfg->seq_len, false);
     print_header(&run);
     model_allocate(&run.model);
@@ -482,42 +491,17 @@ static Checkpoint* adopt_checkpoint(Config* cfg) {
     return checkpoint;
 }
 
-// Its weights, in a model planned for B rows of T tokens; closes it.
-static void open_trained(Model* m, const Config* cfg, Checkpoint* checkpoint, int B, int T) {
+// Its weights, in a model planned for B rows of T tokens.
+static void open_trained(Model* m, const Config* cfg, const Checkpoint* checkpoint, int B, int T) {
     Error err;
     ModelShape shape = shape_of(cfg);
     device_open(0);
     model_plan(m, shape, B, T, FORWARD_ONLY, (size_t)cfg->scratch << 20);
+    if (cfg->prompt[0]) { plan_sampling(m, cfg, strlen(cfg->prompt)); }
     model_allocate(m);
     TRY(state_load_weights(m, checkpoint, &err));
     m->dense_moba = cfg->eval_attention == EVAL_DENSE;
     m->attn_path = (AttnPath)cfg->attn_path;
-    printf("checkpoint  %s\n", checkpoint->path);
-    checkpoint_close(checkpoint);
-}
-
-// A stream of tokens to score, and what its sidecar says of the text.
-typedef struct { int* tokens; int64_t count; Sidecar sidecar; } EvalText;
-
-static EvalText open_eval_text(const Config* cfg) {
-    Error err;
-    EvalText text;
-    ShardSet* set = shard_open(cfg->eval_data, 1, cfg->vocab, &err);
-    TRY(set);
-    if (set->count != 1) { FAIL(EXIT_USAGE, "--eval-data %s names %d shards; a perplexity is that of one", cfg->eval_data, set->count); }
-    TRY(sidecar_open(&text.sidecar, set->shards[0].path, &err));
-    text.tokens = shard_read_all(set, 0, &text.count, &err);
-    TRY(text.tokens);
-    shard_close(set);
-    return text;
-}
-
-static void evaluate_perplexity(Model* m, const Config* cfg, EvalText* text) {
-    Perplexity p = eval_perplexity(m, text->tokens, text->count, cfg->eval_context, cfg->eval_stride);
-    printf("attention         %s\n", m->dense_moba ? "dense" : "sparse, as trained");
-    perplexity_print(&p, &text->sidecar);
-    free(text->tokens);
-    sidecar_close(&text->sidecar);
 }
 
 static void evaluate_loss(Model* m, const Config* cfg, ShardSet* set) {
@@ -531,18 +515,44 @@ static void evaluate_loss(Model* m, const Config* cfg, ShardSet* set) {
     shard_close(set);
 }
 
+static FILE* open_scores(const Config* cfg) {
+    FILE* out = fopen(cfg->eval_out, "w");
+    if (!out) { FAIL(EXIT_NO_OUTPUT, "--eval-out %s cannot be written: %s", cfg->eval_out, strerror(errno)); }
+    return out;
+}
+
+// Each shard of --eval-data has a model planned for it: rows of its own length.
+static void evaluate_files(const Config* cfg, const Checkpoint* checkpoint, EvalFile* files, int count) {
+    FILE* scores = cfg->eval_out[0] ? open_scores(cfg) : NULL;
+    for (int i = 0; i < count; i++) {
+        Model m;
+        int B, T;
+        evalfile_plan(&files[i], cfg, &B, &T);
+        open_trained(&m, cfg, checkpoint, B, T);
+        evalfile_run(&files[i], &m, cfg, scores);
+        model_close(&m);
+    }
+    if (scores && fclose(scores) != 0) { FAIL(EXIT_IO, "--eval-out %s: %s", cfg->eval_out, strerror(errno)); }
+    evalfiles_close(files, count);
+}
+
 static int evaluate(Config* cfg) {
-    Model m;
-    EvalText text;
+    Error err;
+    EvalFile* files = NULL;
     ShardSet* valid = NULL;
+    int count = 0;
     Checkpoint* checkpoint = adopt_checkpoint(cfg);
-    if (cfg->eval_data[0]) { text = open_eval_text(cfg); }
+    if (cfg->eval_data[0]) { TRY(files = evalfiles_open(cfg, &count, &err)); }
     if (cfg->val_data[0])  { valid = open_shards(cfg, cfg->val_data); }
-    int T = valid ? max_int(cfg->seq_len, cfg->eval_context) : cfg->eval_context;
-    open_trained(&m, cfg, checkpoint, cfg->micro_batch, T);
-    if (cfg->eval_data[0]) { evaluate_perplexity(&m, cfg, &text); }
-    if (valid)             { evaluate_loss(&m, cfg, valid); }
-    model_close(&m);
+    printf("checkpoint  %s\n", checkpoint->path);
+    if (files) { evaluate_files(cfg, checkpoint, files, count); }
+    if (valid) {
+        Model m;
+        open_trained(&m, cfg, checkpoint, cfg->micro_batch, cfg->seq_len);
+        evaluate_loss(&m, cfg, valid);
+        model_close(&m);
+    }
+    checkpoint_close(checkpoint);
     return 0;
 }
 
@@ -551,8 +561,12 @@ static int complete(Config* cfg) {
     Checkpoint* checkpoint = adopt_checkpoint(cfg);
     Tokenizer* tokenizer = open_tokenizer(cfg);
     open_trained(&m, cfg, checkpoint, 1, max_int(cfg->seq_len, cfg->eval_context));
+    printf("checkpoint  %s\n", checkpoint->path);
+    checkpoint_close(checkpoint);
     SampleSettings settings = sample_settings(cfg, 0);
-    sample_text(&m, tokenizer, cfg->prompt, &settings, stdout);
+    SampleTimes times = sample_text(&m, tokenizer, cfg->prompt, &settings, stdout);
+    fprintf(stderr, "%d tokens after a prompt of %d (context %d): prompt %.3f s, then %.2f ms a token\n", times.tokens, times.prompt_tokens,
+            sample_context(&m), times.prompt_ms / 1e3, times.ms / max_int(times.tokens - 1, 1));
     tokenizer_close(tokenizer);
     model_close(&m);
     return 0;
@@ -566,6 +580,7 @@ static int dry_run(const Config* cfg) {
     for (int level = RECOMPUTE_NONE; level <= RECOMPUTE_PAIR; level++) {
         model_plan(&m, shape_of(cfg), cfg->micro_batch, cfg->seq_len, (KeepLevel)level, (size_t)cfg->scratch << 20);
         optimizer_plan(&opt, &m);
+        if (cfg->sample_every) { plan_sampling(&m, cfg, 0); }
         if (level == RECOMPUTE_NONE) {
             report_model(&m);
             report_parameters(&m);

@@ -80,6 +80,12 @@ info list "$WORK/stopped"; status=$?
 check trainer_ckptinfo_names_the_damaged      [ $status = 65 -a -n "$(grep 'step_00000005/part_0000.bin' "$WORK/out")" ]
 expect trainer_ckptinfo_needs_a_checkpoint 66 'no checkpoint' build/data/ckptinfo list "$WORK"
 
+# ---- the seed of a sample is free, and the sample is a function of it
+sampled() { "$PROGRAM" --out "$WORK/clean" --prompt "int " --sample-tokens 40 "$@" 2> "$WORK/err" | tail -n +2 | od -c; }
+check trainer_sample_is_a_function_of_the_seed [ "$(sampled --seed 5)" = "$(sampled --seed 5)" ]
+check trainer_sample_follows_the_seed          [ "$(sampled --seed 5)" != "$(sampled --seed 6)" ]
+check trainer_sample_says_its_times            grep -qE '^[0-9]+ tokens after a prompt of 5 \(context 45\): prompt [0-9.]+ s, then [0-9.]+ ms a token$' "$WORK/err"
+
 # ---- other uses take no steps: a signal ends them at once, and their input is checked before a device is touched
 "$PROGRAM" --out "$WORK/clean" --prompt "int " --temperature 0 --sample-tokens 1000000 > "$WORK/prompt" 2> "$WORK/err" &
 pid=$!
