@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What a run must survive (R1, R5, R6, R12, R14, R15, R19): the trainer as a process, and what the world does to it.
+"""What a run must survive (R1, R2, R5, R6, R12, R14, R15, R19): the trainer as a process, and what the world does to it.
 
     test/test_survive.py                        the short forms, as in make test
     test/test_survive.py --soak [--seed N]      the long forms, as in make soak: 50 kills, 20 signals, 100 flipped bits, 10 000 steps
     test/test_survive.py --gpu                  the CUDA program with the hooks of the tests, forms between the two
-    test/test_survive.py ... NAME               cases whose name contains NAME
+    test/test_survive.py ... NAME...            cases whose name contains one of these
 
 A run is right when its step, loss, norm and lr columns are, to the byte, those of the same command undisturbed.
 """
@@ -147,6 +147,19 @@ def survive_kill_9(world):
     return f"{done} kills, {in_window} of them inside a save, {rounds} runs of {steps} steps, 0 curves lost"
 
 
+# ---- R2 --------------------------------------------------------------------------------------------------------------
+def survive_resume_to_the_bit(world):
+    options = "--steps 30 --save-every 15 --eval-every 10"
+    whole, halves = world.new_run(options), world.new_run(options)
+    whole.finish()
+    halves.finish({"MOBA_TEST_STOP_STEP": "15"}, status=75)
+    halves.finish()
+    same_curve(halves, whole)
+    said = whole.info("diff", whole.step_path(30), halves.step_path(30)).stdout
+    check(not re.search(r"^(master|m|v|counters|detector)\b", said, re.M) and "to the bit" in said, f"tensors differ: {said[:300]}")
+    return said.strip().splitlines()[-1] + " (options name the directory)"
+
+
 # ---- R12 -------------------------------------------------------------------------------------------------------------
 def wait_for_handlers(process):
     """Until then nothing has begun that a signal could cost."""
@@ -200,7 +213,7 @@ def survive_second_signal(world):
 
 # ---- R6 --------------------------------------------------------------------------------------------------------------
 def survive_full_disk(world):
-    options = f"--steps {world.size(400, 400, 2000)} --save-every 10 --eval-every 0 --keep 1000"
+    options = f"--steps {world.size(250, 400, 2000)} --save-every 10 --eval-every 0 --keep 1000"
     undisturbed = world.new_run(options)
     undisturbed.finish()
     run = world.new_run(options)
@@ -301,8 +314,8 @@ def survive_spikes_with_skip_z(world):
 
 
 def survive_1000_clean_steps_with_skip_z(world):
-    plain = world.new_run("--steps 1000 --save-every 0 --eval-every 0")
-    judged = world.new_run("--steps 1000 --save-every 0 --eval-every 0 --skip-z 8")
+    plain = world.new_run("--steps 1000 --save-every 0 --eval-every 0 --total-batch 256", world.micro)
+    judged = world.new_run("--steps 1000 --save-every 0 --eval-every 0 --total-batch 256 --skip-z 8", world.micro)
     plain.finish()
     judged.finish()
     check(skips(judged) == [], f"skipped {skips(judged)}")
@@ -337,7 +350,28 @@ def survive_many_steps(world):
     return f"{steps} steps: device memory {early:.1f} to {late:.1f} MiB, resident {body[0][0]:.1f} to {body[-1][0]:.1f} MiB, files {max(files[:10])} to {max(files[-10:])}"
 
 
-CASES = [survive_kill_9, survive_signals, survive_second_signal, survive_full_disk, survive_damaged_checkpoints, survive_nan,
+def survive_saves_cost_little(world):
+    """The 340M model saves while it trains: what the save takes from training, and what it takes in all."""
+    shape = "--preset 340M --pattern S256,M128:8 --kconv 3 --seq-len 8192 --micro-batch 4".split()
+    run = world.new_run("--steps 81 --save-every 40 --eval-every 0 --keep 2", shape)
+    begun = time.monotonic()
+    run.finish()
+    with open(os.path.join(run.out, "log.jsonl")) as file:
+        text = file.read()
+    steps = sorted(float(ms) for ms in re.findall(r'"kind":"step".*?"ms":([0-9.e+]+)', text))
+    step = steps[len(steps) // 2]
+    saves = [tuple(map(float, save)) for save in re.findall(r'"kind":"save","step":(\d+).*?"bytes":(\d+),"ms":([0-9.e+]+),"pause_ms":([0-9.e+]+)', text)]
+    check(len(saves) == 3 and [save[0] for save in saves] == [40, 80, 81], f"saves {saves}")
+    pause = max(save[3] for save in saves[:2])
+    share = pause / (1000 * step)
+    shutil.rmtree(run.out)
+    check(share < 0.02, f"a save takes {pause:.0f} ms from training, {100 * share:.2f} % of 1000 steps of {step:.0f} ms")
+    return (f"{saves[0][1] / 2**20:.0f} MiB; training paused {saves[0][3]:.0f} and {saves[1][3]:.0f} ms, written and visible after {saves[0][2]:.0f} and {saves[1][2]:.0f} ms; "
+            f"median step {step:.1f} ms; {100 * share:.3f} % of the 1000 steps between saves by default ({100 * pause / (40 * step):.2f} % of 40 steps); in all {time.monotonic() - begun:.0f} s")
+
+
+GPU_CASES = [survive_saves_cost_little]
+CASES = GPU_CASES + [survive_resume_to_the_bit, survive_kill_9, survive_signals, survive_second_signal, survive_full_disk, survive_damaged_checkpoints, survive_nan,
          survive_spikes_with_skip_z, survive_1000_clean_steps_with_skip_z, survive_many_steps]
 
 
@@ -346,14 +380,14 @@ def main():
     parser.add_argument("--soak", action="store_true")
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("name", nargs="?", default="")
+    parser.add_argument("names", nargs="*")
     args = parser.parse_args()
     failed, suffix = 0, "_cuda" if args.gpu else ""
     print(f"# test_survive: seed {args.seed}")
     with tempfile.TemporaryDirectory() as work:
         world = World(args, work)
         for case in CASES:
-            if args.name not in case.__name__:
+            if args.names and not any(name in case.__name__ for name in args.names) or case in GPU_CASES and not args.gpu:
                 continue
             begun = time.monotonic()
             try:
