@@ -1,40 +1,88 @@
 #include "optimizer.h"
 
-#include "device.h"
 #include "ops.h"
 
-void optimizer_plan(Optimizer* opt, Model* model) {
+void optimizer_plan(Optimizer* opt, Model* model) { optimizer_plan_part(opt, model, 0, 1, false); }
+
+void optimizer_plan_part(Optimizer* opt, Model* model, int rank, int world, bool sharded) {
     memset(opt, 0, sizeof *opt);
-    size_t bytes = model->table.elements * sizeof(float);
-    arena_add(&model->arena, MEM_PARAMETERS, (void**)&opt->master, bytes);
+    opt->partition = partition_make(&model->table, rank, world, sharded, 0);
+    size_t bytes = opt->partition.local_elements * sizeof(float);
+    arena_add(&model->arena, sharded ? MEM_OPTIMIZER : MEM_PARAMETERS, (void**)&opt->master, bytes);
     arena_add(&model->arena, MEM_OPTIMIZER, (void**)&opt->m, bytes);
     arena_add(&model->arena, MEM_OPTIMIZER, (void**)&opt->v, bytes);
     arena_add(&model->arena, MEM_WORKSPACE, (void**)&opt->sumsq, sizeof(double));
     arena_add(&model->arena, MEM_WORKSPACE, &opt->scratch, gradnorm_scratch(model->table.elements));
 }
 
+void optimizer_close(Optimizer* opt) { partition_free(&opt->partition); }
+
 void optimizer_init(Optimizer* opt, Model* model, uint64_t seed) {
-    size_t bytes = model->table.elements * sizeof(float);
-    float* host = (float*)xmalloc(bytes);
+    float* host = (float*)xmalloc(model->table.elements * sizeof(float));
     params_init(host, &model->table, &model->shape, seed);
-    device_upload(opt->master, host, bytes, model->stream);
-    device_zero(opt->m, bytes, model->stream);
-    device_zero(opt->v, bytes, model->stream);
+    optimizer_distribute(opt, model, opt->master, host);
+    device_zero(opt->m, opt->partition.local_elements * sizeof(float), model->stream);
+    device_zero(opt->v, opt->partition.local_elements * sizeof(float), model->stream);
     stream_sync(model->stream);
     free(host);
     opt->updates = 0;
     optimizer_publish(opt, model);
 }
 
+// ---- spans: what lies together both in the flat arrays and among the rank's own ---------------------------------------------------
+
+static bool    is_matrix(const Optimizer* opt, const Span* s)                   { return s->flat < opt->partition.matrix_elements; }
+static floatX* matrices_at(const Optimizer* opt, const Model* m, const Span* s) { return is_matrix(opt, s) ? m->matrices + s->flat : NULL; }
+static float*  vectors_at(const Optimizer* opt, const Model* m, const Span* s)  {
+    return is_matrix(opt, s) ? NULL : m->vectors + (s->flat - opt->partition.matrix_elements);
+}
+
+// the compute copy of a bucket of which each rank has its part
+static void gather_weights(const Optimizer* opt, Model* m, const Span* s) {
+    const Partition* p = &opt->partition;
+    if (!p->sharded) { return; }
+    size_t first = p->bucket[s->bucket].first;
+    if (is_matrix(opt, s)) { comm_gather(opt->comm, m->matrices + first, s->count * sizeof(floatX), m->stream); }
+    else                   { comm_gather(opt->comm, m->vectors + (first - p->matrix_elements), s->count * sizeof(float), m->stream); }
+}
+
 void optimizer_publish(const Optimizer* opt, Model* model) {
-    size_t matrices = model->table.matrix_elements, vectors = model->table.elements - matrices;
-    adamw_copy(model->matrices, NULL, opt->master, matrices, model->stream);
-    adamw_copy(NULL, model->vectors, opt->master + matrices, vectors, model->stream);
+    for (int i = 0; i < opt->partition.spans; i++) {
+        const Span* s = &opt->partition.span[i];
+        adamw_copy(matrices_at(opt, model, s), vectors_at(opt, model, s), opt->master + s->local, s->count, model->stream);
+        gather_weights(opt, model, s);
+    }
+    if (opt->partition.sharded) { comm_join(opt->comm, model->stream); }
+}
+
+void optimizer_distribute(const Optimizer* opt, Model* model, float* part, const float* host) {
+    for (int i = 0; i < opt->partition.spans; i++) {
+        const Span* s = &opt->partition.span[i];
+        device_upload(part + s->local, host + s->flat, s->count * sizeof(float), model->stream);
+    }
+    stream_sync(model->stream);
+}
+
+void optimizer_collect(const Optimizer* opt, Model* model, float* host, const float* part) {
+    const Partition* p = &opt->partition;
+    for (int i = 0; i < p->spans; i++) {
+        const Span* s = &p->span[i];
+        device_copy(model->grads + s->flat, part + s->local, s->count * sizeof(float), model->stream);
+        if (p->sharded) { comm_gather(opt->comm, model->grads + p->bucket[s->bucket].first, s->count * sizeof(float), model->stream); }
+    }
+    if (p->sharded) { comm_join(opt->comm, model->stream); }
+    device_download(host, model->grads, model->table.elements * sizeof(float), model->stream);
+    stream_sync(model->stream);
 }
 
 double optimizer_grad_norm(const Optimizer* opt, Model* model) {
     double sumsq;
-    gradnorm_sumsq(opt->sumsq, model->grads, model->table.elements, opt->scratch, model->stream);
+    device_zero(opt->sumsq, sizeof(double), model->stream);
+    for (int i = 0; i < opt->partition.spans; i++) {
+        const Span* s = &opt->partition.span[i];
+        gradnorm_sumsq(opt->sumsq, model->grads + s->flat, s->count, opt->scratch, model->stream);
+    }
+    if (opt->partition.sharded) { comm_sum(opt->comm, opt->sumsq, 1, model->stream); }
     device_download(&sumsq, opt->sumsq, sizeof sumsq, model->stream);
     stream_sync(model->stream);
     return sqrt(sumsq);
@@ -44,9 +92,14 @@ void optimizer_update(Optimizer* opt, Model* model, const AdamWSettings* s, doub
     opt->updates++;
     double scale = s->clip > 0 ? fmin(1, s->clip / (norm + 1e-6)) : 1;
     float c1 = (float)(1 - pow(s->beta1, (double)opt->updates)), c2 = (float)(1 - pow(s->beta2, (double)opt->updates));
-    size_t matrices = model->table.matrix_elements, vectors = model->table.elements - matrices;
-    adamw_update(opt->master, opt->m, opt->v, model->matrices, NULL, model->grads, matrices,
-                 (float)s->lr, (float)s->beta1, (float)s->beta2, (float)s->eps, (float)s->decay, c1, c2, (float)scale, model->stream);
-    adamw_update(opt->master + matrices, opt->m + matrices, opt->v + matrices, NULL, model->vectors, model->grads + matrices, vectors,
-                 (float)s->lr, (float)s->beta1, (float)s->beta2, (float)s->eps, 0.0f, c1, c2, (float)scale, model->stream);
+    for (int i = 0; i < opt->partition.spans; i++) {
+        const Span* span = &opt->partition.span[i];
+        size_t at = span->local;
+        float decay = is_matrix(opt, span) ? (float)s->decay : 0;
+        adamw_update(opt->master + at, opt->m + at, opt->v + at, matrices_at(opt, model, span), vectors_at(opt, model, span),
+                     model->grads + span->flat, span->count, (float)s->lr, (float)s->beta1, (float)s->beta2, (float)s->eps, decay, c1, c2, (float)scale,
+                     model->stream);
+        gather_weights(opt, model, span);
+    }
+    if (opt->partition.sharded) { comm_join(opt->comm, model->stream); }
 }
