@@ -3,7 +3,6 @@
 #include <math.h>
 #include <signal.h>
 #include <string.h>
-#include <time.h>
 
 #include "checkpoint.h"
 #include "commit.h"
@@ -15,6 +14,7 @@
 #include "json.h"
 #include "logger.h"
 #include "model.h"
+#include "ops.h"
 #include "optimizer.h"
 #include "report.h"
 #include "rundir.h"
@@ -22,16 +22,11 @@
 #include "schedule.h"
 #include "signals.h"
 #include "state.h"
+#include "step.h"
 #include "tokenizer.h"
 
 // a failed call that filled an Error ends the program with the Error's own exit status
 #define TRY(call) do { if (!(call)) { FAIL(err.code, "%s", err.text); } } while (0)
-
-static double now_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
 
 static bool due(int64_t step, int every) { return every > 0 && step % every == 0; }
 
@@ -120,27 +115,12 @@ typedef struct {
     Tokenizer*    tokenizer;           // NULL unless samples are asked for
     Model         model;
     Optimizer     opt;
+    Stepper       stepper;
     Logger*       log;
-    Progress      progress;
+    Progress      progress;            // step: begun; its outcome may still be on its way (settle)
     double        flops_per_token;
     StepStats     last;
 } Run;
-
-// Forward and backward of one global batch, micro-batch by micro-batch. Each target counts 1 / targets of the whole step.
-static void accumulate_gradients(Run* run) {
-    const Config* cfg = run->cfg;
-    float scale = (float)(1.0 / (double)cfg->total_batch);
-    model_zero(&run->model);
-    for (int64_t row = 0; row < rows_per_step(cfg); row += cfg->micro_batch) {
-        Error err;
-        const int *inputs, *targets;
-        TRY(loader_next(run->train, &inputs, &targets, &err));
-        model_batch(&run->model, inputs, targets, cfg->micro_batch, cfg->seq_len);
-        model_forward(&run->model);
-        model_loss_backward(&run->model, scale);
-        model_backward(&run->model);
-    }
-}
 
 // What only faults can show (R12, R14), in a program of the tests: MOBA_TEST_NAN_STEPS=FIRST-LAST puts a NaN into a gradient of these steps,
 // MOBA_TEST_STOP_STEP=N sends SIGTERM when step N is wholly done.
@@ -163,51 +143,62 @@ static void test_stop(const Run* run) {
 #define test_stop(run)           ((void)0)
 #endif
 
-static void skip_step(Run* run, double loss, double norm) {
+static void skip_step(Run* run, const StepOutcome* o) {
     char why[96];
-    snprintf(why, sizeof why, "loss %g, gradient norm %g: not finite", loss, norm);
+    snprintf(why, sizeof why, "loss %g, gradient norm %g: not finite", o->loss, o->norm);
     run->progress.bad_steps++;
-    log_skip(run->log, (int)run->progress.step, why);
+    log_skip(run->log, (int)o->step, why);
     if (run->progress.bad_steps >= run->cfg->max_bad_steps) {
         FAIL(EXIT_INTERNAL, "step %lld: %lld steps in a row were not finite (--max-bad-steps); stopped without saving, the checkpoints in %s are intact",
-             (long long)run->progress.step, (long long)run->progress.bad_steps, run->dir.checkpoints);
+             (long long)o->step, (long long)run->progress.bad_steps, run->dir.checkpoints);
     }
 }
 
-// One optimizer step, index progress.step; counts it as done.
-static void train_step(Run* run) {
+// Waits for the oldest step under way and logs what it came to.
+static void finish_step(Run* run) {
     const Config* cfg = run->cfg;
-    double start = now_ms();
-    AdamWSettings settings = {schedule_lr(cfg, run->progress.step), 0.9, 0.95, 1e-8, cfg->weight_decay, cfg->clip};
-    accumulate_gradients(run);
-    test_spoil_gradient(run);
-    double norm = optimizer_grad_norm(&run->opt, &run->model);
-    double loss = model_total(&run->model) / (double)cfg->total_batch;
-    run->progress.step++;
-    if (!isfinite(norm) || !isfinite(loss)) {
-        skip_step(run, loss, norm);
+    StepOutcome o = stepper_wait(&run->stepper);
+    if (!o.applied) {
+        skip_step(run, &o);
         return;
     }
     run->progress.bad_steps = 0;
-    optimizer_update(&run->opt, &run->model, &settings, norm);
-    stream_sync(run->model.stream);
     StepStats* s = &run->last;
-    s->step = (int)run->progress.step;
-    s->loss = loss;
-    s->norm = norm;
-    s->lr = settings.lr;
-    s->ms = now_ms() - start;
+    s->step = (int)o.step;
+    s->loss = o.loss;
+    s->norm = o.norm;
+    s->lr = o.lr;
+    s->ms = o.ms;
     s->tok_s = (double)cfg->total_batch / s->ms * 1e3;
     s->mfu = run->device.peak_flops > 0 ? run->flops_per_token * s->tok_s / run->device.peak_flops : 0;
-    s->tokens = run->progress.step * cfg->total_batch;
+    s->tokens = o.step * cfg->total_batch;
     s->mem_mib = (double)device_memory_in_use() / (1 << 20);
     log_step(run->log, s);
+}
+
+// Before anything that reads the state: every step begun is finished and logged.
+static void settle(Run* run) {
+    while (run->stepper.under_way > 0) { finish_step(run); }
+}
+
+// Begins the optimizer step with index progress.step, and finishes the one before it: the log is one step late, the device never idle.
+static void train_step(Run* run) {
+    Error err;
+    const Config* cfg = run->cfg;
+    AdamWSettings settings = {schedule_lr(cfg, run->progress.step), 0.9, 0.95, 1e-8, cfg->weight_decay, cfg->clip, 0, 0};
+    if (!stepper_gradients(&run->stepper, &err)) {
+        settle(run);                                             // the steps before it are good
+        FAIL(err.code, "%s", err.text);
+    }
+    test_spoil_gradient(run);
+    stepper_update(&run->stepper, ++run->progress.step, &settings);
+    if (run->stepper.under_way == STEPS_AHEAD) { finish_step(run); }
 }
 
 // A save that fails is a warning while training goes on, and false.
 static bool save(Run* run) {
     Error err;
-    double start = now_ms();
+    double start = clock_ms();
     int64_t bytes = 0;
     bool ok = logger_sync(run->log, &err)
            && state_save(&run->opt, &run->model, &run->progress, run->options, run->dir.checkpoints, &bytes, &err);
@@ -216,7 +207,7 @@ static bool save(Run* run) {
         return false;
     }
     char* path = checkpoint_path(run->dir.checkpoints, run->progress.step);
-    double ms = now_ms() - start;
+    double ms = clock_ms() - start;
     log_save(run->log, (int)run->progress.step, path, bytes, ms, ms);
     free(path);
     if (!checkpoint_prune(run->dir.checkpoints, run->progress.step, run->cfg->keep, run->cfg->keep_major, &err)) {
@@ -252,11 +243,15 @@ static bool loop(Run* run) {
         train_step(run);
         int64_t done = run->progress.step;
         bool last = done == cfg->steps;
-        if (run->valid && (last || due(done, cfg->eval_every)))       { validate(run); }
-        if (run->tokenizer && (last || due(done, cfg->sample_every))) { print_sample(run); }
-        if (!last && due(done, cfg->save_every) && save(run))         { on_disk = done; }
+        bool eval = run->valid && (last || due(done, cfg->eval_every)), sample = run->tokenizer && (last || due(done, cfg->sample_every));
+        bool keep = !last && due(done, cfg->save_every);
+        if (eval || sample || keep) { settle(run); }
+        if (eval)                   { validate(run); }
+        if (sample)                 { print_sample(run); }
+        if (keep && save(run))      { on_disk = done; }
         test_stop(run);
     }
+    settle(run);
     return on_disk == run->progress.step || save(run);
 }
 
@@ -272,6 +267,7 @@ static void open_loaders(Run* run) {
     const Config* cfg = run->cfg;
     run->train = loader_open(run->train_set, cfg->micro_batch, rows_per_step(cfg), 0, 1, (uint64_t)cfg->seed, true);
     loader_seek(run->train, run->progress.step);
+    run->stepper = stepper_open(&run->model, &run->opt, run->train, cfg->micro_batch, cfg->seq_len, cfg->total_batch);
     if (run->valid_set) { run->valid = loader_open(run->valid_set, cfg->micro_batch, cfg->micro_batch, 0, 1, 0, false); }
 }
 
@@ -321,6 +317,7 @@ static void close_run(Run* run, bool saved, double seconds) {
     EndRecord end = {(int)run->progress.step, status, why, seconds, run->last.loss, run->progress.step * run->cfg->total_batch};
     log_end(run->log, &end);
     TRY(logger_close(run->log, &err));
+    stepper_close(&run->stepper);
     loader_close(run->train);
     loader_close(run->valid);
     model_close(&run->model);
@@ -328,9 +325,27 @@ static void close_run(Run* run, bool saved, double seconds) {
     free(run->options);
 }
 
+// One rehearsal loads every kernel and gives every product its plan: the checkpoint's where it has one for this GPU, else the fastest, or
+// with --deterministic the library's first proposal.
+static void rehearse(Run* run, bool resumed) {
+    Model* m = &run->model;
+    if (!run->device.is_gpu) { return; }
+    double start = clock_ms();
+    size_t kept = matmul_plans_count(m->plans);
+    matmul_measure(m->plans, !run->cfg->deterministic);
+    model_rehearse(m);
+    matmul_measure(m->plans, 0);
+    size_t made = matmul_plans_count(m->plans) - kept;
+    printf("GEMM plans  %zu from the checkpoint, %zu %s, in %.1f s\n", kept, made, run->cfg->deterministic ? "by the library's first proposal" : "measured",
+           (clock_ms() - start) / 1e3);
+    if (resumed && made > 0) {
+        printf("            the checkpoint has no plan of this GPU and library for these %zu: from here on the last bits may differ from those of a run never stopped\n", made);
+    }
+}
+
 static int train(const Config* cfg) {
     Error err;
-    double start = now_ms();
+    double start = clock_ms();
     Run run;
     signals_install();
     memset(&run, 0, sizeof run);
@@ -367,12 +382,13 @@ static int train(const Config* cfg) {
     } else {
         optimizer_init(&run.opt, &run.model, (uint64_t)cfg->seed);
     }
+    rehearse(&run, run.progress.step > 0);
     open_loaders(&run);
     write_config(&run);
     open_log(&run);
     bool saved = loop(&run);
     bool finished = run.progress.step >= cfg->steps;
-    close_run(&run, saved, (now_ms() - start) / 1e3);
+    close_run(&run, saved, (clock_ms() - start) / 1e3);
     return !saved ? EXIT_IO : finished ? 0 : EXIT_STOPPED;
 }
 

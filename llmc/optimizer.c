@@ -8,10 +8,11 @@ void optimizer_plan_part(Optimizer* opt, Model* model, int rank, int world, bool
     memset(opt, 0, sizeof *opt);
     opt->partition = partition_make(&model->table, rank, world, sharded, 0);
     size_t bytes = opt->partition.local_elements * sizeof(float);
-    arena_add(&model->arena, sharded ? MEM_OPTIMIZER : MEM_PARAMETERS, (void**)&opt->master, bytes);
+    arena_add(&model->arena, MEM_PARAMETERS, (void**)&opt->master, bytes);
     arena_add(&model->arena, MEM_OPTIMIZER, (void**)&opt->m, bytes);
     arena_add(&model->arena, MEM_OPTIMIZER, (void**)&opt->v, bytes);
     arena_add(&model->arena, MEM_WORKSPACE, (void**)&opt->sumsq, sizeof(double));
+    arena_add(&model->arena, MEM_WORKSPACE, (void**)&opt->decision, sizeof *opt->decision);
     arena_add(&model->arena, MEM_WORKSPACE, &opt->scratch, gradnorm_scratch(model->table.elements));
 }
 
@@ -25,8 +26,16 @@ void optimizer_init(Optimizer* opt, Model* model, uint64_t seed) {
     device_zero(opt->v, opt->partition.local_elements * sizeof(float), model->stream);
     stream_sync(model->stream);
     free(host);
-    opt->updates = 0;
+    optimizer_set_updates(opt, model, 0);
     optimizer_publish(opt, model);
+}
+
+void optimizer_set_updates(Optimizer* opt, Model* model, int64_t updates) {
+    UpdateDecision start;
+    memset(&start, 0, sizeof start);
+    start.updates = opt->updates = updates;
+    device_upload(opt->decision, &start, sizeof start, model->stream);
+    stream_sync(model->stream);
 }
 
 // ---- spans: what lies together both in the flat arrays and among the rank's own ---------------------------------------------------
@@ -75,31 +84,34 @@ void optimizer_collect(const Optimizer* opt, Model* model, float* host, const fl
     stream_sync(model->stream);
 }
 
-double optimizer_grad_norm(const Optimizer* opt, Model* model) {
-    double sumsq;
+void optimizer_norm(Optimizer* opt, Model* model) {
+    const Partition* p = &opt->partition;
     device_zero(opt->sumsq, sizeof(double), model->stream);
-    for (int i = 0; i < opt->partition.spans; i++) {
-        const Span* s = &opt->partition.span[i];
-        gradnorm_sumsq(opt->sumsq, model->grads + s->flat, s->count, opt->scratch, model->stream);
+    if (!p->sharded) { gradnorm_sumsq(opt->sumsq, model->grads, model->table.elements, opt->scratch, model->stream); }
+    for (int i = 0; p->sharded && i < p->spans; i++) {
+        gradnorm_sumsq(opt->sumsq, model->grads + p->span[i].flat, p->span[i].count, opt->scratch, model->stream);
     }
-    if (opt->partition.sharded) { comm_sum(opt->comm, opt->sumsq, 1, model->stream); }
-    device_download(&sumsq, opt->sumsq, sizeof sumsq, model->stream);
-    stream_sync(model->stream);
-    return sqrt(sumsq);
+    if (p->sharded) { comm_sum(opt->comm, opt->sumsq, 1, model->stream); }
+    comm_sum(opt->comm, model->acts.total, 1, model->stream);
 }
 
-void optimizer_update(Optimizer* opt, Model* model, const AdamWSettings* s, double norm) {
-    opt->updates++;
-    double scale = s->clip > 0 ? fmin(1, s->clip / (norm + 1e-6)) : 1;
-    float c1 = (float)(1 - pow(s->beta1, (double)opt->updates)), c2 = (float)(1 - pow(s->beta2, (double)opt->updates));
+void optimizer_update(Optimizer* opt, Model* model, const AdamWSettings* s) {
+    float lr = (float)s->lr, beta1 = (float)s->beta1, beta2 = (float)s->beta2, eps = (float)s->eps;
+    adamw_decide(opt->decision, opt->sumsq, model->acts.total, s->beta1, s->beta2, s->clip, s->max_norm, s->max_total, model->stream);
     for (int i = 0; i < opt->partition.spans; i++) {
         const Span* span = &opt->partition.span[i];
-        size_t at = span->local;
         float decay = is_matrix(opt, span) ? (float)s->decay : 0;
-        adamw_update(opt->master + at, opt->m + at, opt->v + at, matrices_at(opt, model, span), vectors_at(opt, model, span),
-                     model->grads + span->flat, span->count, (float)s->lr, (float)s->beta1, (float)s->beta2, (float)s->eps, decay, c1, c2, (float)scale,
-                     model->stream);
+        adamw_update(opt->master + span->local, opt->m + span->local, opt->v + span->local, matrices_at(opt, model, span), vectors_at(opt, model, span),
+                     model->grads + span->flat, span->count, lr, beta1, beta2, eps, decay, opt->decision, model->stream);
         gather_weights(opt, model, span);
     }
     if (opt->partition.sharded) { comm_join(opt->comm, model->stream); }
+}
+
+UpdateDecision optimizer_outcome(Optimizer* opt, Model* model) {
+    UpdateDecision outcome;
+    device_download(&outcome, opt->decision, sizeof outcome, model->stream);
+    stream_sync(model->stream);
+    opt->updates = outcome.updates;
+    return outcome;
 }

@@ -11,12 +11,14 @@ typedef struct {
     float  *master, *m, *v;      // fp32, (partition.local_elements), in the order of its spans
     double* sumsq;
     void*   scratch;
-    int64_t updates;             // applied so far: what bias correction counts; a skipped step does not
+    UpdateDecision* decision;    // on the device
+    int64_t updates;             // applied so far, as last seen: what bias correction counts; a skipped step does not
     Partition partition;
     Comm*   comm;                // NULL: one rank
 } Optimizer;
 
-typedef struct { double lr, beta1, beta2, eps, decay, clip; } AdamWSettings;
+// max_norm, max_total: a step whose gradient norm or sum of losses is above is skipped, like one that is not finite; 0: no limit
+typedef struct { double lr, beta1, beta2, eps, decay, clip, max_norm, max_total; } AdamWSettings;
 
 #ifdef __cplusplus
 extern "C" {
@@ -27,16 +29,19 @@ void   optimizer_plan(Optimizer* opt, Model* model);
 void   optimizer_plan_part(Optimizer* opt, Model* model, int rank, int world, bool sharded);
 void   optimizer_close(Optimizer* opt);
 void   optimizer_init(Optimizer* opt, Model* model, uint64_t seed);     // fresh weights, zero moments
+void   optimizer_set_updates(Optimizer* opt, Model* model, int64_t updates);
 void   optimizer_publish(const Optimizer* opt, Model* model);           // master weights -> the model's compute copy, on all ranks
 
 // (table.elements) host floats <-> this rank's part of master, m or v. Collecting is for all ranks at once, and writes over the gradients.
 void   optimizer_distribute(const Optimizer* opt, Model* model, float* part, const float* host);
 void   optimizer_collect(const Optimizer* opt, Model* model, float* host, const float* part);
 
-// 2-norm of all gradients, of all ranks, before clipping; waits for the device. Not finite: do not update.
-double optimizer_grad_norm(const Optimizer* opt, Model* model);
-// one AdamW update with gradients scaled by min(1, clip / (norm + 1e-6)); clip 0 is off
-void   optimizer_update(Optimizer* opt, Model* model, const AdamWSettings* settings, double norm);
+// The two halves of an update; nothing is waited for.
+void   optimizer_norm(Optimizer* opt, Model* model);                                    // *sumsq, and the model's total: over all ranks
+void   optimizer_update(Optimizer* opt, Model* model, const AdamWSettings* settings);   // decides, then one AdamW update unless it is skipped
+
+// Waits, and tells what the last update came to.
+UpdateDecision optimizer_outcome(Optimizer* opt, Model* model);
 
 #ifdef __cplusplus
 }

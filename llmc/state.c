@@ -20,6 +20,17 @@ static bool save_arena(CheckpointWriter* writer, const char* kind, const float* 
     return true;
 }
 
+// Which algorithm multiplies shows in the last bits: a resumed run takes over the plans. The CPU has none, and no record.
+static bool save_plans(CheckpointWriter* writer, const Model* m, Error* err) {
+    size_t bytes = matmul_plans_text(NULL, 0, m->plans);
+    if (bytes == 0) { return true; }
+    char* text = (char*)xmalloc(bytes + 1);
+    matmul_plans_text(text, bytes + 1, m->plans);
+    bool ok = checkpoint_add_text(writer, "gemm_plans", text, err);
+    free(text);
+    return ok;
+}
+
 bool state_save(const Optimizer* opt, Model* m, const Progress* progress, const char* options, const char* checkpoints_dir,
                 int64_t* bytes, Error* err) {
     CheckpointWriter* writer = checkpoint_begin(checkpoints_dir, progress->step, err);
@@ -30,6 +41,7 @@ bool state_save(const Optimizer* opt, Model* m, const Progress* progress, const 
     *bytes = 0;
     bool ok = checkpoint_add_text(writer, "options", options, err)
            && checkpoint_add(writer, "counters", CHECKPOINT_U64, 1, counters_shape, counters, err)
+           && save_plans(writer, m, err)
            && save_arena(writer, "master", opt->master, m, host, bytes, err)
            && save_arena(writer, "m", opt->m, m, host, bytes, err)
            && save_arena(writer, "v", opt->v, m, host, bytes, err);
@@ -60,9 +72,19 @@ static bool load_to_device(float* device, const char* kind, Model* m, float* hos
     return true;
 }
 
+static bool load_plans(Model* m, const Checkpoint* checkpoint, Error* err) {
+    if (!checkpoint_find(checkpoint, "gemm_plans")) { return true; }
+    char* text = checkpoint_read_text(checkpoint, "gemm_plans", err);
+    if (!text) { return false; }
+    matmul_plans_take(m->plans, text);
+    free(text);
+    return true;
+}
+
 bool state_load(Optimizer* opt, Model* m, Progress* progress, const Checkpoint* checkpoint, Error* err) {
     uint64_t counters[COUNTERS];
     if (!checkpoint_read(checkpoint, "counters", CHECKPOINT_U64, counters, sizeof counters, err)) { return false; }
+    if (!load_plans(m, checkpoint, err)) { return false; }
     float* host = (float*)xmalloc(m->table.elements * sizeof(float));
     bool ok = load_to_device(opt->master, "master", m, host, checkpoint, err)
            && load_to_device(opt->m, "m", m, host, checkpoint, err)
@@ -71,7 +93,7 @@ bool state_load(Optimizer* opt, Model* m, Progress* progress, const Checkpoint* 
     if (!ok) { return false; }
     progress->step = (int64_t)counters[COUNTER_STEP];
     progress->bad_steps = (int64_t)counters[COUNTER_BAD_STEPS];
-    opt->updates = (int64_t)counters[COUNTER_UPDATES];
+    optimizer_set_updates(opt, m, (int64_t)counters[COUNTER_UPDATES]);
     optimizer_publish(opt, m);
     return true;
 }

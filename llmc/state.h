@@ -1,4 +1,5 @@
-// Level 5: training state <-> checkpoint. Records: master/NAME, m/NAME, v/NAME for every parameter tensor, "counters", "options".
+// Level 5: training state <-> checkpoint. Records: master/NAME, m/NAME, v/NAME for every parameter tensor, "counters", "options",
+// and from a GPU "gemm_plans" (matmul_plans_text).
 #ifndef STATE_H
 #define STATE_H
 

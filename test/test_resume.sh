@@ -7,7 +7,7 @@ make_shard "$WORK/text.bin"
 run() {     # run OUT OPTIONS...
     local out=$1; shift
     "$PROGRAM" --train-data "$WORK/text.bin" --val-data "$WORK/text.bin" --out "$out" --preset tiny --layers 2 --pattern S64,M64:2 --seq-len 256 \
-        --micro-batch 2 --total-batch 1024 --eval-batches 2 --eval-every 4 --lr 0.003 "$@" > "$WORK/console" 2> "$WORK/console.err"
+        --micro-batch 2 --total-batch 1024 --eval-batches 2 --eval-every 4 --lr 0.003 --deterministic "$@" > "$WORK/console" 2> "$WORK/console.err"
 }
 same_columns() { [ "$(columns "$1" | wc -l)" = "$3" ] && cmp -s <(columns "$1") <(columns "$2"); }
 
@@ -36,7 +36,7 @@ run "$WORK/long" --steps $LONG --save-every 0
 for signal in TERM INT USR1; do
     out="$WORK/signal_$signal"
     "$PROGRAM" --train-data "$WORK/text.bin" --val-data "$WORK/text.bin" --out "$out" --preset tiny --layers 2 --pattern S64,M64:2 --seq-len 256 \
-        --micro-batch 2 --total-batch 1024 --eval-batches 2 --eval-every 4 --lr 0.003 --steps $LONG --save-every 0 > "$WORK/console" 2> "$WORK/console.err" &
+        --micro-batch 2 --total-batch 1024 --eval-batches 2 --eval-every 4 --lr 0.003 --deterministic --steps $LONG --save-every 0 > "$WORK/console" 2> "$WORK/console.err" &
     pid=$!
     for _ in $(seq 600); do [ -f "$out/log.jsonl" ] && grep -q '"kind":"step","step":3' "$out/log.jsonl" && break; sleep 0.05; done
     kill -"$signal" $pid
