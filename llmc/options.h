@@ -65,7 +65,8 @@
         X(INT,    host_gpus,      "host-gpus",      "8",            1,    1024,    "",                                ALWAYS,   "ranks",     "for --dry-run: GPUs in one host") \
         X(REAL,   gpu_link,       "gpu-link",       "350",          0.01, 1e6,     "",                                ALWAYS,   "ranks",     "for --dry-run: GB/s that a reduction reaches between the GPUs of a host") \
         X(REAL,   host_link,      "host-link",      "40",           0.01, 1e6,     "",                                ALWAYS,   "ranks",     "for --dry-run: GB/s that it reaches between hosts, per GPU") \
-        X(INT,    max_bad_steps,  "max-bad-steps",  "10",           1,    1000000, "",                                ALWAYS,   "safety",    "stop after this many skipped non-finite steps in a row") \
+        X(INT,    max_bad_steps,  "max-bad-steps",  "10",           1,    1000000, "",                                ALWAYS,   "safety",    "stop after this many skipped steps in a row") \
+        X(REAL,   skip_z,         "skip-z",         "0",            0,    1000,    "",                                ALWAYS,   "safety",    "skip steps whose loss or gradient norm is so many deviations above the last 128 steps' (0: off)") \
         X(FLAG,   dry_run,        "dry-run",        "0",            0,    1,       "",                                ALWAYS,   "other",     "print options, parameters, memory, FLOPs and tokens, then exit; needs neither GPU nor data") \
         X(FLAG,   eval_only,      "eval-only",      "0",            0,    1,       "",                                ALWAYS,   "other",     "score --eval-data (perplexity) or --val-data (loss) with the newest checkpoint, then exit") \
         X(TEXT,   eval_data,      "eval-data",      "",             0,    0,       "",                                ALWAYS,   "other",     "evaluation shard with its sidecar NAME.json") \

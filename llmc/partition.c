@@ -38,6 +38,9 @@ Partition partition_make(const ParamTable* table, int rank, int world, bool shar
     p.matrix_buckets = p.buckets;
     cut(&p, p.matrix_elements, p.elements, size);
     if (!sharded) {
+        size_t part = p.elements / (size_t)world;
+        p.share.flat = part * (size_t)rank;
+        p.share.count = part;
         add_span(&p, 0, p.matrix_elements, 0);
         p.local_matrix_elements = p.local_elements;
         add_span(&p, p.matrix_elements, p.elements - p.matrix_elements, p.matrix_buckets);

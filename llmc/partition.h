@@ -21,6 +21,7 @@ typedef struct {
     int     buckets, matrix_buckets, spans;
     Bucket* bucket;                                  // (buckets) ascending
     Span*   span;                                    // (spans) ascending; a span is of matrices or of vectors
+    Span    share;                                   // not sharded: the part that this rank writes into a checkpoint, local counted from its start
 } Partition;
 
 #ifdef __cplusplus

@@ -49,7 +49,7 @@ done
 # R5 in short: a damaged newest checkpoint is named and passed over, and the run completes
 cp -r "$WORK/whole" "$WORK/damaged"
 rm -rf "$WORK/damaged/checkpoints/step_00000012"
-printf 'x' | dd of="$WORK/damaged/checkpoints/step_00000009/state.bin" bs=1 seek=100000 conv=notrunc 2> /dev/null
+printf 'x' | dd of="$WORK/damaged/checkpoints/step_00000009/part_0000.bin" bs=1 seek=100000 conv=notrunc 2> /dev/null
 run "$WORK/damaged" --steps 12 --save-every 3 --keep 10
 if same_columns "$WORK/whole" "$WORK/damaged" 12 && grep -q step_00000009 "$WORK/console.err" && grep -q step_00000006 "$WORK/console.err"
 then ok resume_passes_over_a_damaged_checkpoint; else fail resume_passes_over_a_damaged_checkpoint "$(head -c 300 "$WORK/console.err")"; fi
