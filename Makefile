@@ -13,13 +13,25 @@ HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 ARCH    ?= -march=native
 B       := build
 
+# several ranks: MPI starts the processes (and is the CPU program's transport), NCCL joins the GPUs; each is used where it is found,
+# NCCL_HOME=... names a directory with include/nccl.h and lib/
+MPICC   ?= $(shell command -v mpicc)
+MPI     := $(if $(MPICC),$(shell $(MPICC) --showme:incdirs >/dev/null 2>&1 && echo yes))
+MPI_INC := $(if $(MPI),-DHAS_MPI $(addprefix -I,$(shell $(MPICC) --showme:incdirs)))
+MPI_LIB := $(if $(MPI),$(addprefix -L,$(shell $(MPICC) --showme:libdirs)) $(addprefix -l,$(shell $(MPICC) --showme:libs)))
+CUDA    := $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
+NCCL_HOME ?= $(patsubst %/include/nccl.h,%,$(firstword $(wildcard $(CUDA)/include/nccl.h /usr/include/nccl.h /usr/local/include/nccl.h)))
+NCCL_SO  = $(firstword $(wildcard $(foreach dir,lib lib64 lib/x86_64-linux-gnu lib/aarch64-linux-gnu,$(NCCL_HOME)/$(dir)/libnccl.so $(NCCL_HOME)/$(dir)/libnccl.so.2)))
+NCCL_INC = $(if $(NCCL_SO),-DHAS_NCCL -I$(NCCL_HOME)/include)
+NCCL_LIB = $(if $(NCCL_SO),$(NCCL_SO) -Xlinker -rpath=$(dir $(NCCL_SO)))
+
 WARN    := -Wall -Wextra -Werror
-CFLAGS  := -std=gnu11 -O3 -g $(WARN) -fno-math-errno -ffp-contract=off -fopenmp -pthread -Illmc
-LIBS    := -lz -lm -pthread -fopenmp
+CFLAGS  := -std=gnu11 -O3 -g $(WARN) -fno-math-errno -ffp-contract=off -fopenmp -pthread -Illmc $(MPI_INC)
+LIBS    := -lz -lm -pthread -fopenmp -Wl,--as-needed $(MPI_LIB)
 # sm_90a carries wgmma and TMA; sm_80 is the portable path, its PTX the way to newer GPUs
 GENCODE := -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_80,code=[sm_80,compute_80]
-NVFLAGS := -std=c++17 -O3 -lineinfo $(GENCODE) -Illmc --threads 2 -Xcompiler -Wall,-Wextra,-Werror,-pthread,-fopenmp
-NVLIBS  := -lcublasLt -lcudart -lz -lm -lpthread -lgomp
+NVFLAGS := -std=c++17 -O3 -lineinfo $(GENCODE) -Illmc --threads 2 -Xcompiler -Wall,-Wextra,-Werror,-pthread,-fopenmp $(NCCL_INC)
+NVLIBS  := -lcublasLt -lcudart -lz -lm -lpthread -lgomp -Xlinker --as-needed $(NCCL_LIB) $(MPI_LIB)
 
 # an op is llmc/cpu/NAME.c and llmc/NAME.cu; the program around the ops is plain C, the same source for both backends
 CPU_OPS  := $(patsubst llmc/cpu/%.c,%,$(wildcard llmc/cpu/*.c))
@@ -39,7 +51,7 @@ CUDA_LIB := $(B)/cuda.a
 REF_LIB  := $(B)/references.a
 $(CPU_LIB):  $(HOST:%=$(B)/cpu/%.o) $(CPU_OPS:%=$(B)/cpu/op_%.o)
 $(CUDA_LIB): $(CUDA_OPS:%=$(B)/cuda/op_%.o) $(HOST:%=$(B)/cuda/%.o)
-$(REF_LIB):  $(patsubst %,$(B)/ref/op_%.o,$(filter-out device,$(CPU_OPS))) $(patsubst %,$(B)/rnd/op_%.o,$(filter-out device,$(CPU_OPS)))
+$(REF_LIB):  $(patsubst %,$(B)/ref/op_%.o,$(filter-out device comm,$(CPU_OPS))) $(patsubst %,$(B)/rnd/op_%.o,$(filter-out device comm,$(CPU_OPS)))
 %.a:
 	@rm -f $@
 	$(AR) rcs $@ $^

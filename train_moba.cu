@@ -3,6 +3,7 @@
 #include <math.h>
 #include <signal.h>
 #include <string.h>
+#include <time.h>
 
 #include "checkpoint.h"
 #include "commit.h"
@@ -16,6 +17,7 @@
 #include "model.h"
 #include "ops.h"
 #include "optimizer.h"
+#include "ranks.h"
 #include "report.h"
 #include "rundir.h"
 #include "sample.h"
@@ -108,6 +110,7 @@ static Config checkpoint_config(const Checkpoint* checkpoint) {
 
 typedef struct {
     const Config* cfg;
+    Ranks         ranks;
     char*         options;             // cfg as JSON
     Device        device;
     RunDir        dir;
@@ -116,8 +119,9 @@ typedef struct {
     Tokenizer*    tokenizer;           // NULL unless samples are asked for
     Model         model;
     Optimizer     opt;
+    Reduction     reduction;
     Stepper       stepper;
-    Logger*       log;
+    Logger*       log;                 // rank 0's; NULL elsewhere
     Progress      progress;            // step: begun; its outcome may still be on its way (settle)
     double        max_loss, max_norm;  // above these the step under way is skipped (--skip-z); 0: no limit
     Saver*        saver;
@@ -127,14 +131,26 @@ typedef struct {
     StepStats     last;
 } Run;
 
-// What only faults can show (R12, R14, R15), in a program of the tests: MOBA_TEST_NAN_STEPS=FIRST-LAST puts a NaN into a gradient of these steps,
-// MOBA_TEST_SPIKE_STEPS a value far too large, MOBA_TEST_STOP_STEP=N sends SIGTERM when step N is wholly done.
+// What only faults can show (R12 to R16), in a program of the tests. On rank MOBA_TEST_RANK (0 if not set): MOBA_TEST_NAN_STEPS=FIRST-LAST puts a NaN
+// into a gradient of these steps, MOBA_TEST_SPIKE_STEPS a value far too large; MOBA_TEST_FLIP_STEP=N flips a bit of a weight after step N;
+// MOBA_TEST_STOP_STEP=N sends SIGTERM when step N is wholly done, MOBA_TEST_FREEZE_STEP=N SIGSTOP, MOBA_TEST_KILL_STEP=N SIGKILL;
+// MOBA_TEST_STRAGGLE_MS is how much longer each step of it takes. On all ranks: MOBA_TEST_LINK_MS, what each collective takes longer.
 #ifdef LLMC_TEST
+static bool test_rank(const Run* run) {
+    const char* rank = getenv("MOBA_TEST_RANK");
+    return run->ranks.rank == (rank ? atoi(rank) : 0);
+}
+
+static bool test_step_is(const Run* run, const char* variable) {
+    const char* step = getenv(variable);
+    return test_rank(run) && step && atoll(step) == run->progress.step;
+}
+
 static void test_spoil_with(const Run* run, const char* variable, float value) {
     const char* range = getenv(variable);
     long long first, last, step = run->progress.step + 1;
-    if (!range || sscanf(range, "%lld-%lld", &first, &last) != 2 || step < first || step > last) { return; }
-    device_upload(run->model.grads + run->model.table.matrix_elements / 2, &value, sizeof value, run->model.stream);
+    if (!test_rank(run) || !range || sscanf(range, "%lld-%lld", &first, &last) != 2 || step < first || step > last) { return; }
+    device_upload(run->model.grads, &value, sizeof value, run->model.stream);        // of wte, whose reduction comes last
     stream_sync(run->model.stream);
 }
 
@@ -144,12 +160,35 @@ static void test_spoil_gradient(const Run* run) {
 }
 
 static void test_stop(const Run* run) {
-    const char* step = getenv("MOBA_TEST_STOP_STEP");
-    if (step && atoll(step) == run->progress.step) { raise(SIGTERM); }
+    const char* straggle = getenv("MOBA_TEST_STRAGGLE_MS");
+    struct timespec pause = {0, straggle && test_rank(run) ? atoi(straggle) * 1000000L : 0};
+    nanosleep(&pause, NULL);
+    if (test_step_is(run, "MOBA_TEST_STOP_STEP"))   { raise(SIGTERM); }
+    if (test_step_is(run, "MOBA_TEST_FREEZE_STEP")) { raise(SIGSTOP); }
+    if (test_step_is(run, "MOBA_TEST_KILL_STEP"))   { raise(SIGKILL); }
+}
+
+// the sign of wte's first weight: of the master where this rank has the whole, else of the copy, which the next update would overwrite
+static void test_flip(Run* run) {
+    if (!test_step_is(run, "MOBA_TEST_FLIP_STEP")) { return; }
+    char* weight = run->opt.partition.sharded ? (char*)run->model.matrices + sizeof(floatX) : (char*)(run->opt.master + 1);
+    unsigned char top;
+    device_download(&top, weight - 1, 1, run->model.stream);
+    stream_sync(run->model.stream);
+    top ^= 0x80;
+    device_upload(weight - 1, &top, 1, run->model.stream);
+    stream_sync(run->model.stream);
+}
+
+static void test_link(const Run* run) {
+    const char* ms = getenv("MOBA_TEST_LINK_MS");
+    if (ms && run->ranks.comm) { comm_slow_link(run->ranks.comm, atof(ms), 0); }
 }
 #else
 #define test_spoil_gradient(run) ((void)0)
 #define test_stop(run)           ((void)0)
+#define test_flip(run)           ((void)0)
+#define test_link(run)           ((void)0)
 #endif
 
 // Takes note of a save that has ended; with `wait` of the one under way. One that failed is a warning: training goes on, older ones are whole.
@@ -163,8 +202,9 @@ static void collect_save(Run* run, bool wait) {
         fprintf(stderr, "warning: step %lld is not saved: %s\n", (long long)r.step, r.error.text);
         return;
     }
-    char* path = checkpoint_path(run->dir.checkpoints, r.step);
     run->saved_step = r.step;
+    if (!run->log) { return; }
+    char* path = checkpoint_path(run->dir.checkpoints, r.step);
     log_save(run->log, (int)r.step, path, r.bytes, r.ms, run->save_pause_ms);
     free(path);
     if (r.error.code) { fprintf(stderr, "warning: %s\n", r.error.text); }
@@ -176,11 +216,13 @@ static void skip_step(Run* run, const StepOutcome* o) {
     if (finite) { snprintf(why, sizeof why, "loss %g, gradient norm %g: above %g or %g (--skip-z)", o->loss, o->norm, run->max_loss, run->max_norm); }
     else        { snprintf(why, sizeof why, "loss %g, gradient norm %g: not finite", o->loss, o->norm); }
     run->progress.bad_steps++;
-    log_skip(run->log, (int)o->step, why);
+    if (run->log) { log_skip(run->log, (int)o->step, why); }
     if (run->progress.bad_steps >= run->cfg->max_bad_steps) {
         collect_save(run, true);                                 // one under way is of a good state
-        FAIL(EXIT_INTERNAL, "step %lld: %lld steps in a row were skipped (--max-bad-steps); stopped without saving, the checkpoints in %s are intact",
+        Error err;
+        error_set(&err, EXIT_INTERNAL, "step %lld: %lld steps in a row were skipped (--max-bad-steps); stopped without saving, the checkpoints in %s are intact",
              (long long)o->step, (long long)run->progress.bad_steps, run->dir.checkpoints);
+        ranks_agree(&run->ranks, &err, "the end after skipped steps");
     }
 }
 
@@ -194,11 +236,13 @@ static void finish_step(Run* run) {
         outliers_add(&p->loss, o.loss, run->max_loss);
         outliers_add(&p->norm, o.norm, run->max_norm);
     }
+    comm_step_end(run->ranks.comm);
     if (!o.applied) {
         skip_step(run, &o);
         return;
     }
     p->bad_steps = 0;
+    if (!run->log) { return; }
     StepStats* s = &run->last;
     s->step = (int)o.step;
     s->loss = o.loss;
@@ -206,7 +250,7 @@ static void finish_step(Run* run) {
     s->lr = o.lr;
     s->ms = o.ms;
     s->tok_s = (double)cfg->total_batch / s->ms * 1e3;
-    s->mfu = run->device.peak_flops > 0 ? run->flops_per_token * s->tok_s / run->device.peak_flops : 0;
+    s->mfu = run->device.peak_flops > 0 ? run->flops_per_token * s->tok_s / (run->device.peak_flops * run->ranks.world) : 0;
     s->tokens = p->rows * cfg->seq_len - (p->step - o.step) * cfg->total_batch;
     s->mem_mib = (double)device_memory_in_use() / (1 << 20);
     log_step(run->log, s);
@@ -226,6 +270,7 @@ static void train_step(Run* run) {
     run->max_norm = outliers_limit(&run->progress.norm, cfg->skip_z);
     AdamWSettings settings = {schedule_lr(cfg, run->progress.step), 0.9, 0.95, 1e-8, cfg->weight_decay, cfg->clip, run->max_norm,
                               run->max_loss * (double)cfg->total_batch};
+    comm_step(run->ranks.comm, run->progress.step + 1);
     if (!stepper_gradients(&run->stepper, &err)) {
         settle(run);                                             // the steps before it are good
         collect_save(run, true);
@@ -234,6 +279,8 @@ static void train_step(Run* run) {
     test_spoil_gradient(run);
     run->progress.rows += rows_per_step(cfg);
     stepper_update(&run->stepper, ++run->progress.step, &settings);
+    double error = reduction_bf16_error(&run->reduction);
+    if (error >= 0) { printf("reduce      bf16: the first bucket of gradients is off by %.3g of its 2-norm\n", error); }
     if (run->stepper.under_way == STEPS_AHEAD) { finish_step(run); }
 }
 
@@ -243,7 +290,9 @@ static void save(Run* run) {
     double start = clock_ms();
     collect_save(run, true);
     run->save_pause_ms = 0;
-    if (!logger_sync(run->log, &err)) {
+    bool logged = !run->log || logger_sync(run->log, &err);
+    if (!ranks_all(&run->ranks, logged)) {
+        if (logged) { return; }
         fprintf(stderr, "warning: step %lld is not saved: %s\n", (long long)run->progress.step, err.text);
         return;
     }
@@ -254,9 +303,9 @@ static void save(Run* run) {
 static void validate(Run* run) {
     Error err;
     err.code = 0;
-    double loss = eval_loss(&run->model, run->valid, run->cfg->micro_batch, run->cfg->seq_len, run->cfg->eval_batches, &err);
+    double loss = eval_loss(&run->model, run->valid, run->cfg->micro_batch, run->cfg->seq_len, run->cfg->eval_batches, &run->ranks, &err);
     TRY(err.code == 0);
-    log_eval(run->log, (int)run->progress.step, "validation", loss);
+    if (run->log) { log_eval(run->log, (int)run->progress.step, "validation", loss); }
 }
 
 static SampleSettings sample_settings(const Config* cfg, uint64_t stream) {
@@ -270,19 +319,43 @@ static void print_sample(Run* run) {
     sample_text(&run->model, run->tokenizer, "", &settings, stdout);
 }
 
+// A signal may reach one rank alone: all ask each other at every step, and hear the answer at the next, for which nobody has to wait.
+static bool stopping(Run* run) {
+    if (run->ranks.world == 1) { return stop_requested(); }
+    bool stop = comm_answer(run->ranks.comm);
+    comm_ask(run->ranks.comm, stop_requested());
+    return stop;
+}
+
+// Without a fault all ranks have the same weights to the bit, and where nothing is divided among them the same optimizer state.
+static void compare_ranks(Run* run) {
+    const ParamTable* t = &run->model.table;
+    const Optimizer* opt = &run->opt;
+    stream_t stream = run->model.stream;
+    uint64_t hash = comm_hash(run->model.matrices, t->matrix_elements * sizeof(floatX), stream)
+                  + 3 * comm_hash(run->model.vectors, (t->elements - t->matrix_elements) * sizeof(float), stream);
+    if (!opt->partition.sharded) {
+        hash += 5 * comm_hash(opt->master, t->elements * sizeof(float), stream) + 7 * comm_hash(opt->m, t->elements * sizeof(float), stream)
+              + 11 * comm_hash(opt->v, t->elements * sizeof(float), stream);
+    }
+    ranks_check_equal(&run->ranks, hash, "weights", run->progress.step);
+}
+
 // False: the last state could not be saved. After the last step, and after a signal wherever it came, nothing is left unsaved.
 static bool loop(Run* run) {
     const Config* cfg = run->cfg;
     run->saved_step = run->progress.step;
-    while (run->progress.step < cfg->steps && !stop_requested()) {
+    while (run->progress.step < cfg->steps && !stopping(run)) {
         train_step(run);
+        test_flip(run);
         int64_t done = run->progress.step;
         bool last = done == cfg->steps;
         bool eval = run->valid && (last || due(done, cfg->eval_every)), sample = run->tokenizer && (last || due(done, cfg->sample_every));
-        bool keep = !last && due(done, cfg->save_every);
-        if (eval || sample || keep) { settle(run); }
+        bool keep = !last && due(done, cfg->save_every), compare = run->ranks.world > 1 && (last || due(done, cfg->check_every)) && cfg->check_every;
+        if (eval || sample || keep || compare) { settle(run); }
+        if (compare)                { compare_ranks(run); }
         if (eval)                   { validate(run); }
-        if (sample)                 { print_sample(run); }
+        if (sample && run->log)     { print_sample(run); }
         if (keep)                   { save(run); }
         collect_save(run, false);
         test_stop(run);
@@ -309,17 +382,19 @@ static void open_input(Run* run) {
 
 static void open_loaders(Run* run) {
     const Config* cfg = run->cfg;
-    run->train = loader_open(run->train_set, cfg->micro_batch, rows_per_step(cfg), 0, 1, (uint64_t)cfg->seed, true);
+    run->train = loader_open(run->train_set, cfg->micro_batch, rows_per_step(cfg), run->ranks.rank, run->ranks.world, (uint64_t)cfg->seed, true);
     loader_seek_item(run->train, run->progress.rows);
-    run->stepper = stepper_open(&run->model, &run->opt, run->train, cfg->micro_batch, cfg->seq_len, cfg->total_batch);
-    if (run->valid_set) { run->valid = loader_open(run->valid_set, cfg->micro_batch, cfg->micro_batch, 0, 1, 0, false); }
+    run->stepper = stepper_open(&run->model, &run->opt, run->train, &run->reduction, cfg->micro_batch, cfg->seq_len, cfg->total_batch);
+    if (run->valid_set) { run->valid = loader_open(run->valid_set, cfg->micro_batch, (int64_t)cfg->micro_batch * run->ranks.world, run->ranks.rank, run->ranks.world, 0, false); }
 }
 
 static void open_saver(Run* run) {
     const Config* cfg = run->cfg;
-    SaverRanks one = {0, 1, checkpoint_new_id(), NULL, NULL};
+    uint64_t id = checkpoint_new_id();
+    ranks_broadcast(&run->ranks, &id, sizeof id, "the exchange of the saves' id");
+    SaverRanks ranks = {run->ranks.rank, run->ranks.world, id, ranks_all, &run->ranks};
     bool often = cfg->save_every > 0 && cfg->save_every < cfg->steps - run->progress.step;
-    run->saver = saver_open(run->dir.checkpoints, &run->model, state_whole(&run->opt, &run->model), one, cfg->keep, cfg->keep_major, often);
+    run->saver = saver_open(run->dir.checkpoints, &run->model, state_share(&run->opt), ranks, cfg->keep, cfg->keep_major, often);
     if (run->progress.step > 0) { saver_know(run->saver, run->progress.step); }
     if (often) {
         printf("saves       %s, %zu MiB of host memory\n", saver_is_staged(run->saver) ? "while training goes on" : "stop training: too little host memory to copy the state",
@@ -369,17 +444,33 @@ static void close_run(Run* run, bool saved, double seconds) {
     bool finished = run->progress.step >= run->cfg->steps;
     int status = !saved ? EXIT_IO : finished ? 0 : EXIT_STOPPED;
     char why[64];
-    snprintf(why, sizeof why, finished ? "finished" : "stopped by %s", stop_signal_name());
+    snprintf(why, sizeof why, finished ? "finished" : "stopped by %s", stop_requested() ? stop_signal_name() : "a signal to another rank");
     EndRecord end = {(int)run->progress.step, status, why, seconds, run->last.loss, run->progress.rows * run->cfg->seq_len};
-    log_end(run->log, &end);
-    TRY(logger_close(run->log, &err));
+    if (run->log) {
+        log_end(run->log, &end);
+        TRY(logger_close(run->log, &err));
+        report_communication(comm_times(run->ranks.comm));
+    }
     saver_close(run->saver);
     stepper_close(&run->stepper);
     loader_close(run->train);
     loader_close(run->valid);
+    optimizer_close(&run->opt);
+    ranks_close(&run->ranks);
     model_close(&run->model);
     close_input(run);
     free(run->options);
+}
+
+// rank 0's GEMM plans to all
+static void share_plans(Run* run) {
+    uint64_t room = matmul_plans_text(NULL, 0, run->model.plans) + 1;
+    ranks_broadcast(&run->ranks, &room, sizeof room, "the exchange of GEMM plans");
+    char* text = (char*)xcalloc(room, 1);
+    if (run->ranks.rank == 0) { matmul_plans_text(text, room, run->model.plans); }
+    ranks_broadcast(&run->ranks, text, room, "the exchange of GEMM plans");
+    if (run->ranks.rank > 0) { matmul_plans_take(run->model.plans, text); }
+    free(text);
 }
 
 // One rehearsal loads every kernel and gives every product its plan: the checkpoint's where it has one for this GPU, else the fastest, or
@@ -389,9 +480,11 @@ static void rehearse(Run* run, bool resumed) {
     if (!run->device.is_gpu) { return; }
     double start = clock_ms();
     size_t kept = matmul_plans_count(m->plans);
+    if (run->ranks.rank > 0) { share_plans(run); }               // rank 0 measures for all
     matmul_measure(m->plans, !run->cfg->deterministic);
     model_rehearse(m);
     matmul_measure(m->plans, 0);
+    if (run->ranks.rank == 0) { share_plans(run); }
     size_t made = matmul_plans_count(m->plans) - kept;
     printf("GEMM plans  %zu from the checkpoint, %zu %s, in %.1f s\n", kept, made, run->cfg->deterministic ? "by the library's first proposal" : "measured",
            (clock_ms() - start) / 1e3);
@@ -422,47 +515,89 @@ static bool check_resume(Run* run, const Checkpoint* checkpoint) {
     return false;
 }
 
-static int train(const Config* cfg) {
+// What may be wrong with options, files or the checkpoint is found here, by all ranks together and before a device is touched.
+// False: nothing is left to do.
+static bool open_files(Run* run, Checkpoint** checkpoint) {
+    const Config* cfg = run->cfg;
     Error err;
+    char path[4096] = "";
+    ranks_together(&run->ranks);
+    open_input(run);
+    if (run->ranks.rank == 0) {
+        TRY(rundir_open(&run->dir, cfg->out, cfg->take_lock, &err));
+        *checkpoint = open_checkpoint(cfg, run->dir.checkpoints);
+        refuse_to_overwrite(cfg, run->dir.checkpoints, *checkpoint ? (*checkpoint)->step : 0);
+        snprintf(path, sizeof path, "%s", *checkpoint ? (*checkpoint)->path : "");
+    }
+    ranks_agree(&run->ranks, NULL, "the opening of files");
+    ranks_broadcast(&run->ranks, path, sizeof path, "the choice of a checkpoint");
+    ranks_together(&run->ranks);
+    if (run->ranks.rank > 0) {
+        rundir_follow(&run->dir, cfg->out);
+        *checkpoint = path[0] ? checkpoint_open_unverified(path, &err) : NULL;      // rank 0 has verified it
+        TRY(*checkpoint || !path[0]);
+    }
+    bool go_on = !*checkpoint || check_resume(run, *checkpoint);
+    ranks_agree(&run->ranks, NULL, "the opening of the checkpoint");
+    return go_on;
+}
+
+// Plans and prints, then takes the memory, and fills it from the checkpoint or afresh.
+static void open_model(Run* run, ModelShape shape, Checkpoint* checkpoint) {
+    const Config* cfg = run->cfg;
+    Error err;
+    ranks_together(&run->ranks);
+    run->device = device_open(ranks_gpu(&run->ranks, device_count()));
+    ranks_agree(&run->ranks, NULL, "the opening of devices");
+    ranks_connect(&run->ranks, &run->device);
+    model_plan(&run->model, shape, cfg->micro_batch, cfg->seq_len, (KeepLevel)cfg->recompute, (size_t)cfg->scratch << 20);
+    run->model.attn_path = (AttnPath)cfg->attn_path;
+    optimizer_plan_part(&run->opt, &run->model, run->ranks.rank, run->ranks.world, cfg->zero == 1);
+    run->opt.comm = run->ranks.comm;
+    run->flops_per_token = flops_per_token(&run->model.shape, cfg->seq_len, false);
+    print_header(run);
+    ranks_together(&run->ranks);
+    model_allocate(&run->model);
+    ranks_agree(&run->ranks, NULL, "the taking of memory");
+    reduction_open(&run->reduction, &run->model, run->ranks.comm, &run->opt.partition, (ReduceType)cfg->reduce);
+    test_link(run);
+    if (checkpoint) {
+        TRY(state_load(&run->opt, &run->model, &run->progress, checkpoint, &err));
+        printf("resuming    from %s\n", checkpoint->path);
+        checkpoint_close(checkpoint);
+    } else {
+        optimizer_init(&run->opt, &run->model, (uint64_t)cfg->seed);
+    }
+}
+
+static int train(const Config* cfg) {
     double start = clock_ms();
     Run run;
     signals_install();
     memset(&run, 0, sizeof run);
     run.cfg = cfg;
+    run.ranks = ranks_open(cfg);
+    ranks_together(&run.ranks);
     ModelShape shape = shape_of(cfg);
-    open_input(&run);
-    TRY(rundir_open(&run.dir, cfg->out, cfg->take_lock, &err));
-    Checkpoint* checkpoint = open_checkpoint(cfg, run.dir.checkpoints);
-    refuse_to_overwrite(cfg, run.dir.checkpoints, checkpoint ? checkpoint->step : 0);
-    bool finished = checkpoint && !check_resume(&run, checkpoint);
-    if (finished) {
+    Checkpoint* checkpoint = NULL;
+    if (!open_files(&run, &checkpoint)) {
         checkpoint_close(checkpoint);
         close_input(&run);
+        ranks_close(&run.ranks);
         free(shape.layer);
         return 0;
     }
     run.options = config_to_json(cfg);
-    run.device = device_open(0);
-    model_plan(&run.model, shape, cfg->micro_batch, cfg->seq_len, (KeepLevel)cfg->recompute, (size_t)cfg->scratch << 20);
-    run.model.attn_path = (AttnPath)cfg->attn_path;
-    optimizer_plan(&run.opt, &run.model);
-    run.flops_per_token = flops_per_token(&run.model.shape, cfg->seq_len, false);
-    print_header(&run);
-    model_allocate(&run.model);
-    if (checkpoint) {
-        TRY(state_load(&run.opt, &run.model, &run.progress, checkpoint, &err));
-        printf("resuming    from %s\n", checkpoint->path);
-        checkpoint_close(checkpoint);
-    } else {
-        optimizer_init(&run.opt, &run.model, (uint64_t)cfg->seed);
-    }
+    open_model(&run, shape, checkpoint);
     rehearse(&run, run.progress.step > 0);
     open_loaders(&run);
     open_saver(&run);
-    write_config(&run);
-    open_log(&run);
+    if (run.ranks.rank == 0) {
+        write_config(&run);
+        open_log(&run);
+    }
     bool saved = loop(&run);
-    finished = run.progress.step >= cfg->steps;
+    bool finished = run.progress.step >= cfg->steps;
     close_run(&run, saved, (clock_ms() - start) / 1e3);
     return !saved ? EXIT_IO : finished ? 0 : EXIT_STOPPED;
 }
@@ -524,7 +659,7 @@ static void evaluate_loss(Model* m, const Config* cfg, ShardSet* set) {
     Error err;
     err.code = 0;
     DataLoader* loader = loader_open(set, cfg->micro_batch, cfg->micro_batch, 0, 1, 0, false);
-    double loss = eval_loss(m, loader, cfg->micro_batch, cfg->seq_len, cfg->eval_batches, &err);
+    double loss = eval_loss(m, loader, cfg->micro_batch, cfg->seq_len, cfg->eval_batches, NULL, &err);
     TRY(err.code == 0);
     printf("validation loss   %.6f  (perplexity %.4f, %s)\n", loss, exp(loss), cfg->val_data);
     loader_close(loader);

@@ -4,6 +4,7 @@
 
 #include "dataloader.h"
 #include "model.h"
+#include "ranks.h"
 
 typedef struct {
     double  nll;               // sum over scored tokens, nats
@@ -22,7 +23,7 @@ extern "C" {
 #endif
 
 // Mean loss over the first `batches` micro-batches of an unshuffled loader; a smaller set is used whole. NAN and *err if data is bad.
-double eval_loss(Model* m, DataLoader* loader, int micro_rows, int T, int batches, Error* err);
+double eval_loss(Model* m, DataLoader* loader, int micro_rows, int T, int batches, const Ranks* ranks, Error* err);
 
 // Sliding windows of `context` tokens that move on by `stride` (Hugging Face's recipe): each window scores the tokens that no earlier
 // window scored, a token's first predecessor in the window at the latest; the very first token of the stream is not scored.

@@ -18,10 +18,19 @@ void optimizer_plan_part(Optimizer* opt, Model* model, int rank, int world, bool
 
 void optimizer_close(Optimizer* opt) { partition_free(&opt->partition); }
 
+// (table.elements) host floats -> this rank's own
+static void distribute(const Optimizer* opt, Model* model, float* part, const float* host) {
+    for (int i = 0; i < opt->partition.spans; i++) {
+        const Span* s = &opt->partition.span[i];
+        device_upload(part + s->local, host + s->flat, s->count * sizeof(float), model->stream);
+    }
+    stream_sync(model->stream);
+}
+
 void optimizer_init(Optimizer* opt, Model* model, uint64_t seed) {
     float* host = (float*)xmalloc(model->table.elements * sizeof(float));
     params_init(host, &model->table, &model->shape, seed);
-    optimizer_distribute(opt, model, opt->master, host);
+    distribute(opt, model, opt->master, host);
     device_zero(opt->m, opt->partition.local_elements * sizeof(float), model->stream);
     device_zero(opt->v, opt->partition.local_elements * sizeof(float), model->stream);
     stream_sync(model->stream);
@@ -62,26 +71,6 @@ void optimizer_publish(const Optimizer* opt, Model* model) {
         gather_weights(opt, model, s);
     }
     if (opt->partition.sharded) { comm_join(opt->comm, model->stream); }
-}
-
-void optimizer_distribute(const Optimizer* opt, Model* model, float* part, const float* host) {
-    for (int i = 0; i < opt->partition.spans; i++) {
-        const Span* s = &opt->partition.span[i];
-        device_upload(part + s->local, host + s->flat, s->count * sizeof(float), model->stream);
-    }
-    stream_sync(model->stream);
-}
-
-void optimizer_collect(const Optimizer* opt, Model* model, float* host, const float* part) {
-    const Partition* p = &opt->partition;
-    for (int i = 0; i < p->spans; i++) {
-        const Span* s = &p->span[i];
-        device_copy(model->grads + s->flat, part + s->local, s->count * sizeof(float), model->stream);
-        if (p->sharded) { comm_gather(opt->comm, model->grads + p->bucket[s->bucket].first, s->count * sizeof(float), model->stream); }
-    }
-    if (p->sharded) { comm_join(opt->comm, model->stream); }
-    device_download(host, model->grads, model->table.elements * sizeof(float), model->stream);
-    stream_sync(model->stream);
 }
 
 void optimizer_norm(Optimizer* opt, Model* model) {

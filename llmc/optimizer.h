@@ -32,10 +32,6 @@ void   optimizer_init(Optimizer* opt, Model* model, uint64_t seed);     // fresh
 void   optimizer_set_updates(Optimizer* opt, Model* model, int64_t updates);
 void   optimizer_publish(const Optimizer* opt, Model* model);           // master weights -> the model's compute copy, on all ranks
 
-// (table.elements) host floats <-> this rank's part of master, m or v. Collecting is for all ranks at once, and writes over the gradients.
-void   optimizer_distribute(const Optimizer* opt, Model* model, float* part, const float* host);
-void   optimizer_collect(const Optimizer* opt, Model* model, float* host, const float* part);
-
 // The two halves of an update; nothing is waited for.
 void   optimizer_norm(Optimizer* opt, Model* model);                                    // *sumsq, and the model's total: over all ranks
 void   optimizer_update(Optimizer* opt, Model* model, const AdamWSettings* settings);   // decides, then one AdamW update unless it is skipped

@@ -25,7 +25,12 @@ static void end_together(Ranks* r, int speaker, const Error* err) {
     exit(err->code);
 }
 
+static void answer(void* ranks, const Error* err) { ranks_agree((Ranks*)ranks, err, "an error at the start"); }
+
+void ranks_together(Ranks* r) { fail_listen(answer, r); }
+
 void ranks_agree(Ranks* r, const Error* err, const char* what) {
+    fail_listen(NULL, NULL);
     Error mine, *all = (Error*)xcalloc((size_t)r->world, sizeof(Error));
     memset(&mine, 0, sizeof mine);
     if (err) { mine = *err; }
@@ -33,6 +38,24 @@ void ranks_agree(Ranks* r, const Error* err, const char* what) {
     for (int i = 0; i < r->world; i++) {
         if (all[i].code) { end_together(r, i, &all[i]); }
     }
+    free(all);
+}
+
+bool ranks_all(void* ranks, bool mine) {
+    Ranks* r = (Ranks*)ranks;
+    char yes = mine, *all = (char*)xmalloc((size_t)r->world);
+    exchange(r, &yes, all, 1, "the question whether all could save");
+    bool every = true;
+    for (int i = 0; i < r->world; i++) { every = every && all[i]; }
+    free(all);
+    return every;
+}
+
+void ranks_broadcast(Ranks* r, void* data, size_t bytes, const char* what) {
+    if (r->comm || r->world == 1) { comm_broadcast(r->comm, data, bytes, what); return; }
+    char* all = (char*)xmalloc((size_t)r->world * bytes);
+    exchange(r, data, all, bytes, what);
+    memcpy(data, all, bytes);
     free(all);
 }
 
@@ -88,6 +111,7 @@ Ranks ranks_open(const Config* cfg) {
     gethostname(mine, sizeof mine - 1);
     r.host = (char(*)[HOST_NAME])xcalloc((size_t)r.world, HOST_NAME);
     exchange(&r, mine, r.host, HOST_NAME, "the exchange of host names");
+    if (r.rank > 0 && !freopen("/dev/null", "w", stdout)) { FAIL(EXIT_INTERNAL, "/dev/null cannot be opened"); }    // rank 0 speaks for all
     for (int i = 0; i < r.rank; i++) { r.local_rank += strcmp(r.host[i], r.host[r.rank]) == 0; }
     return r;
 }
