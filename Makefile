@@ -108,9 +108,9 @@ FORCE:
 train_moba_cpu: train_moba.cu $(B)/gen/commit.h $(CPU_LIB)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -I$(B)/gen -x c -o $@ $< -x none $(CPU_LIB) $(LIBS)
 # the same with hooks that only tests pull (test/test_trainer.sh)
-$(B)/test/hooks/train_moba_cpu: train_moba.cu $(B)/gen/commit.h $(CPU_LIB)
+$(B)/test/hooks/train_moba_cpu: train_moba.cu test/faults.h $(B)/gen/commit.h $(CPU_LIB)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_TEST -I$(B)/gen -x c -o $@ $< -x none $(CPU_LIB) $(LIBS)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_TEST -I$(B)/gen -Itest -x c -o $@ $< -x none $(CPU_LIB) $(LIBS)
 train_moba: train_moba.cu $(B)/gen/commit.h $(CUDA_LIB)
 	$(NVCC) $(NVFLAGS) -I$(B)/gen -o $@ $< $(CUDA_LIB) $(NVLIBS)
 

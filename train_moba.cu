@@ -10,6 +10,7 @@
 #include "config.h"
 #include "dataloader.h"
 #include "device.h"
+#include "dryrun.h"
 #include "eval.h"
 #include "flops.h"
 #include "json.h"
@@ -131,59 +132,8 @@ typedef struct {
     StepStats     last;
 } Run;
 
-// What only faults can show (R12 to R16), in a program of the tests. On rank MOBA_TEST_RANK (0 if not set): MOBA_TEST_NAN_STEPS=FIRST-LAST puts a NaN
-// into a gradient of these steps, MOBA_TEST_SPIKE_STEPS a value far too large; MOBA_TEST_FLIP_STEP=N flips a bit of a weight after step N;
-// MOBA_TEST_STOP_STEP=N sends SIGTERM when step N is wholly done, MOBA_TEST_FREEZE_STEP=N SIGSTOP, MOBA_TEST_KILL_STEP=N SIGKILL;
-// MOBA_TEST_STRAGGLE_MS is how much longer each step of it takes. On all ranks: MOBA_TEST_LINK_MS, what each collective takes longer.
 #ifdef LLMC_TEST
-static bool test_rank(const Run* run) {
-    const char* rank = getenv("MOBA_TEST_RANK");
-    return run->ranks.rank == (rank ? atoi(rank) : 0);
-}
-
-static bool test_step_is(const Run* run, const char* variable) {
-    const char* step = getenv(variable);
-    return test_rank(run) && step && atoll(step) == run->progress.step;
-}
-
-static void test_spoil_with(const Run* run, const char* variable, float value) {
-    const char* range = getenv(variable);
-    long long first, last, step = run->progress.step + 1;
-    if (!test_rank(run) || !range || sscanf(range, "%lld-%lld", &first, &last) != 2 || step < first || step > last) { return; }
-    device_upload(run->model.grads, &value, sizeof value, run->model.stream);        // of wte, whose reduction comes last
-    stream_sync(run->model.stream);
-}
-
-static void test_spoil_gradient(const Run* run) {
-    test_spoil_with(run, "MOBA_TEST_NAN_STEPS", NAN);
-    test_spoil_with(run, "MOBA_TEST_SPIKE_STEPS", 1e4f);
-}
-
-static void test_stop(const Run* run) {
-    const char* straggle = getenv("MOBA_TEST_STRAGGLE_MS");
-    struct timespec pause = {0, straggle && test_rank(run) ? atoi(straggle) * 1000000L : 0};
-    nanosleep(&pause, NULL);
-    if (test_step_is(run, "MOBA_TEST_STOP_STEP"))   { raise(SIGTERM); }
-    if (test_step_is(run, "MOBA_TEST_FREEZE_STEP")) { raise(SIGSTOP); }
-    if (test_step_is(run, "MOBA_TEST_KILL_STEP"))   { raise(SIGKILL); }
-}
-
-// the sign of wte's first weight: of the master where this rank has the whole, else of the copy, which the next update would overwrite
-static void test_flip(Run* run) {
-    if (!test_step_is(run, "MOBA_TEST_FLIP_STEP")) { return; }
-    char* weight = run->opt.partition.sharded ? (char*)run->model.matrices + sizeof(floatX) : (char*)(run->opt.master + 1);
-    unsigned char top;
-    device_download(&top, weight - 1, 1, run->model.stream);
-    stream_sync(run->model.stream);
-    top ^= 0x80;
-    device_upload(weight - 1, &top, 1, run->model.stream);
-    stream_sync(run->model.stream);
-}
-
-static void test_link(const Run* run) {
-    const char* ms = getenv("MOBA_TEST_LINK_MS");
-    if (ms && run->ranks.comm) { comm_slow_link(run->ranks.comm, atof(ms), 0); }
-}
+#include "faults.h"              // test/faults.h
 #else
 #define test_spoil_gradient(run) ((void)0)
 #define test_stop(run)           ((void)0)
@@ -327,20 +277,6 @@ static bool stopping(Run* run) {
     return stop;
 }
 
-// Without a fault all ranks have the same weights to the bit, and where nothing is divided among them the same optimizer state.
-static void compare_ranks(Run* run) {
-    const ParamTable* t = &run->model.table;
-    const Optimizer* opt = &run->opt;
-    stream_t stream = run->model.stream;
-    uint64_t hash = comm_hash(run->model.matrices, t->matrix_elements * sizeof(floatX), stream)
-                  + 3 * comm_hash(run->model.vectors, (t->elements - t->matrix_elements) * sizeof(float), stream);
-    if (!opt->partition.sharded) {
-        hash += 5 * comm_hash(opt->master, t->elements * sizeof(float), stream) + 7 * comm_hash(opt->m, t->elements * sizeof(float), stream)
-              + 11 * comm_hash(opt->v, t->elements * sizeof(float), stream);
-    }
-    ranks_check_equal(&run->ranks, hash, "weights", run->progress.step);
-}
-
 // False: the last state could not be saved. After the last step, and after a signal wherever it came, nothing is left unsaved.
 static bool loop(Run* run) {
     const Config* cfg = run->cfg;
@@ -353,7 +289,7 @@ static bool loop(Run* run) {
         bool eval = run->valid && (last || due(done, cfg->eval_every)), sample = run->tokenizer && (last || due(done, cfg->sample_every));
         bool keep = !last && due(done, cfg->save_every), compare = run->ranks.world > 1 && (last || due(done, cfg->check_every)) && cfg->check_every;
         if (eval || sample || keep || compare) { settle(run); }
-        if (compare)                { compare_ranks(run); }
+        if (compare)                { ranks_check_equal(&run->ranks, optimizer_fingerprint(&run->opt, &run->model), "weights", done); }
         if (eval)                   { validate(run); }
         if (sample && run->log)     { print_sample(run); }
         if (keep)                   { save(run); }
@@ -462,17 +398,6 @@ static void close_run(Run* run, bool saved, double seconds) {
     free(run->options);
 }
 
-// rank 0's GEMM plans to all
-static void share_plans(Run* run) {
-    uint64_t room = matmul_plans_text(NULL, 0, run->model.plans) + 1;
-    ranks_broadcast(&run->ranks, &room, sizeof room, "the exchange of GEMM plans");
-    char* text = (char*)xcalloc(room, 1);
-    if (run->ranks.rank == 0) { matmul_plans_text(text, room, run->model.plans); }
-    ranks_broadcast(&run->ranks, text, room, "the exchange of GEMM plans");
-    if (run->ranks.rank > 0) { matmul_plans_take(run->model.plans, text); }
-    free(text);
-}
-
 // One rehearsal loads every kernel and gives every product its plan: the checkpoint's where it has one for this GPU, else the fastest, or
 // with --deterministic the library's first proposal.
 static void rehearse(Run* run, bool resumed) {
@@ -480,11 +405,11 @@ static void rehearse(Run* run, bool resumed) {
     if (!run->device.is_gpu) { return; }
     double start = clock_ms();
     size_t kept = matmul_plans_count(m->plans);
-    if (run->ranks.rank > 0) { share_plans(run); }               // rank 0 measures for all
+    if (run->ranks.rank > 0) { state_share_plans(m, &run->ranks); }   // rank 0 measures for all
     matmul_measure(m->plans, !run->cfg->deterministic);
     model_rehearse(m);
     matmul_measure(m->plans, 0);
-    if (run->ranks.rank == 0) { share_plans(run); }
+    if (run->ranks.rank == 0) { state_share_plans(m, &run->ranks); }
     size_t made = matmul_plans_count(m->plans) - kept;
     printf("GEMM plans  %zu from the checkpoint, %zu %s, in %.1f s\n", kept, made, run->cfg->deterministic ? "by the library's first proposal" : "measured",
            (clock_ms() - start) / 1e3);
@@ -693,29 +618,9 @@ static int complete(Config* cfg) {
     return 0;
 }
 
-static int dry_run(const Config* cfg) {
-    static const char* level_name[] = {"keep all", "redo norms and SwiGLU", "redo gate and up too", "keep layer inputs", "keep every second layer's input"};
-    Model m;
-    Optimizer opt;
-    config_print(cfg, stdout);
-    for (int level = RECOMPUTE_NONE; level <= RECOMPUTE_PAIR; level++) {
-        model_plan(&m, shape_of(cfg), cfg->micro_batch, cfg->seq_len, (KeepLevel)level, (size_t)cfg->scratch << 20);
-        optimizer_plan(&opt, &m);
-        if (level == RECOMPUTE_NONE) {
-            report_model(&m);
-            report_parameters(&m);
-            report_flops(cfg, &m);
-        }
-        printf("--recompute %d (%s)\n  ", level, level_name[level]);
-        arena_print(&m.arena);
-        model_unplan(&m);
-    }
-    return 0;
-}
-
 int main(int argc, char** argv) {
     Config cfg = config_parse(argc, argv);
-    int status = cfg.dry_run ? dry_run(&cfg) : cfg.eval_only ? evaluate(&cfg) : cfg.prompt[0] ? complete(&cfg) : train(&cfg);
+    int status = cfg.dry_run ? dry_run(&cfg, shape_of) : cfg.eval_only ? evaluate(&cfg) : cfg.prompt[0] ? complete(&cfg) : train(&cfg);
     config_close(&cfg);
     return status;
 }

@@ -104,3 +104,12 @@ UpdateDecision optimizer_outcome(Optimizer* opt, Model* model) {
     opt->updates = outcome.updates;
     return outcome;
 }
+
+uint64_t optimizer_fingerprint(const Optimizer* opt, const Model* model) {
+    const ParamTable* t = &model->table;
+    size_t all = t->elements * sizeof(float), vectors = (t->elements - t->matrix_elements) * sizeof(float);
+    stream_t stream = model->stream;
+    uint64_t hash = comm_hash(model->matrices, t->matrix_elements * sizeof(floatX), stream) + 3 * comm_hash(model->vectors, vectors, stream);
+    if (opt->partition.sharded) { return hash; }
+    return hash + 5 * comm_hash(opt->master, all, stream) + 7 * comm_hash(opt->m, all, stream) + 11 * comm_hash(opt->v, all, stream);
+}

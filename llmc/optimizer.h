@@ -36,6 +36,9 @@ void   optimizer_publish(const Optimizer* opt, Model* model);           // maste
 void   optimizer_norm(Optimizer* opt, Model* model);                                    // *sumsq, and the model's total: over all ranks
 void   optimizer_update(Optimizer* opt, Model* model, const AdamWSettings* settings);   // decides, then one AdamW update unless it is skipped
 
+// A hash of all that every rank must have alike, to the bit: the compute copy, and what is not divided among the ranks. Waits.
+uint64_t optimizer_fingerprint(const Optimizer* opt, const Model* model);
+
 // Waits, and tells what the last update came to.
 UpdateDecision optimizer_outcome(Optimizer* opt, Model* model);
 

@@ -166,6 +166,16 @@ bool state_load_plans(Model* m, const Checkpoint* checkpoint, Error* err) {
     return true;
 }
 
+void state_share_plans(Model* m, Ranks* ranks) {
+    uint64_t room = matmul_plans_text(NULL, 0, m->plans) + 1;
+    ranks_broadcast(ranks, &room, sizeof room, "the exchange of GEMM plans");
+    char* text = (char*)xcalloc(room, 1);
+    if (ranks->rank == 0) { matmul_plans_text(text, room, m->plans); }
+    ranks_broadcast(ranks, text, room, "the exchange of GEMM plans");
+    if (ranks->rank > 0) { matmul_plans_take(m->plans, text); }
+    free(text);
+}
+
 bool state_load(Optimizer* opt, Model* m, const Progress* progress, const Checkpoint* checkpoint, Error* err) {
     StateRange range = state_held(opt);
     if (!state_load_plans(m, checkpoint, err) || !state_load_range(&range, m, checkpoint, err)) { return false; }

@@ -6,6 +6,7 @@
 #include "checkpoint.h"
 #include "optimizer.h"
 #include "outlier.h"
+#include "ranks.h"
 
 typedef struct {
     int64_t  step;           // completed, skipped ones included
@@ -59,6 +60,7 @@ bool state_load_range(const StateRange* range, Model* m, const Checkpoint* check
 // And all the rest, on every rank: the update count, the GEMM plans, and the model's compute copy.
 bool state_load(Optimizer* opt, Model* m, const Progress* progress, const Checkpoint* checkpoint, Error* err);
 bool state_load_plans(Model* m, const Checkpoint* checkpoint, Error* err);
+void state_share_plans(Model* m, Ranks* ranks);        // rank 0's GEMM plans become those of all
 // the weights alone, into the model's compute copy: evaluation and sampling need no optimizer
 bool state_load_weights(Model* m, const Checkpoint* checkpoint, Error* err);
 
