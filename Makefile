@@ -164,6 +164,11 @@ $(B)/model/compare: test/model/compare.c $(HEADERS) $(CPU_LIB)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -o $@ $< $(CPU_LIB) $(LIBS)
 model-dumps: $(MODEL_DUMPS)
 
+# gradients on many ranks against those of one (test/test_ranks.sh)
+$(B)/test/gradients: test/ranks/gradients.c $(HEADERS) $(CPU_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -o $@ $< $(CPU_LIB) $(LIBS)
+
 # ---- benchmarks (GPU) -------------------------------------------------------------------------------------------------
 $(B)/bench/%: dev/cuda/%.cu dev/cuda/bench.h $(CUDA_LIB)
 	@mkdir -p $(@D)
@@ -200,7 +205,7 @@ test:
 	@[ -n "$(TEST_PROGRAMS)" ] || { echo "error: OP=$(OP): there is no test/test_$(OP).cu and no test/test_$(OP).c" >&2; exit 64; }
 	@scripts/setup.sh $(if $(OP),,test)
 	@$(MAKE) --no-print-directory -j $$(nproc) test-built OP=$(OP)
-test-built: $(TEST_PROGRAMS) $(if $(OP),,train_moba_cpu $(B)/test/hooks/train_moba_cpu $(if $(HAS_GPU),train_moba) $(DATA_TOOLS) $(MODEL_DUMPS))
+test-built: $(TEST_PROGRAMS) $(if $(OP),,train_moba_cpu $(B)/test/hooks/train_moba_cpu $(B)/test/gradients $(if $(HAS_GPU),train_moba) $(DATA_TOOLS) $(MODEL_DUMPS))
 	@test/run.sh $(if $(HAS_GPU),,--skip-gpu-cases-of $(wildcard test/test_$(or $(OP),*).cu)) \
 		$(if $(and $(HAS_GPU),$(if $(OP),,all)),--record dev/results/gpu-tests.json) -- $(TEST_PROGRAMS) $(SCRIPTS)
 

@@ -86,6 +86,7 @@ static bool write_arena(const Snapshot* snapshot, int i, CheckpointWriter* write
         record_name(name, ARENA_NAME[i], t);
         for (int s = 0; s < snapshot->range.spans; s++) {
             Part part = overlap(t, &snapshot->range.span[s]);
+            if (part.count == 0) { continue; }
             if (!checkpoint_add_slice(writer, name, CHECKPOINT_F32, 2, shape, part.first, part.count, host + part.local, err)) { return false; }
         }
     }
