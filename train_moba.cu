@@ -1,5 +1,6 @@
 // train_moba: pre-training of sliding-window / MoBA hybrids. Parse, plan, open, loop, close; the only file that sees all.
 // In the common subset of C11 and C++17: nvcc compiles it for the GPU program, the C compiler for train_moba_cpu.
+#include <errno.h>
 #include <math.h>
 #include <signal.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 #include "device.h"
 #include "dryrun.h"
 #include "eval.h"
+#include "evalfile.h"
 #include "flops.h"
 #include "json.h"
 #include "logger.h"
@@ -20,6 +22,7 @@
 #include "optimizer.h"
 #include "ranks.h"
 #include "report.h"
+#include "resume.h"
 #include "rundir.h"
 #include "sample.h"
 #include "saver.h"
@@ -28,9 +31,6 @@
 #include "state.h"
 #include "step.h"
 #include "tokenizer.h"
-
-// a failed call that filled an Error ends the program with the Error's own exit status
-#define TRY(call) do { if (!(call)) { FAIL(err.code, "%s", err.text); } } while (0)
 
 static bool due(int64_t step, int every) { return every > 0 && step % every == 0; }
 
@@ -63,48 +63,6 @@ static Tokenizer* open_tokenizer(const Config* cfg) {
              cfg->tokenizer, tokenizer_vocab_size(tokenizer), cfg->vocab);
     }
     return tokenizer;
-}
-
-// ---- checkpoints ------------------------------------------------------------------------------------------------------------
-
-// The checkpoint --resume asks for, whole and verified; NULL if it is 'none', or 'auto' and there is none.
-static Checkpoint* open_checkpoint(const Config* cfg, const char* checkpoints_dir) {
-    Error err;
-    memset(&err, 0, sizeof err);
-    if (strcmp(cfg->resume, "none") == 0) { return NULL; }
-    if (strcmp(cfg->resume, "auto") != 0) {
-        Checkpoint* checkpoint = checkpoint_open(cfg->resume, &err);
-        TRY(checkpoint);
-        return checkpoint;
-    }
-    char* passed_over = NULL;
-    Checkpoint* checkpoint = checkpoint_open_newest(checkpoints_dir, &passed_over, &err);
-    if (passed_over) { fprintf(stderr, "warning: %s\n", passed_over); }
-    if (passed_over && checkpoint) { fprintf(stderr, "warning: resuming from %s instead\n", checkpoint->path); }
-    free(passed_over);
-    TRY(checkpoint || err.code == 0);
-    return checkpoint;
-}
-
-// Starting over, or from an older step, would cut the log of what came after; that takes another directory.
-static void refuse_to_overwrite(const Config* cfg, const char* checkpoints_dir, int64_t from_step) {
-    int64_t* steps = NULL;
-    int count = checkpoint_steps(checkpoints_dir, &steps);
-    if (strcmp(cfg->resume, "auto") != 0 && count > 0 && steps[count - 1] > from_step) {
-        FAIL(EXIT_USAGE, "--resume %s: %s already holds step %lld; give another --out, or remove what is there", cfg->resume, checkpoints_dir,
-             (long long)steps[count - 1]);
-    }
-    free(steps);
-}
-
-static Config checkpoint_config(const Checkpoint* checkpoint) {
-    Error err;
-    Config saved;
-    char* options = checkpoint_read_text(checkpoint, "options", &err);
-    TRY(options);
-    TRY(config_from_json(&saved, options, strlen(options), &err));
-    free(options);
-    return saved;
 }
 
 // ---- training ---------------------------------------------------------------------------------------------------------------
@@ -261,6 +219,12 @@ static void validate(Run* run) {
 static SampleSettings sample_settings(const Config* cfg, uint64_t stream) {
     SampleSettings s = {cfg->sample_tokens, cfg->temperature, cfg->top_k, cfg->top_p, (uint64_t)cfg->seed, stream};
     return s;
+}
+
+// Room in the plan for what sampling remembers: a prompt of so many bytes, end-of-text before it, and the tokens to come.
+static void plan_sampling(Model* m, const Config* cfg, size_t prompt_bytes) {
+    size_t tokens = 1 + prompt_bytes + (size_t)cfg->sample_tokens;
+    kvcache_plan(&m->cache, &m->arena, &m->shape, (int)min_size(tokens, (size_t)m->max_T));
 }
 
 static void print_sample(Run* run) {
@@ -422,7 +386,7 @@ static void rehearse(Run* run, bool resumed) {
 static bool check_resume(Run* run, const Checkpoint* checkpoint) {
     Error err;
     const Config* cfg = run->cfg;
-    Config saved = checkpoint_config(checkpoint);
+    Config saved = resume_config(checkpoint);
     TRY(config_check_resume(cfg, &saved, &err));
     config_close(&saved);
     int64_t tokens = run->progress.data_tokens;
@@ -447,11 +411,12 @@ static bool open_files(Run* run, Checkpoint** checkpoint) {
     Error err;
     char path[4096] = "";
     ranks_together(&run->ranks);
+    free(shape_of(cfg).layer);                                   // a shape that cannot be is refused first
     open_input(run);
     if (run->ranks.rank == 0) {
         TRY(rundir_open(&run->dir, cfg->out, cfg->take_lock, &err));
-        *checkpoint = open_checkpoint(cfg, run->dir.checkpoints);
-        refuse_to_overwrite(cfg, run->dir.checkpoints, *checkpoint ? (*checkpoint)->step : 0);
+        *checkpoint = resume_open(cfg, run->dir.checkpoints);
+        resume_refuse_to_overwrite(cfg, run->dir.checkpoints, *checkpoint ? (*checkpoint)->step : 0);
         snprintf(path, sizeof path, "%s", *checkpoint ? (*checkpoint)->path : "");
     }
     ranks_agree(&run->ranks, NULL, "the opening of files");
@@ -467,17 +432,25 @@ static bool open_files(Run* run, Checkpoint** checkpoint) {
     return go_on;
 }
 
+// The memory of a run, as the dry run plans it too
+static void plan_run(Model* m, Optimizer* opt, const Config* cfg, int level, int rank, int ranks, bool sharded) {
+    ModelShape shape = shape_of(cfg);
+    shape.ranks = ranks;
+    model_plan(m, shape, cfg->micro_batch, cfg->seq_len, (KeepLevel)level, (size_t)cfg->scratch << 20);
+    optimizer_plan_part(opt, m, rank, ranks, sharded);
+    if (cfg->sample_every) { plan_sampling(m, cfg, 0); }
+}
+
 // Plans and prints, then takes the memory, and fills it from the checkpoint or afresh.
-static void open_model(Run* run, ModelShape shape, Checkpoint* checkpoint) {
+static void open_model(Run* run, Checkpoint* checkpoint) {
     const Config* cfg = run->cfg;
     Error err;
     ranks_together(&run->ranks);
     run->device = device_open(ranks_gpu(&run->ranks, device_count()));
     ranks_agree(&run->ranks, NULL, "the opening of devices");
     ranks_connect(&run->ranks, &run->device);
-    model_plan(&run->model, shape, cfg->micro_batch, cfg->seq_len, (KeepLevel)cfg->recompute, (size_t)cfg->scratch << 20);
+    plan_run(&run->model, &run->opt, cfg, cfg->recompute, run->ranks.rank, run->ranks.world, cfg->zero == 1);
     run->model.attn_path = (AttnPath)cfg->attn_path;
-    optimizer_plan_part(&run->opt, &run->model, run->ranks.rank, run->ranks.world, cfg->zero == 1);
     run->opt.comm = run->ranks.comm;
     run->flops_per_token = flops_per_token(&run->model.shape, cfg->seq_len, false);
     print_header(run);
@@ -502,18 +475,15 @@ static int train(const Config* cfg) {
     memset(&run, 0, sizeof run);
     run.cfg = cfg;
     run.ranks = ranks_open(cfg);
-    ranks_together(&run.ranks);
-    ModelShape shape = shape_of(cfg);
     Checkpoint* checkpoint = NULL;
     if (!open_files(&run, &checkpoint)) {
         checkpoint_close(checkpoint);
         close_input(&run);
         ranks_close(&run.ranks);
-        free(shape.layer);
         return 0;
     }
     run.options = config_to_json(cfg);
-    open_model(&run, shape, checkpoint);
+    open_model(&run, checkpoint);
     rehearse(&run, run.progress.step > 0);
     open_loaders(&run);
     open_saver(&run);
@@ -533,51 +503,26 @@ static int train(const Config* cfg) {
 static Checkpoint* adopt_checkpoint(Config* cfg) {
     Error err;
     char* checkpoints_dir = xformat("%s/checkpoints", cfg->out);
-    Checkpoint* checkpoint = open_checkpoint(cfg, checkpoints_dir);
+    Checkpoint* checkpoint = resume_open(cfg, checkpoints_dir);
     if (!checkpoint) { FAIL(EXIT_NO_INPUT, "%s holds no checkpoint; give the run's --out, or --resume with a checkpoint's directory", checkpoints_dir); }
-    Config saved = checkpoint_config(checkpoint);
+    Config saved = resume_config(checkpoint);
     TRY(config_adopt(cfg, &saved, &err));
     config_close(&saved);
     free(checkpoints_dir);
     return checkpoint;
 }
 
-// Its weights, in a model planned for B rows of T tokens; closes it.
-static void open_trained(Model* m, const Config* cfg, Checkpoint* checkpoint, int B, int T) {
+// Its weights, in a model planned for B rows of T tokens.
+static void open_trained(Model* m, const Config* cfg, const Checkpoint* checkpoint, int B, int T) {
     Error err;
     ModelShape shape = shape_of(cfg);
     device_open(0);
     model_plan(m, shape, B, T, FORWARD_ONLY, (size_t)cfg->scratch << 20);
+    if (cfg->prompt[0]) { plan_sampling(m, cfg, strlen(cfg->prompt)); }
     model_allocate(m);
     TRY(state_load_weights(m, checkpoint, &err));
     m->dense_moba = cfg->eval_attention == EVAL_DENSE;
     m->attn_path = (AttnPath)cfg->attn_path;
-    printf("checkpoint  %s\n", checkpoint->path);
-    checkpoint_close(checkpoint);
-}
-
-// A stream of tokens to score, and what its sidecar says of the text.
-typedef struct { int* tokens; int64_t count; Sidecar sidecar; } EvalText;
-
-static EvalText open_eval_text(const Config* cfg) {
-    Error err;
-    EvalText text;
-    ShardSet* set = shard_open(cfg->eval_data, 1, cfg->vocab, &err);
-    TRY(set);
-    if (set->count != 1) { FAIL(EXIT_USAGE, "--eval-data %s names %d shards; a perplexity is that of one", cfg->eval_data, set->count); }
-    TRY(sidecar_open(&text.sidecar, set->shards[0].path, &err));
-    text.tokens = shard_read_all(set, 0, &text.count, &err);
-    TRY(text.tokens);
-    shard_close(set);
-    return text;
-}
-
-static void evaluate_perplexity(Model* m, const Config* cfg, EvalText* text) {
-    Perplexity p = eval_perplexity(m, text->tokens, text->count, cfg->eval_context, cfg->eval_stride);
-    printf("attention         %s\n", m->dense_moba ? "dense" : "sparse, as trained");
-    perplexity_print(&p, &text->sidecar);
-    free(text->tokens);
-    sidecar_close(&text->sidecar);
 }
 
 static void evaluate_loss(Model* m, const Config* cfg, ShardSet* set) {
@@ -591,18 +536,44 @@ static void evaluate_loss(Model* m, const Config* cfg, ShardSet* set) {
     shard_close(set);
 }
 
+static FILE* open_scores(const Config* cfg) {
+    FILE* out = fopen(cfg->eval_out, "w");
+    if (!out) { FAIL(EXIT_NO_OUTPUT, "--eval-out %s cannot be written: %s", cfg->eval_out, strerror(errno)); }
+    return out;
+}
+
+// Each shard of --eval-data has a model planned for it: rows of its own length.
+static void evaluate_files(const Config* cfg, const Checkpoint* checkpoint, EvalFile* files, int count) {
+    FILE* scores = cfg->eval_out[0] ? open_scores(cfg) : NULL;
+    for (int i = 0; i < count; i++) {
+        Model m;
+        int B, T;
+        evalfile_plan(&files[i], cfg, &B, &T);
+        open_trained(&m, cfg, checkpoint, B, T);
+        evalfile_run(&files[i], &m, cfg, scores);
+        model_close(&m);
+    }
+    if (scores && fclose(scores) != 0) { FAIL(EXIT_IO, "--eval-out %s: %s", cfg->eval_out, strerror(errno)); }
+    evalfiles_close(files, count);
+}
+
 static int evaluate(Config* cfg) {
-    Model m;
-    EvalText text;
+    Error err;
+    EvalFile* files = NULL;
     ShardSet* valid = NULL;
+    int count = 0;
     Checkpoint* checkpoint = adopt_checkpoint(cfg);
-    if (cfg->eval_data[0]) { text = open_eval_text(cfg); }
+    if (cfg->eval_data[0]) { TRY(files = evalfiles_open(cfg, &count, &err)); }
     if (cfg->val_data[0])  { valid = open_shards(cfg, cfg->val_data); }
-    int T = valid ? max_int(cfg->seq_len, cfg->eval_context) : cfg->eval_context;
-    open_trained(&m, cfg, checkpoint, cfg->micro_batch, T);
-    if (cfg->eval_data[0]) { evaluate_perplexity(&m, cfg, &text); }
-    if (valid)             { evaluate_loss(&m, cfg, valid); }
-    model_close(&m);
+    printf("checkpoint  %s\n", checkpoint->path);
+    if (files) { evaluate_files(cfg, checkpoint, files, count); }
+    if (valid) {
+        Model m;
+        open_trained(&m, cfg, checkpoint, cfg->micro_batch, cfg->seq_len);
+        evaluate_loss(&m, cfg, valid);
+        model_close(&m);
+    }
+    checkpoint_close(checkpoint);
     return 0;
 }
 
@@ -611,8 +582,12 @@ static int complete(Config* cfg) {
     Checkpoint* checkpoint = adopt_checkpoint(cfg);
     Tokenizer* tokenizer = open_tokenizer(cfg);
     open_trained(&m, cfg, checkpoint, 1, max_int(cfg->seq_len, cfg->eval_context));
+    printf("checkpoint  %s\n", checkpoint->path);
+    checkpoint_close(checkpoint);
     SampleSettings settings = sample_settings(cfg, 0);
-    sample_text(&m, tokenizer, cfg->prompt, &settings, stdout);
+    SampleTimes times = sample_text(&m, tokenizer, cfg->prompt, &settings, stdout);
+    fprintf(stderr, "%d tokens after a prompt of %d (context %d): prompt %.3f s, then %.2f ms a token\n", times.tokens, times.prompt_tokens,
+            sample_context(&m), times.prompt_ms / 1e3, times.ms / max_int(times.tokens - 1, 1));
     tokenizer_close(tokenizer);
     model_close(&m);
     return 0;
@@ -620,7 +595,7 @@ static int complete(Config* cfg) {
 
 int main(int argc, char** argv) {
     Config cfg = config_parse(argc, argv);
-    int status = cfg.dry_run ? dry_run(&cfg, shape_of) : cfg.eval_only ? evaluate(&cfg) : cfg.prompt[0] ? complete(&cfg) : train(&cfg);
+    int status = cfg.dry_run ? dry_run(&cfg, plan_run) : cfg.eval_only ? evaluate(&cfg) : cfg.prompt[0] ? complete(&cfg) : train(&cfg);
     config_close(&cfg);
     return status;
 }

@@ -238,9 +238,12 @@ static bool check_uses(const Config* cfg, Error* err) {
     int uses = cfg->dry_run + cfg->eval_only + (cfg->prompt[0] != 0);
     if (uses > 1) { return error_set(err, EXIT_USAGE, "--dry-run, --eval-only and --prompt contradict each other: give one of them"); }
     if (cfg->eval_only && !cfg->eval_data[0] && !cfg->val_data[0]) {
-        return error_set(err, EXIT_USAGE, "--eval-only needs --eval-data (a perplexity) or --val-data (a loss)");
+        return error_set(err, EXIT_USAGE, "--eval-only needs --eval-data (texts, tasks) or --val-data (a loss)");
     }
     if (!cfg->eval_only && cfg->eval_data[0]) { return error_set(err, EXIT_USAGE, "--eval-data is only used with --eval-only"); }
+    if (!cfg->eval_data[0] && (cfg->eval_out[0] || cfg->eval_items)) {
+        return error_set(err, EXIT_USAGE, "--eval-out and --eval-items are only used with --eval-data");
+    }
     if (!cfg->eval_only && cfg->eval_attention == EVAL_DENSE) {
         return error_set(err, EXIT_USAGE, "--eval-attention dense is only used with --eval-only");
     }
@@ -419,7 +422,10 @@ bool config_adopt(Config* cfg, const Config* saved, Error* err) {
         bool size = i == OPTION_layers || i == OPTION_channels || i == OPTION_heads || i == OPTION_mlp || i == OPTION_vocab;
         if (option->resume != RESUME_ALWAYS && !cfg->given[i] && !(size && sized)) { copy_value(cfg, saved, option); }
     }
-    return resolve_all(cfg, err) && config_check_resume(cfg, saved, err);
+    if (!resolve_all(cfg, err)) { return false; }
+    Config compared = *cfg;
+    compared.seed = saved->seed;                 // no step is taken: the seed draws samples, and any will do
+    return config_check_resume(&compared, saved, err);
 }
 
 // ---- JSON ------------------------------------------------------------------------------------------------------------

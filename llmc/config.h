@@ -64,7 +64,7 @@ void config_close(Config* cfg);
 bool config_check_resume(const Config* now, const Config* saved, Error* err);
 
 // For --eval-only and --prompt: what a resumed run may not change (model, tokenizer, ...) and was not given on the command line is taken
-// from the checkpoint; what was given must agree with it. Then resolves.
+// from the checkpoint; what was given must agree with it, but for --seed, which draws samples. Then resolves.
 bool config_adopt(Config* cfg, const Config* saved, Error* err);
 
 // One flat JSON object, every option by name. Reads back to the same values exactly. The text is the caller's to free.

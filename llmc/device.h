@@ -37,6 +37,8 @@ size_t   device_memory_in_use(void);                   // bytes in use on the de
 void     device_upload(void* device, const void* host, size_t bytes, stream_t stream);     // asynchronous from pinned memory
 void     device_download(void* host, const void* device, size_t bytes, stream_t stream);
 void     device_copy(void* to, const void* from, size_t bytes, stream_t stream);
+// `rows` rows of `row_bytes`, each `from_stride` / `to_stride` bytes after the one before
+void     device_copy_rows(void* to, size_t to_stride, const void* from, size_t from_stride, size_t row_bytes, size_t rows, stream_t stream);
 void     device_zero(void* device, size_t bytes, stream_t stream);
 
 DeviceEvent* event_open(void);

@@ -4,8 +4,6 @@
 #include <string.h>
 
 #include "flops.h"
-#include "model.h"
-#include "optimizer.h"
 #include "report.h"
 
 static const double DEFAULT_FLOPS = 0.4 * 989e12;      // 40 % of an H100's dense bf16 peak, where no measurement is given
@@ -46,22 +44,17 @@ static EstimateInput estimate_input(const Config* cfg, const Model* m) {
 
 // ---- memory on many GPUs -------------------------------------------------------------------------------------------------------
 
-typedef ModelShape (*ShapeOf)(const Config*);
-
-static double plan_gib(const Config* cfg, ShapeOf shape_of, int level, int gpus, bool sharded) {
+static double plan_gib(const Config* cfg, PlanRun plan, int gpus, bool sharded) {
     Model m;
     Optimizer opt;
-    ModelShape shape = shape_of(cfg);
-    shape.ranks = gpus;
-    model_plan(&m, shape, cfg->micro_batch, cfg->seq_len, (KeepLevel)level, (size_t)cfg->scratch << 20);
-    optimizer_plan_part(&opt, &m, 0, gpus, sharded);
+    plan(&m, &opt, cfg, cfg->recompute, 0, gpus, sharded);
     double gib = (double)m.arena.bytes / (1 << 30);
     optimizer_close(&opt);
     model_unplan(&m);
     return gib;
 }
 
-static void print_scaling(const Config* cfg, const Model* m, ShapeOf shape_of) {
+static void print_scaling(const Config* cfg, const Model* m, PlanRun plan) {
     EstimateInput in = estimate_input(cfg, m);
     double tokens = (double)cfg->total_batch / cfg->ranks;
     printf("scaling     estimated, with the tokens a GPU takes in a step held at %.0f\n", tokens);
@@ -75,26 +68,25 @@ static void print_scaling(const Config* cfg, const Model* m, ShapeOf shape_of) {
         StepEstimate e = estimate_step(&in, gpus);
         double step = e.compute + e.waited;
         printf("    %4d  %13.0f  %10.2f  %12.2f  %9.2f  %7.2f  %9.4g  %9.1f%%  %7.2f %7.2f\n", gpus, tokens * gpus, e.compute, e.reduction, e.waited, step,
-               tokens * gpus / step * 1e3, 100 * e.compute / step, plan_gib(cfg, shape_of, cfg->recompute, gpus, false),
-               plan_gib(cfg, shape_of, cfg->recompute, gpus, true));
+               tokens * gpus / step * 1e3, 100 * e.compute / step, plan_gib(cfg, plan, gpus, false),
+               plan_gib(cfg, plan, gpus, true));
     }
     StepEstimate e = estimate_step(&in, cfg->ranks);
     printf("time        %.1f hours for %d steps on %d GPU%s\n", (e.compute + e.waited) * cfg->steps / 3.6e6, cfg->steps, cfg->ranks, cfg->ranks > 1 ? "s" : "");
 }
 
-int dry_run(const Config* cfg, ShapeOf shape_of) {
+int dry_run(const Config* cfg, PlanRun plan) {
     static const char* level_name[] = {"keep all", "redo norms and SwiGLU", "redo gate and up too", "keep layer inputs", "keep every second layer's input"};
     Model m;
     Optimizer opt;
     config_print(cfg, stdout);
     for (int level = RECOMPUTE_NONE; level <= RECOMPUTE_PAIR; level++) {
-        model_plan(&m, shape_of(cfg), cfg->micro_batch, cfg->seq_len, (KeepLevel)level, (size_t)cfg->scratch << 20);
-        optimizer_plan_part(&opt, &m, 0, cfg->ranks, cfg->zero == 1);
+        plan(&m, &opt, cfg, level, 0, cfg->ranks, cfg->zero == 1);
         if (level == RECOMPUTE_NONE) {
             report_model(&m);
             report_parameters(&m);
             report_flops(cfg, &m);
-            print_scaling(cfg, &m, shape_of);
+            print_scaling(cfg, &m, plan);
         }
         printf("--recompute %d (%s)\n  ", level, level_name[level]);
         arena_print(&m.arena);

@@ -3,7 +3,8 @@
 #define DRYRUN_H
 
 #include "config.h"
-#include "params.h"
+#include "model.h"
+#include "optimizer.h"
 
 // A step on `gpus` GPUs, in milliseconds, by the model that dry_run prints.
 typedef struct {
@@ -27,7 +28,10 @@ extern "C" {
 
 StepEstimate estimate_step(const EstimateInput* in, int gpus);
 
-int dry_run(const Config* cfg, ModelShape (*shape_of)(const Config* cfg));     // the exit status
+// Plans the memory of a run, on one of `ranks` ranks; the trainer's own.
+typedef void (*PlanRun)(Model* m, Optimizer* opt, const Config* cfg, int level, int rank, int ranks, bool sharded);
+
+int dry_run(const Config* cfg, PlanRun plan);                                  // the exit status
 
 #ifdef __cplusplus
 }

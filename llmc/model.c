@@ -53,6 +53,13 @@ static void moba_forward(Model* m, int l) {
                       m->acts.scratch, m->acts.scratch_bytes, m->stream);
 }
 
+// in generation: the keys and values of this pass join the cache
+static void remember(Model* m, int l) {
+    LayerActs a = m->acts.layer[l];
+    Attention attn = attention_of(m, l, a.qkv, a.kprime);
+    kvcache_fill(&m->cache, &m->shape, l, attn.k, attn.shape.ldk, attn.v, a.qkv + m->shape.C, attn.shape.ldv, m->stream);
+}
+
 // norm1 -> branch
 static void attention_forward(Model* m, int l) {
     const ModelShape* s = &m->shape;
@@ -60,13 +67,16 @@ static void attention_forward(Model* m, int l) {
     LayerActs a = m->acts.layer[l];
     int N = rows(m), C = s->C;
     matmul_forward(a.qkv, a.norm1, w.wqkv, N, C, 3 * C, m->plans, m->stream);
-    if (s->layer[l].kind == LAYER_M) {
+    if (m->cache.use == CACHE_STEP) {
+        kvcache_step(&m->cache, s, l, a.att, a.qkv, w.kconv, m->acts.rope, m->dense_moba, m->stream);
+    } else if (s->layer[l].kind == LAYER_M) {
         moba_forward(m, l);
     } else {
         Attention attn = attention_of(m, l, a.qkv, NULL);
         if (s->layer[l].kind == LAYER_S) { rope_forward(a.qkv, m->acts.rope, N, m->T, 2 * s->H, s->D, 3 * C, m->stream); }
         swa_forward(a.att, a.lse, attn.q, attn.k, attn.v, attn.shape, s->layer[l].window, m->stream);
     }
+    if (m->cache.use == CACHE_FILL) { remember(m, l); }
     matmul_forward(m->acts.branch, a.att, w.wo, N, C, C, m->plans, m->stream);
 }
 
@@ -311,6 +321,36 @@ void model_rehearse(Model* m) {
     free(tokens);
 }
 
+// ---- generation -------------------------------------------------------------------------------------------------------------------
+
+// Padding behind the prompt, which nothing before it sees, keeps the number of matrix shapes small.
+void model_prefill(Model* m, const int* tokens, int count, float* logits) {
+    enum { LENGTHS = 128 };
+    REQUIRE(count >= 1 && count <= m->max_T && count <= m->cache.room, "%d tokens to read, there is room for %d in a row and %d in the cache",
+            count, m->max_T, m->cache.room);
+    int T = count == 1 ? 1 : min_int((int)round_up((size_t)count, LENGTHS), m->max_T);
+    int* padded = (int*)xcalloc((size_t)T, sizeof *padded);
+    memcpy(padded, tokens, (size_t)count * sizeof *padded);
+    model_batch(m, padded, NULL, 1, T);
+    m->cache.use = CACHE_FILL;
+    m->cache.filling = count;
+    model_forward(m);
+    m->cache.use = CACHE_IDLE;
+    m->cache.length = count;
+    model_logits(m, count - 1, logits);
+    free(padded);
+}
+
+void model_step(Model* m, int token, float* logits) {
+    REQUIRE(m->cache.length < m->cache.room && m->cache.length < m->max_T, "the cache is full: %d tokens", m->cache.length);
+    model_batch(m, &token, NULL, 1, 1);
+    m->cache.use = CACHE_STEP;
+    model_forward(m);
+    m->cache.use = CACHE_IDLE;
+    m->cache.length++;
+    model_logits(m, 0, logits);
+}
+
 // ---- open and close -------------------------------------------------------------------------------------------------------------
 
 const char* model_refusal(const ModelShape* s, char* text, size_t size) {
@@ -377,6 +417,7 @@ void model_allocate(Model* m) {
 void model_unplan(Model* m) {
     arena_free(&m->arena);
     acts_free(&m->acts);
+    kvcache_free(&m->cache);
     param_table_free(&m->table);
     free(m->shape.layer);
 }

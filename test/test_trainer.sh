@@ -64,6 +64,12 @@ expect trainer_eval_context_of_one  64 'eval-context: 1'         "$PROGRAM" --ou
 expect trainer_eval_pass_too_large  64 'micro-batch: 4096 rows'  "$PROGRAM" --out "$WORK/clean" --eval-only --eval-data "$WORK/text.bin" \
                                                                  --eval-context 1000000 --micro-batch 4096
 
+# ---- the seed of a sample is free, and the sample is a function of it
+sampled() { "$PROGRAM" --out "$WORK/clean" --prompt "int " --sample-tokens 40 "$@" 2> "$WORK/err" | tail -n +2 | od -c; }
+check trainer_sample_is_a_function_of_the_seed [ "$(sampled --seed 5)" = "$(sampled --seed 5)" ]
+check trainer_sample_follows_the_seed          [ "$(sampled --seed 5)" != "$(sampled --seed 6)" ]
+check trainer_sample_says_its_times            grep -qE '^[0-9]+ tokens after a prompt of 5 \(context 45\): prompt [0-9.]+ s, then [0-9.]+ ms a token$' "$WORK/err"
+
 # ---- other uses take no steps: a signal ends them at once, and their input is checked before a device is touched
 "$PROGRAM" --out "$WORK/clean" --prompt "int " --temperature 0 --sample-tokens 1000000 > "$WORK/prompt" 2> "$WORK/err" &
 pid=$!

@@ -67,6 +67,10 @@ void device_copy(void* to, const void* from, size_t bytes, stream_t stream) {
     if (bytes) { memcpy(to, from, bytes); }
 }
 
+void device_copy_rows(void* to, size_t to_stride, const void* from, size_t from_stride, size_t row_bytes, size_t rows, stream_t stream) {
+    for (size_t i = 0; i < rows; i++) { device_copy((char*)to + i * to_stride, (const char*)from + i * from_stride, row_bytes, stream); }
+}
+
 void device_zero(void* device, size_t bytes, stream_t stream) {
     (void)stream;
     if (bytes) { memset(device, 0, bytes); }
