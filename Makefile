@@ -102,6 +102,12 @@ $(B)/gen/commit.h: FORCE
 	@mkdir -p $(@D)
 	@echo '#define COMMIT "$(shell git describe --always --dirty 2>/dev/null || echo unknown)"' > $@.new
 	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+# MPI or NCCL was installed, or went away: what asks for them is compiled anew
+$(B)/gen/ranks_flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(MPI_INC) $(NCCL_INC)' > $@.new
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+$(foreach dir,cpu cuda,$(B)/$(dir)/mpi.o $(B)/$(dir)/op_comm.o): $(B)/gen/ranks_flags
 FORCE:
 
 # ---- programs ---------------------------------------------------------------------------------------------------------
