@@ -7,7 +7,7 @@ enum { HELP_WIDTH = 100, HELP_COLUMN = 34 };
 
 static const struct { const char *name, *title; } groups[] = {
     { "data", "Data" }, { "model", "Model" }, { "optimizer", "Optimizer" }, { "run", "Run" },
-    { "memory", "Memory and speed" }, { "safety", "Safety" }, { "other", "Other uses" },
+    { "memory", "Memory and speed" }, { "ranks", "Many GPUs" }, { "safety", "Safety" }, { "other", "Other uses" },
 };
 enum { NUM_GROUPS = sizeof groups / sizeof groups[0] };
 

@@ -29,6 +29,7 @@ static Net* net_open(void) {
 }
 
 static void net_close(Net* net) {
+    optimizer_close(&net->opt);
     model_close(&net->model);
     free(net);
 }
@@ -42,15 +43,15 @@ static void net_fill(Net* net, int64_t step) {
     }
 }
 
-// every tensor's every element, from wherever element `first` of the arenas is at master, m, v
+// every tensor's every element that lies in the range
 static void check_values(const ParamTable* table, const StateRange* range, int64_t step) {
     const float* arena[3] = { range->master, range->m, range->v };
     for (int k = 0; k < table->count; k++) {
         const Tensor* t = &table->tensor[k];
         for (size_t i = t->offset; i < t->offset + (size_t)t->rows * (size_t)t->cols; i++) {
-            if (i < range->first || i >= range->first + range->count) { continue; }
+            if (i < range->span->flat || i >= range->span->flat + range->count) { continue; }
             for (int a = 0; a < 3; a++) {
-                float found = arena[a][i - range->first];
+                float found = arena[a][i - range->span->flat];
                 CHECK(found == value_of(step, a, i), "%s, arena %d, element %zu is %g, not %g", t->name, a, i, (double)found, (double)value_of(step, a, i));
             }
         }
@@ -63,10 +64,11 @@ static Progress progress_at(int64_t step) {
     return p;
 }
 
-static StateRange share(Net* net, int rank, int ranks) {
-    size_t n = net->model.table.elements, first = n * (size_t)rank / (size_t)ranks;
-    StateRange range = { first, n * (size_t)(rank + 1) / (size_t)ranks - first, net->opt.master + first, net->opt.m + first, net->opt.v + first };
-    return range;
+// the rank-th of `ranks` parts, cut where no tensor ends
+static StateRange share(Net* net, Span* span, int rank, int ranks) {
+    size_t n = net->model.table.elements, first = n * (size_t)rank / (size_t)ranks, count = n * (size_t)(rank + 1) / (size_t)ranks - first;
+    *span = (Span){ first, 0, count, 0 };
+    return (StateRange){ span, 1, count, net->opt.master + first, net->opt.m + first, net->opt.v + first };
 }
 
 // ---- ranks as threads ---------------------------------------------------------------------------------------------------
@@ -103,7 +105,8 @@ static void* rank_main(void* argument) {
     Rank* r = (Rank*)argument;
     World* w = r->world;
     SaverRanks ranks = { r->rank, w->ranks, 77, all_say, r };
-    Saver* saver = saver_open(w->dir, &w->net->model, share(w->net, r->rank, w->ranks), ranks, 2, 0, w->often);
+    Span span;
+    Saver* saver = saver_open(w->dir, &w->net->model, share(w->net, &span, r->rank, w->ranks), ranks, 2, 0, w->often);
     for (int s = 0; s < 3 && w->steps[s]; s++) {
         if (r->rank == 0) { net_fill(w->net, w->steps[s]); }
         all_say(r, true);
@@ -155,7 +158,8 @@ TEST(saver_of_any_ranks_is_read_by_any_ranks) {
             for (int readers = 1; readers <= MAX_RANKS; readers++) {
                 net_fill(net, 1);
                 for (int r = 0; r < readers; r++) {
-                    StateRange range = share(net, r, readers);
+                    Span span;
+                    StateRange range = share(net, &span, r, readers);
                     CHECK(state_load_range(&range, &net->model, checkpoint, &err), "%s", err.text);
                     check_values(&net->model.table, &range, 30);
                 }
@@ -195,7 +199,7 @@ TEST(saver_on_a_full_disk_reports_and_goes_on) {
     getrlimit(RLIMIT_FSIZE, &before);
     signal(SIGXFSZ, SIG_IGN);
     SaverRanks one = { 0, 1, 5, NULL, NULL };
-    Saver* saver = saver_open(dir, &net->model, state_whole(&net->opt, &net->model), one, 3, 0, true);
+    Saver* saver = saver_open(dir, &net->model, state_share(&net->opt), one, 3, 0, true);
     CHECK(saver_is_staged(saver) && saver_host_bytes(saver) == 3 * net->model.table.elements * sizeof(float), "not staged");
     for (int64_t step = 10; step <= 40; step += 10) {
         SaveReport report;
@@ -228,7 +232,7 @@ TEST(state_of_another_shape_is_refused) {
     CHECK(writer && checkpoint_add(writer, "master/wte", CHECKPOINT_F32, 2, shape, net->opt.master, &err) && checkpoint_commit(writer, &err), "%s", err.text);
     char* path = checkpoint_path(dir, 1);
     Checkpoint* checkpoint = checkpoint_open(path, &err);
-    StateRange range = state_whole(&net->opt, &net->model);
+    StateRange range = state_share(&net->opt);
     Progress progress;
     CHECK(checkpoint && !state_load_range(&range, &net->model, checkpoint, &err) && strstr(err.text, "'master/wte' is not 384 x 16"), "\"%s\"", err.text);
     CHECK(!state_read_progress(&progress, checkpoint, &err) && strstr(err.text, "counters"), "\"%s\"", err.text);
