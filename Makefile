@@ -3,6 +3,10 @@
 # make test [OP=name]  every test, or those of one op
 # make tools           the data tools written in C, into build/data (data/README.md)
 # make bench [OP=name] the tables of README (GPU)
+# make soak            the long forms: 50 kills, 10 000 steps, fuzzing for minutes (SEED=1, FUZZ_SECONDS=120)
+# make lint            clang-tidy and cppcheck over the C sources
+# make sanitize        the CPU tests and training runs under ASan and UBSan, training under valgrind
+# make sanitize-gpu    compute-sanitizer's three tools over the kernel tests and three training steps (GPU)
 # make clean           removes what was built; runs/ stays
 # make ladder          the MoBA forward in five steps, naive to product (GPU)
 # make help            this text
@@ -119,6 +123,9 @@ $(B)/test/hooks/train_moba_cpu: train_moba.cu test/faults.h $(B)/gen/commit.h $(
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_TEST -I$(B)/gen -Itest -x c -o $@ $< -x none $(CPU_LIB) $(LIBS)
 train_moba: train_moba.cu $(B)/gen/commit.h $(CUDA_LIB)
 	$(NVCC) $(NVFLAGS) -I$(B)/gen -o $@ $< $(CUDA_LIB) $(NVLIBS)
+$(B)/test/hooks/train_moba: train_moba.cu test/faults.h $(B)/gen/commit.h $(CUDA_LIB)
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) -DLLMC_TEST -I$(B)/gen -Itest -o $@ $< $(CUDA_LIB) $(NVLIBS)
 
 # ---- data tools: data/NAME.c -> build/data/NAME ------------------------------------------------------------------------
 DATA_TOOLS := $(patsubst data/%.c,$(B)/data/%,$(wildcard data/*.c))
@@ -169,6 +176,19 @@ $(B)/model/compare: test/model/compare.c $(HEADERS) $(CPU_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -o $@ $< $(CPU_LIB) $(LIBS)
 model-dumps: $(MODEL_DUMPS)
+
+# fuzzers of everything that reads what others wrote (test/test_fuzz.sh), where clang is
+FUZZ_SOURCES := common json pattern config config_print shard checkpoint checkpoint_format checkpoint_read logger tokenizer
+FUZZERS      := $(patsubst test/fuzz/%.c,$(B)/fuzz/%,$(filter-out %/seeds.c,$(wildcard test/fuzz/*.c)))
+FUZZ_CC      := clang -std=gnu11 -O1 -g -Wall -Wextra -Werror -DLLMC_CPU -Illmc -fsanitize=address,undefined -fno-sanitize-recover=all
+$(B)/fuzz/%.o: llmc/%.c $(HEADERS)
+	@mkdir -p $(@D)
+	$(FUZZ_CC) -fsanitize=fuzzer-no-link -c -o $@ $<
+$(B)/fuzz/%: test/fuzz/%.c $(FUZZ_SOURCES:%=$(B)/fuzz/%.o)
+	$(FUZZ_CC) -fsanitize=fuzzer -o $@ $^ -lz -lm
+$(B)/fuzz/seeds: test/fuzz/seeds.c $(FUZZ_SOURCES:%=$(B)/fuzz/%.o)
+	$(FUZZ_CC) -o $@ $^ -lz -lm
+fuzzers: $(FUZZERS) $(B)/fuzz/seeds
 
 # gradients on many ranks against those of one (test/test_ranks.sh)
 $(B)/test/gradients: test/ranks/gradients.c $(HEADERS) $(CPU_LIB)
@@ -226,6 +246,34 @@ cuda-tests: $(OP_TESTS:%=$(B)/test/cuda/%) $(B)/model/dump_cuda
 source-hash:
 	@cat $(sort $(wildcard llmc/*.c llmc/*.h llmc/*.cu llmc/*.cuh) train_moba.cu Makefile) | sha256sum | cut -c1-16
 
+# ---- the long forms, and other eyes on the sources ------------------------------------------------------------------------
+SEED ?= 1
+FUZZ_SECONDS ?= 120
+soak: train_moba_cpu $(B)/test/hooks/train_moba_cpu $(DATA_TOOLS)
+	test/test_survive.py --soak --seed $(SEED)
+	SECONDS_EACH=$(FUZZ_SECONDS) SEED=$(SEED) test/test_fuzz.sh
+
+LINTED := $(wildcard llmc/*.c llmc/cpu/*.c data/*.c)
+# (invalidFunctionArg: it takes loops over a vocabulary for loops that may not run, and their sums for 0; arrayIndexThenCheck: it takes
+# the second half of a comparison for a bounds check)
+LINT_FLAGS := -std=gnu11 -DLLMC_CPU -Illmc -I$(B)/gen
+lint: $(B)/gen/commit.h
+	clang-tidy --quiet $(LINTED) -- $(LINT_FLAGS)
+	clang-tidy --quiet train_moba.cu -- -x c $(LINT_FLAGS)
+	cppcheck --enable=warning,performance,portability --inline-suppr --suppress=invalidFunctionArg --suppress=arrayIndexThenCheck --std=c11 --quiet --error-exitcode=1 -DLLMC_CPU -Illmc -I$(B)/gen $(LINTED)
+
+# (test_moba_large runs rows of a million tokens: an hour under sanitizers, on code that test_moba_attn and test_moba_index run too)
+SANITIZE_FLAGS := -std=gnu11 -O1 -g $(WARN) -fno-omit-frame-pointer -fno-math-errno -ffp-contract=off -fopenmp -pthread -Illmc
+SANITIZED      := $(filter-out %/test_moba_large,$(OP_TESTS:%=$(B)/sanitize/test/cpu/%) $(PLAIN_TESTS:%=$(B)/sanitize/test/cpu/%))
+sanitize:
+	$(MAKE) --no-print-directory B=$(B)/sanitize CFLAGS="$(SANITIZE_FLAGS) -fsanitize=address,undefined -fno-sanitize-recover=all" \
+		ARCH= $(SANITIZED) $(B)/sanitize/test/hooks/train_moba_cpu $(B)/sanitize/data/bytes
+	$(MAKE) --no-print-directory B=$(B)/valgrind ARCH= CFLAGS="$(SANITIZE_FLAGS)" $(B)/valgrind/test/hooks/train_moba_cpu
+	test/sanitize.sh $(B) $(SANITIZED)
+
+sanitize-gpu: train_moba $(B)/data/bytes $(filter-out %/test_moba_large,$(OP_TESTS:%=$(B)/test/cuda/%))
+	test/sanitize_gpu.sh ./train_moba $(filter-out %/test_moba_large,$(OP_TESTS:%=$(B)/test/cuda/%))
+
 quickstart:
 	@scripts/quickstart.sh
 
@@ -234,5 +282,5 @@ clean:
 help:
 	@sed -n '1,/^CC/p' Makefile | grep '^#' | sed 's/^# //'
 
-.PHONY: FORCE all clean help tools nvcc test test-built cuda-tests quickstart bench bench-built ladder benchmarks source-hash model-dumps
+.PHONY: fuzzers soak lint sanitize sanitize-gpu FORCE all clean help tools nvcc test test-built cuda-tests quickstart bench bench-built ladder benchmarks source-hash model-dumps
 .SECONDARY:

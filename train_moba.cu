@@ -82,7 +82,7 @@ typedef struct {
     Stepper       stepper;
     Logger*       log;                 // rank 0's; NULL elsewhere
     Progress      progress;            // step: begun; its outcome may still be on its way (settle)
-    double        max_loss, max_norm;  // above these the step under way is skipped (--skip-z); 0: no limit
+    double        max_loss, max_norm;  // above these the step under way is skipped (--skip-z); INFINITY: no limit
     Saver*        saver;
     double        save_pause_ms;       // what the save under way has held up so far
     int64_t       saved_step;          // the newest checkpoint on disk
@@ -140,9 +140,9 @@ static void finish_step(Run* run) {
     Progress* p = &run->progress;
     StepOutcome o = stepper_wait(&run->stepper);
     p->updates = run->opt.updates;
-    if (isfinite(o.loss) && isfinite(o.norm)) {
+    if (isfinite(o.loss) && isfinite(o.norm) && o.norm > 0) {
         outliers_add(&p->loss, o.loss, run->max_loss);
-        outliers_add(&p->norm, o.norm, run->max_norm);
+        outliers_add(&p->log_norm, log(o.norm), log(run->max_norm));
     }
     comm_step_end(run->ranks.comm);
     if (!o.applied) {
@@ -175,7 +175,7 @@ static void train_step(Run* run) {
     const Config* cfg = run->cfg;
     if (cfg->skip_z > 0) { settle(run); }                        // the limits come from every step before this one
     run->max_loss = outliers_limit(&run->progress.loss, cfg->skip_z);
-    run->max_norm = outliers_limit(&run->progress.norm, cfg->skip_z);
+    run->max_norm = exp(outliers_limit(&run->progress.log_norm, cfg->skip_z));
     AdamWSettings settings = {schedule_lr(cfg, run->progress.step), 0.9, 0.95, 1e-8, cfg->weight_decay, cfg->clip, run->max_norm,
                               run->max_loss * (double)cfg->total_batch};
     comm_step(run->ranks.comm, run->progress.step + 1);

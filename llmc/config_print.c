@@ -24,16 +24,15 @@ static const char* value_word(const Option* option) {
 
 // "1 to 1000", "tiny, 30M", "text", "flag"
 static void allowed_text(const Option* option, char* text, size_t room) {
-    const char* separator = strchr(option->choices, '|');
     if (option->type == TYPE_TEXT) { snprintf(text, room, "text"); }
     else if (option->type == TYPE_FLAG) { snprintf(text, room, "flag"); }
     else if (option->type != TYPE_ENUM) { snprintf(text, room, option->type == TYPE_REAL ? "%g to %g" : "%.17g to %.17g", option->min, option->max); }
     else {
         size_t used = 0;
-        for (const char* word = option->choices; used + 1 < room; word = separator + 1) {
-            separator = word + strcspn(word, "|");
-            used += (size_t)snprintf(text + used, room - used, "%.*s%s", (int)(separator - word), word, *separator ? ", " : "");
-            if (*separator == 0) { break; }
+        for (const char *word = option->choices, *end; used + 1 < room; word = end + 1) {
+            end = word + strcspn(word, "|");
+            used += (size_t)snprintf(text + used, room - used, "%.*s%s", (int)(end - word), word, *end ? ", " : "");
+            if (*end == 0) { break; }
         }
     }
 }

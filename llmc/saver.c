@@ -138,7 +138,6 @@ void saver_start(Saver* saver, const Progress* progress, const char* options) {
     atomic_store(&saver->done, false);
     if (saver->snapshot.staged) { start_thread(saver, write_main); }
     else                        { write_main(saver); }
-    report->pause_ms = now_ms() - saver->started;
 }
 
 // All parts are finished, or one has failed: makes them visible, or removes them.

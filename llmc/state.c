@@ -99,7 +99,7 @@ bool snapshot_write(const Snapshot* snapshot, CheckpointWriter* writer, bool is_
                                     (uint64_t)progress->data_tokens, progress->data_print };
     double detector[2 * OUTLIER_STATE];
     outliers_put(&progress->loss, detector);
-    outliers_put(&progress->norm, detector + OUTLIER_STATE);
+    outliers_put(&progress->log_norm, detector + OUTLIER_STATE);
     bool ok = !is_part_0 || (checkpoint_add_text(writer, "options", snapshot->options, err)
                           && checkpoint_add(writer, "counters", CHECKPOINT_U64, 1, COUNTERS_SHAPE, counters, err)
                           && checkpoint_add(writer, "detector", CHECKPOINT_F64, 2, DETECTOR_SHAPE, detector, err)
@@ -147,7 +147,7 @@ bool state_read_progress(Progress* progress, const Checkpoint* checkpoint, Error
     if (!checkpoint_read(checkpoint, "detector", CHECKPOINT_F64, detector, sizeof detector, err)) { return false; }
     bool sound = c[COUNTER_STEP] == (uint64_t)checkpoint->step && c[COUNTER_UPDATES] <= c[COUNTER_STEP] && c[COUNTER_BAD_STEPS] <= c[COUNTER_STEP] &&
                  c[COUNTER_ROWS] <= (uint64_t)1 << 60 && c[COUNTER_DATA_TOKENS] <= INT64_MAX &&
-                 outliers_get(&progress->loss, detector) && outliers_get(&progress->norm, detector + OUTLIER_STATE);
+                 outliers_get(&progress->loss, detector) && outliers_get(&progress->log_norm, detector + OUTLIER_STATE);
     if (!sound) { return error_set(err, EXIT_DATA, "checkpoint %s: its counters contradict each other", checkpoint->path); }
     progress->step = (int64_t)c[COUNTER_STEP];
     progress->updates = (int64_t)c[COUNTER_UPDATES];

@@ -15,7 +15,7 @@ typedef struct {
     int64_t  rows;           // of training data used so far: with the batch size constant, step x rows a step
     int64_t  data_tokens;    // of the training set
     uint64_t data_print;     // shard_fingerprint of it
-    Outliers loss, norm;     // what --skip-z judges by
+    Outliers loss, log_norm; // what --skip-z judges by; norms are judged by their logarithm, they scatter by factors
 } Progress;
 
 // What a rank saves or loads: `count` elements of each arena, at these addresses on its device; span[i] says which of the flat arenas' they are.
