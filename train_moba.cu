@@ -14,6 +14,7 @@
 #include "dryrun.h"
 #include "eval.h"
 #include "evalfile.h"
+#include "fit.h"
 #include "flops.h"
 #include "json.h"
 #include "logger.h"
@@ -348,6 +349,9 @@ static void close_run(Run* run, bool saved, double seconds) {
     EndRecord end = {(int)run->progress.step, status, why, seconds, run->last.loss, run->progress.rows * run->cfg->seq_len};
     if (run->log) {
         log_end(run->log, &end);
+        if (run->stepper.steps_ms > 0) {
+            printf("loader      %.3f %% of the steps' time was spent waiting for data\n", 100 * run->stepper.loader_ms / run->stepper.steps_ms);
+        }
         TRY(logger_close(run->log, &err));
         report_communication(comm_times(run->ranks.comm));
     }
@@ -383,11 +387,11 @@ static void rehearse(Run* run, bool resumed) {
 }
 
 // May this run go on from the checkpoint? False if there is nothing left to do; ends the program if not.
-static bool check_resume(Run* run, const Checkpoint* checkpoint) {
+static bool check_resume(Run* run, Config* cfg, const Checkpoint* checkpoint) {
     Error err;
-    const Config* cfg = run->cfg;
     Config saved = resume_config(checkpoint);
     TRY(config_check_resume(cfg, &saved, &err));
+    if (!cfg->micro_batch && cfg->total_batch % ((int64_t)saved.micro_batch * cfg->seq_len * cfg->ranks) == 0) { cfg->micro_batch = saved.micro_batch; }
     config_close(&saved);
     int64_t tokens = run->progress.data_tokens;
     uint64_t print = run->progress.data_print;
@@ -404,10 +408,19 @@ static bool check_resume(Run* run, const Checkpoint* checkpoint) {
     return false;
 }
 
+// --micro-batch auto: what the checkpoint was trained with, so that the same command writes the same bytes, else what fits the device now
+static void choose_micro_batch(Ranks* ranks, Config* cfg) {
+    Error err;
+    if (cfg->micro_batch) { return; }
+    int64_t rows = rows_per_step(cfg) / ranks->world;
+    size_t room = ranks_least(ranks, device_memory_free());
+    TRY(fit_micro_batch(cfg, rows, room, &cfg->micro_batch, &err));
+    printf("micro-batch %d of %lld rows: the most that divide a rank's step and fit %.1f MiB\n", cfg->micro_batch, (long long)rows, (double)room / (1 << 20));
+}
+
 // What may be wrong with options, files or the checkpoint is found here, by all ranks together and before a device is touched.
 // False: nothing is left to do.
-static bool open_files(Run* run, Checkpoint** checkpoint) {
-    const Config* cfg = run->cfg;
+static bool open_files(Run* run, Config* cfg, Checkpoint** checkpoint) {
     Error err;
     char path[4096] = "";
     ranks_together(&run->ranks);
@@ -427,7 +440,7 @@ static bool open_files(Run* run, Checkpoint** checkpoint) {
         *checkpoint = path[0] ? checkpoint_open_unverified(path, &err) : NULL;      // rank 0 has verified it
         TRY(*checkpoint || !path[0]);
     }
-    bool go_on = !*checkpoint || check_resume(run, *checkpoint);
+    bool go_on = !*checkpoint || check_resume(run, cfg, *checkpoint);
     ranks_agree(&run->ranks, NULL, "the opening of the checkpoint");
     return go_on;
 }
@@ -442,13 +455,14 @@ static void plan_run(Model* m, Optimizer* opt, const Config* cfg, int level, int
 }
 
 // Plans and prints, then takes the memory, and fills it from the checkpoint or afresh.
-static void open_model(Run* run, Checkpoint* checkpoint) {
-    const Config* cfg = run->cfg;
+static void open_model(Run* run, Config* cfg, Checkpoint* checkpoint) {
     Error err;
     ranks_together(&run->ranks);
     run->device = device_open(ranks_gpu(&run->ranks, device_count()));
     ranks_agree(&run->ranks, NULL, "the opening of devices");
     ranks_connect(&run->ranks, &run->device);
+    choose_micro_batch(&run->ranks, cfg);
+    run->options = config_to_json(cfg);
     plan_run(&run->model, &run->opt, cfg, cfg->recompute, run->ranks.rank, run->ranks.world, cfg->zero == 1);
     run->model.attn_path = (AttnPath)cfg->attn_path;
     run->opt.comm = run->ranks.comm;
@@ -468,7 +482,7 @@ static void open_model(Run* run, Checkpoint* checkpoint) {
     }
 }
 
-static int train(const Config* cfg) {
+static int train(Config* cfg) {
     double start = clock_ms();
     Run run;
     signals_install();
@@ -476,14 +490,13 @@ static int train(const Config* cfg) {
     run.cfg = cfg;
     run.ranks = ranks_open(cfg);
     Checkpoint* checkpoint = NULL;
-    if (!open_files(&run, &checkpoint)) {
+    if (!open_files(&run, cfg, &checkpoint)) {
         checkpoint_close(checkpoint);
         close_input(&run);
         ranks_close(&run.ranks);
         return 0;
     }
-    run.options = config_to_json(cfg);
-    open_model(&run, checkpoint);
+    open_model(&run, cfg, checkpoint);
     rehearse(&run, run.progress.step > 0);
     open_loaders(&run);
     open_saver(&run);

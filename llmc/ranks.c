@@ -51,6 +51,14 @@ bool ranks_all(void* ranks, bool mine) {
     return every;
 }
 
+size_t ranks_least(Ranks* r, size_t mine) {
+    size_t *all = (size_t*)xmalloc((size_t)r->world * sizeof *all), least = mine;
+    exchange(r, &mine, all, sizeof mine, "the exchange of free memory");
+    for (int i = 0; i < r->world; i++) { least = min_size(least, all[i]); }
+    free(all);
+    return least;
+}
+
 void ranks_broadcast(Ranks* r, void* data, size_t bytes, const char* what) {
     if (r->comm || r->world == 1) { comm_broadcast(r->comm, data, bytes, what); return; }
     char* all = (char*)xmalloc((size_t)r->world * bytes);
