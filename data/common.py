@@ -270,9 +270,9 @@ class JsonEncoding:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def add_tokenizer_options(parser):
+def add_tokenizer_options(parser, more=""):
     add_bpe_options(parser)
-    parser.add_argument("--tokenizer", metavar="FILE", help="a tokenizers JSON file (tokenizer.json) instead of GPT-2's byte-pair encoding")
+    parser.add_argument("--tokenizer", metavar="FILE", help=f"a tokenizers JSON file (tokenizer.json) instead of GPT-2's byte-pair encoding{more}")
     parser.add_argument("--eot", metavar="TOKEN", help="with --tokenizer: the token that stands before each document (default: the first it has of "
                                                        f"{' '.join(END_OF_TEXT_NAMES)})")
 
