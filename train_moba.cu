@@ -12,6 +12,7 @@
 #include "device.h"
 #include "eval.h"
 #include "evalfile.h"
+#include "fit.h"
 #include "flops.h"
 #include "json.h"
 #include "logger.h"
@@ -380,6 +381,9 @@ static void close_run(Run* run, bool saved, double seconds) {
     snprintf(why, sizeof why, finished ? "finished" : "stopped by %s", stop_signal_name());
     EndRecord end = {(int)run->progress.step, status, why, seconds, run->last.loss, run->progress.rows * run->cfg->seq_len};
     log_end(run->log, &end);
+    if (run->stepper.steps_ms > 0) {
+        printf("loader      %.3f %% of the steps' time was spent waiting for data\n", 100 * run->stepper.loader_ms / run->stepper.steps_ms);
+    }
     TRY(logger_close(run->log, &err));
     saver_close(run->saver);
     stepper_close(&run->stepper);
@@ -409,11 +413,11 @@ static void rehearse(Run* run, bool resumed) {
 }
 
 // May this run go on from the checkpoint? False if there is nothing left to do; ends the program if not.
-static bool check_resume(Run* run, const Checkpoint* checkpoint) {
+static bool check_resume(Run* run, Config* cfg, const Checkpoint* checkpoint) {
     Error err;
-    const Config* cfg = run->cfg;
     Config saved = checkpoint_config(checkpoint);
     TRY(config_check_resume(cfg, &saved, &err));
+    if (!cfg->micro_batch && cfg->total_batch % ((int64_t)saved.micro_batch * cfg->seq_len) == 0) { cfg->micro_batch = saved.micro_batch; }
     config_close(&saved);
     int64_t tokens = run->progress.data_tokens;
     uint64_t print = run->progress.data_print;
@@ -430,7 +434,17 @@ static bool check_resume(Run* run, const Checkpoint* checkpoint) {
     return false;
 }
 
-static int train(const Config* cfg) {
+// --micro-batch auto: what the checkpoint was trained with, so that the same command writes the same bytes, else what fits the device now
+static void choose_micro_batch(Config* cfg) {
+    Error err;
+    if (cfg->micro_batch) { return; }
+    size_t room = device_memory_free();
+    TRY(fit_micro_batch(cfg, rows_per_step(cfg), room, &cfg->micro_batch, &err));
+    printf("micro-batch %d of %lld rows: the most that divide a step and fit %.1f MiB\n", cfg->micro_batch, (long long)rows_per_step(cfg),
+           (double)room / (1 << 20));
+}
+
+static int train(Config* cfg) {
     Error err;
     double start = clock_ms();
     Run run;
@@ -442,15 +456,16 @@ static int train(const Config* cfg) {
     TRY(rundir_open(&run.dir, cfg->out, cfg->take_lock, &err));
     Checkpoint* checkpoint = open_checkpoint(cfg, run.dir.checkpoints);
     refuse_to_overwrite(cfg, run.dir.checkpoints, checkpoint ? checkpoint->step : 0);
-    bool finished = checkpoint && !check_resume(&run, checkpoint);
+    bool finished = checkpoint && !check_resume(&run, cfg, checkpoint);
     if (finished) {
         checkpoint_close(checkpoint);
         close_input(&run);
         free(shape.layer);
         return 0;
     }
-    run.options = config_to_json(cfg);
     run.device = device_open(0);
+    choose_micro_batch(cfg);
+    run.options = config_to_json(cfg);
     model_plan(&run.model, shape, cfg->micro_batch, cfg->seq_len, (KeepLevel)cfg->recompute, (size_t)cfg->scratch << 20);
     run.model.attn_path = (AttnPath)cfg->attn_path;
     optimizer_plan(&run.opt, &run.model);

@@ -7,6 +7,7 @@ import zlib
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data"))
 import common
+import encoders
 from common import EOT_TEXT, EXIT_DATA, ToolError
 
 HEADER = struct.Struct("<8s8I")
@@ -42,9 +43,9 @@ def read_json(path):
         ids.update((token["content"], token["id"]) for token in record.get("added_tokens", []))
     except (ValueError, KeyError, TypeError):
         raise ToolError(EXIT_DATA, f"tokenizer {path}: not a tokenizers JSON file")
-    name = next((name for name in common.END_OF_TEXT_NAMES if name in ids), None)
+    name = next((name for name in encoders.END_OF_TEXT if name in ids), None)
     if name is None:
-        raise ToolError(EXIT_DATA, f"tokenizer {path}: none of its tokens is {', '.join(common.END_OF_TEXT_NAMES)}")
+        raise ToolError(EXIT_DATA, f"tokenizer {path}: none of its tokens is {', '.join(encoders.END_OF_TEXT)}")
     return record, max(ids.values()) + 1, ids[name], name
 
 

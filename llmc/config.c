@@ -36,9 +36,13 @@ static void set_text(const char** field, const char* text) {
 
 static bool set_whole(Config* cfg, const Option* option, const char* text, Error* err) {
     size_t sign = text[0] == '-';
+    if (option->choices[0] && strcmp(text, option->choices) == 0) {
+        *(int*)field_of(cfg, option) = 0;
+        return true;
+    }
     if (text[sign] == 0 || text[sign + strspn(text + sign, "0123456789")] != 0) {
-        return error_set(err, EXIT_USAGE, "--%s: '%.*s' is not a whole number; it takes one in [%.17g, %.17g]",
-                         option->name, shown(text), text, option->min, option->max);
+        return error_set(err, EXIT_USAGE, "--%s: '%.*s' is not a whole number; it takes one in [%.17g, %.17g]%s%s",
+                         option->name, shown(text), text, option->min, option->max, option->choices[0] ? " or " : "", option->choices);
     }
     errno = 0;
     long long number = strtoll(text, NULL, 10);
@@ -101,6 +105,11 @@ static bool same_value(const Config* a, const Config* b, const Option* option) {
     }
 }
 
+// an INT that holds its word instead of a number
+static bool is_word(const Config* cfg, const Option* option) {
+    return option->type == TYPE_INT && option->choices[0] && *(const int*)const_field_of(cfg, option) == 0;
+}
+
 char* config_value_text(const Config* cfg, const Option* option) {
     const void* field = const_field_of(cfg, option);
     switch (option->type) {
@@ -117,7 +126,7 @@ char* config_value_text(const Config* cfg, const Option* option) {
             for (int i = *(const int*)field; i > 0; i--) { word += strcspn(word, "|") + 1; }
             return xformat("%.*s", (int)strcspn(word, "|"), word);
         }
-        default: return xformat("%d", *(const int*)field);
+        default: return is_word(cfg, option) ? xstrdup(option->choices) : xformat("%d", *(const int*)field);
     }
 }
 
@@ -302,7 +311,19 @@ static bool check_pass(const Config* cfg, const char* option, int row, Error* er
                                             cfg->micro_batch, option, row, tokens, INT32_MAX);
 }
 
+// --micro-batch auto: the trainer decides when it knows the device (fit.h); until then the steps alone are checked
+static bool resolve_auto_batch(const Config* cfg, Error* err) {
+    if (cfg->dry_run || needs_checkpoint(cfg)) {
+        return error_set(err, EXIT_USAGE, "--micro-batch: auto asks the device what fits a training step; with --%s give a number",
+                         cfg->dry_run ? "dry-run" : cfg->eval_only ? "eval-only" : "prompt");
+    }
+    if (!cfg->total_batch) { return error_set(err, EXIT_USAGE, "--micro-batch: auto needs --total-batch, or a step would depend on the device's memory"); }
+    if (cfg->total_batch % cfg->seq_len == 0) { return true; }
+    return error_set(err, EXIT_USAGE, "--total-batch: %" PRId64 " is not a multiple of --seq-len %d", cfg->total_batch, cfg->seq_len);
+}
+
 static bool resolve_batch(Config* cfg, Error* err) {
+    if (!cfg->micro_batch) { return resolve_auto_batch(cfg, err); }
     int64_t unit = (int64_t)cfg->micro_batch * cfg->seq_len;
     if (!check_pass(cfg, "seq-len", cfg->seq_len, err)) { return false; }
     if (!cfg->total_batch) { cfg->total_batch = unit; }
@@ -398,7 +419,10 @@ char* config_to_json(const Config* cfg) {
         const Option* option = &config_options[i];
         const void* field = const_field_of(cfg, option);
         switch (option->type) {
-            case TYPE_INT:    json_put_int(&json, option->name, *(const int*)field); break;
+            case TYPE_INT:
+                if (is_word(cfg, option)) { json_put_text(&json, option->name, option->choices); }
+                else { json_put_int(&json, option->name, *(const int*)field); }
+                break;
             case TYPE_TOKENS: json_put_int(&json, option->name, *(const int64_t*)field); break;
             case TYPE_REAL:   json_put_exact(&json, option->name, *(const double*)field); break;
             case TYPE_FLAG:   json_put_bool(&json, option->name, *(const int*)field); break;
@@ -420,6 +444,7 @@ static char* value_as_given(const Option* option, JsonValue value) {
     switch (option->type) {
         case TYPE_TEXT: case TYPE_ENUM: return json_get_text(value);
         case TYPE_FLAG: return json_get_bool(value, &flag) ? xstrdup(flag ? "1" : "0") : NULL;
+        case TYPE_INT:  if (option->choices[0] && kind == '"') { return json_get_text(value); }     // fall through
         default:        return kind == '0' ? xformat("%.*s", (int)(value.end - value.at), value.at) : NULL;
     }
 }

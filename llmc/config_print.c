@@ -14,7 +14,8 @@ enum { NUM_GROUPS = sizeof groups / sizeof groups[0] };
 // "N", "tiny|30M", ... after the option's name; "" for a flag
 static const char* value_word(const Option* option) {
     switch (option->type) {
-        case TYPE_INT: case TYPE_TOKENS: return "N";
+        case TYPE_INT: return option->choices[0] ? "N|auto" : "N";
+        case TYPE_TOKENS: return "N";
         case TYPE_REAL: return "X";
         case TYPE_TEXT: return "TEXT";
         case TYPE_ENUM: return option->choices;
@@ -27,7 +28,10 @@ static void allowed_text(const Option* option, char* text, size_t room) {
     const char* separator = strchr(option->choices, '|');
     if (option->type == TYPE_TEXT) { snprintf(text, room, "text"); }
     else if (option->type == TYPE_FLAG) { snprintf(text, room, "flag"); }
-    else if (option->type != TYPE_ENUM) { snprintf(text, room, option->type == TYPE_REAL ? "%g to %g" : "%.17g to %.17g", option->min, option->max); }
+    else if (option->type != TYPE_ENUM) {
+        int used = snprintf(text, room, option->type == TYPE_REAL ? "%g to %g" : "%.17g to %.17g", option->min, option->max);
+        if (option->choices[0]) { snprintf(text + used, room - (size_t)used, ", %s", option->choices); }
+    }
     else {
         size_t used = 0;
         for (const char* word = option->choices; used + 1 < room; word = separator + 1) {

@@ -91,6 +91,15 @@ size_t device_memory_in_use(void) {
     return total - free_bytes;
 }
 
+// cuBLASLt's kernels and ours are loaded when they are first launched
+static const size_t RUNTIME_STILL_TAKES = (size_t)768 << 20;
+
+size_t device_memory_free(void) {
+    size_t free_bytes = 0, total = 0;
+    CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total));
+    return free_bytes > RUNTIME_STILL_TAKES ? free_bytes - RUNTIME_STILL_TAKES : 0;
+}
+
 void device_upload(void* device, const void* host, size_t bytes, stream_t stream) {
     CUDA_CHECK(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream));
 }

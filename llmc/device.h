@@ -30,6 +30,7 @@ void*    device_malloc(size_t bytes);                  // exits 70 with sizes wh
 void     device_free(void* memory);
 void*    pinned_malloc(size_t bytes);                  // host memory that copies run asynchronously from
 void     pinned_free(void* memory);
+size_t   device_memory_free(void);                     // bytes a plan may count on: free now, less what the runtime will still take
 size_t   device_memory_in_use(void);                   // bytes in use on the device by all, for the log
 
 void     device_upload(void* device, const void* host, size_t bytes, stream_t stream);     // asynchronous from pinned memory

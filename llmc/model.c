@@ -1,5 +1,5 @@
 // The network, in the order it is computed. Forward: embed, then per layer an attention half and an MLP half, each ending where the
-// residual stream and the next norm are formed in one pass; then logits and loss in chunks of rows. Backward is the mirror image; what the
+// product with the last matrix joins the residual stream; then logits and loss in chunks of rows. Backward is the mirror image; what the
 // recompute level did not keep is redone by the very functions forward used, on the same shapes, so that every level gives the same bits.
 #include "model.h"
 
@@ -28,14 +28,14 @@ static Attention attention_of(const Model* m, int l, floatX* qkv, floatX* kprime
 }
 
 static MobaRoute route_of(const Model* m, int l) {
-    MobaRoute route = {m->acts.layer[l].sel, m->acts.route_offset, m->acts.route_list};
+    MobaRoute route = {m->acts.layer[l].sel, m->acts.route_offset[l], m->acts.layer[l].list};
     return route;
 }
 
-// block -> (query, slot) lists from the layer's picked blocks; in backward again, since all layers share the lists
+// block -> (query, slot) lists from the layer's picked blocks; in backward again where all layers share one list
 static void index_routes(Model* m, int l) {
     const LayerSpec* spec = &m->shape.layer[l];
-    moba_index(m->acts.route_offset, m->acts.route_list, m->acts.layer[l].sel, m->B, m->shape.H, m->T, spec->block, spec->topk,
+    moba_index(m->acts.route_offset[l], m->acts.layer[l].list, m->acts.layer[l].sel, m->B, m->shape.H, m->T, spec->block, spec->topk,
                m->acts.scratch, m->stream);
 }
 
@@ -59,7 +59,7 @@ static void remember(Model* m, int l) {
     kvcache_fill(&m->cache, &m->shape, l, attn.k, attn.shape.ldk, attn.v, a.qkv + m->shape.C, attn.shape.ldv, m->stream);
 }
 
-// norm1 -> branch
+// norm1, x -> x2
 static void attention_forward(Model* m, int l) {
     const ModelShape* s = &m->shape;
     LayerParams w = params_of(m, l);
@@ -76,7 +76,7 @@ static void attention_forward(Model* m, int l) {
         swa_forward(a.att, a.lse, attn.q, attn.k, attn.v, attn.shape, s->layer[l].window, m->stream);
     }
     if (m->cache.use == CACHE_FILL) { remember(m, l); }
-    matmul_forward(m->acts.branch, a.att, w.wo, N, C, C, m->plans, m->stream);
+    matmul_forward_add(a.x2, a.att, w.wo, m->acts.x[l], N, C, C, m->plans, m->stream);
 }
 
 // dx -> dy = gradient of norm1, and the gradients of wo, kconv, wqkv
@@ -92,7 +92,7 @@ static void attention_backward(Model* m, int l) {
     matmul_backward_input(acts->dy, acts->dx, w.wo, N, C, C, m->plans, m->stream);
     matmul_backward_weight(g.wo, acts->dx, a.att, N, C, C, m->adding, m->plans, m->stream);
     if (spec->kind == LAYER_M) {
-        index_routes(m, l);
+        if (KEPT(qkv, m->level) && !KEPT(list, m->level)) { index_routes(m, l); }       // else forward, or its repetition just now, left it
         moba_attn_backward(grad.q, grad.k, grad.v, acts->dy, a.att, a.lse, attn.q, attn.k, attn.v, route_of(m, l), attn.shape,
                            spec->block, spec->topk, acts->scratch, acts->scratch_bytes, m->stream);
         if (s->W) { kconv_backward(acts->dqkv + C, g.kconv, grad.k, a.qkv + C, w.kconv, m->B, m->T, C, s->W, 3 * C, acts->scratch, m->stream); }
@@ -120,20 +120,16 @@ static Chunk chunk_of(const Model* m, int l, int row) {
     return c;
 }
 
-// x, branch -> x2, norm2
-static void join_attention(Model* m, int l, Chunk c) {
-    int C = m->shape.C;
-    size_t first = at(c.row, C);
-    rmsnorm_residual_forward(c.a.x2 + first, c.a.norm2, c.a.rstd2, m->acts.x[l] + first, m->acts.branch + first, params_of(m, l).norm2,
-                             c.n, C, EPS, m->stream);
+static void norm2_forward(Model* m, int l, Chunk c) {
+    rmsnorm_forward(c.a.norm2, c.a.rstd2, c.a.x2 + at(c.row, m->shape.C), params_of(m, l).norm2, c.n, m->shape.C, EPS, m->stream);
 }
 
 static void gate_up_forward(Model* m, int l, Chunk c) {
     matmul_forward(c.a.gate_up, c.a.norm2, params_of(m, l).w13, c.n, m->shape.C, 2 * m->shape.F, m->plans, m->stream);
 }
 
-// x2, branch -> x[l+1] and the norm that reads it: the next layer's first, or the final one
-static void join_mlp(Model* m, int l, Chunk c) {
+// of x[l+1]: the next layer's first norm, or the final one
+static void next_norm_forward(Model* m, int l, Chunk c) {
     Acts* acts = &m->acts;
     int C = m->shape.C;
     size_t first = at(c.row, C);
@@ -141,27 +137,24 @@ static void join_mlp(Model* m, int l, Chunk c) {
     floatX* norm = last ? acts->normf : acts->layer[l + 1].norm1;
     float*  rstd = last ? acts->rstdf : acts->layer[l + 1].rstd1;
     const float* weight = last ? model_params_of(m).normf : params_of(m, l + 1).norm1;
-    rmsnorm_residual_forward(acts->x[l + 1] + first, norm + first, rstd + c.row, c.a.x2 + first, acts->branch + first, weight, c.n, C, EPS, m->stream);
+    rmsnorm_forward(norm + first, rstd + c.row, acts->x[l + 1] + first, weight, c.n, C, EPS, m->stream);
 }
 
+// x2 -> x[l+1] and its norm
 static void mlp_forward(Model* m, int l) {
     int C = m->shape.C, F = m->shape.F;
     for (int row = 0; row < rows(m); row += MLP_CHUNK) {
         Chunk c = chunk_of(m, l, row);
-        join_attention(m, l, c);
+        norm2_forward(m, l, c);
         gate_up_forward(m, l, c);
         swiglu_forward(c.a.product, c.a.gate_up, c.n, F, m->stream);
-        matmul_forward(m->acts.branch + at(row, C), c.a.product, params_of(m, l).w2, c.n, F, C, m->plans, m->stream);
-        join_mlp(m, l, c);
+        matmul_forward_add(m->acts.x[l + 1] + at(row, C), c.a.product, params_of(m, l).w2, c.a.x2 + at(row, C), c.n, F, C, m->plans, m->stream);
+        next_norm_forward(m, l, c);
     }
 }
 
 static void mlp_redo(Model* m, int l, Chunk c) {
-    if (!KEPT(x2, m->level)) {
-        join_attention(m, l, c);
-    } else if (!KEPT(norm2, m->level)) {
-        rmsnorm_forward(c.a.norm2, c.a.rstd2, c.a.x2 + at(c.row, m->shape.C), params_of(m, l).norm2, c.n, m->shape.C, EPS, m->stream);
-    }
+    if (!KEPT(norm2, m->level))   { norm2_forward(m, l, c); }
     if (!KEPT(gate_up, m->level)) { gate_up_forward(m, l, c); }
     if (!KEPT(product, m->level)) { swiglu_forward(c.a.product, c.a.gate_up, c.n, m->shape.F, m->stream); }
 }

@@ -1,7 +1,7 @@
 // The options: one line each. struct Config, the parser, --help, the start-up print, config.json, the checkpoint's record and README come from it.
 //
 // type    C type        text
-// INT     int           a whole number in [min, max]
+// INT     int           a whole number in [min, max], or the word in `choices` if there is one, stored as 0
 // TOKENS  int64_t       a whole number in [min, max]
 // REAL    double        a finite number in [min, max]
 // TEXT    const char*   anything but "", which is the default of those that may be absent
@@ -30,7 +30,7 @@
         X(INT,    seq_len,        "seq-len",        "8192",         1,    1048576, "",                                NEVER,    "model",     "tokens in a training row") \
         X(INT,    steps,          "steps",          "1000",         1,    100000000, "",                              SCHEDULE, "optimizer", "optimizer steps of the whole run") \
         X(TOKENS, total_batch,    "total-batch",    "0",            0,    1099511627776.0, "",                        SCHEDULE, "optimizer", "tokens a step, a multiple of micro-batch x seq-len (0: one micro-batch)") \
-        X(INT,    micro_batch,    "micro-batch",    "1",            1,    65536,   "",                                ALWAYS,   "optimizer", "rows a forward and backward pass takes at once") \
+        X(INT,    micro_batch,    "micro-batch",    "1",            1,    65536,   "auto",                            ALWAYS,   "optimizer", "rows a forward and backward pass takes at once; auto: as many as fit, or the checkpoint's") \
         X(REAL,   lr,             "lr",             "0.0006",       0,    10,      "",                                SCHEDULE, "optimizer", "peak learning rate") \
         X(INT,    warmup,         "warmup",         "-1",           -1,   100000000, "",                              SCHEDULE, "optimizer", "steps of linear warm-up (-1: a tenth of the steps, at most 2000)") \
         X(ENUM,   schedule,       "schedule",       "cosine",       0,    0,       "cosine|wsd|linear|constant",      SCHEDULE, "optimizer", "learning rate after warm-up; cosine, wsd and linear end at a tenth of the peak") \

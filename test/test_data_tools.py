@@ -236,7 +236,7 @@ def wikitext2_reproduces_the_hugging_face_join():
     tool("wikitext2", *gpt2_bpe(), "--out", out, source)
     check(read(out) == read(kit("wikitext-2/wiki.test.raw.hfjoin.gpt2.bin")), "the shard differs from the kit's")
     expected = {"bytes": 1290590, "words": 245569, "words_without_line_ends": 241211, "join": "hf",
-                "documents": [0], "tokens": 287644, "tokenizer": "gpt2",
+                "documents": [0], "tokens": 287644, "tokenizer": "gpt2", "vocab": 50257,
                 "source_sha256": hashlib.sha256(read(source)).hexdigest()}
     equal(json.loads(read(out[:-4] + ".json")), expected, "sidecar")
 

@@ -19,6 +19,8 @@ run "$WORK/clean" || fail trainer_clean_run "$(tail -n 1 "$WORK/err")"
 
 check trainer_config_names_commit_and_device  grep -qE '^\{"commit":"[^"]+","device":"[^"]+","options":\{"train-data":' "$WORK/clean/config.json"
 
+check trainer_says_what_waiting_for_data_took grep -qE '^loader +[0-9.]+ % of the steps' "$WORK/console"
+
 # ---- R14: a NaN in the gradients of one step, of several in a row
 MOBA_TEST_NAN_STEPS=3-3 run "$WORK/nan"; status=$?
 check trainer_nan_run_finishes                [ $status = 0 ]
@@ -58,6 +60,21 @@ check trainer_small_validation_set_is_whole   [ -n "$(whole 1000000 1)" -a "$(wh
 # ---- a finished run leaves the directory as it was: nobody holds it
 run "$WORK/clean"; status=$?
 check trainer_finished_run_lets_go            [ $status = 0 -a ! -s "$WORK/clean/lock" ]
+
+# ---- --micro-batch auto: as many rows as fit, the checkpoint's on resume, and nothing that would make the step itself depend on memory
+auto() { local out=$1; shift; run "$out" --micro-batch auto --total-batch 768 --save-every 6 "$@"; }
+auto "$WORK/auto"; status=$?
+check trainer_auto_takes_the_whole_step       [ $status = 0 -a -n "$(grep -E '^micro-batch 12 of 12 rows' "$WORK/console")" ]
+check trainer_auto_is_saved_as_a_number       grep -q '"micro-batch":12,' "$WORK/auto/config.json"
+run "$WORK/fixed" --micro-batch 3 --total-batch 768 --save-every 6 --steps 6 --schedule constant
+auto "$WORK/fixed" --steps 8 --new-schedule --schedule constant
+check trainer_auto_resumes_with_the_checkpoint_s grep -q '"micro-batch":3,' "$WORK/fixed/config.json"
+auto=("$HOOKS" --train-data "$WORK/text.bin" --out "$WORK/refused" --seq-len 64 --micro-batch auto)
+expect trainer_auto_needs_a_total_batch       64 'auto needs --total-batch'           "${auto[@]}"
+expect trainer_auto_wants_whole_rows          64 'total-batch: 100 is not a multiple' "${auto[@]}" --total-batch 100
+expect trainer_auto_is_not_for_a_dry_run      64 'micro-batch: auto asks the device'  "${auto[@]}" --total-batch 64 --dry-run
+expect trainer_auto_without_room              64 'auto finds no room: one row of 64 tokens takes [0-9.]+ MiB' \
+                                                 "${auto[@]}" --total-batch 64 --layers 1024 --channels 8192 --heads 64 --mlp 65536
 
 # ---- windows that score nothing, a pass too large to count
 expect trainer_eval_context_of_one  64 'eval-context: 1'         "$PROGRAM" --out "$WORK/clean" --eval-only --eval-data "$WORK/text.bin" --eval-context 1

@@ -47,6 +47,9 @@ void device_free(void* memory) { free(memory); }
 void* pinned_malloc(size_t bytes) { return device_malloc(bytes); }
 void pinned_free(void* memory) { free(memory); }
 
+// pages that nothing uses; those of cached files could be had too, but taking them would slow the machine
+size_t device_memory_free(void) { return (size_t)sysconf(_SC_AVPHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE); }
+
 // resident pages of this process
 size_t device_memory_in_use(void) {
     unsigned long total = 0, resident = 0;
