@@ -235,60 +235,6 @@ def gpt2_encoding(options):
                              special_tokens={EOT_TEXT: len(ranks)})
 
 
-# ---- any tokenizer ----------------------------------------------------------------------------------------------------
-
-END_OF_TEXT_NAMES = (EOT_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eot|>", "[SEP]")
-
-
-class JsonEncoding:
-    """A `tokenizers` JSON file (Hugging Face's tokenizer.json) with the face of a tiktoken encoding: n_vocab, eot_token, encode_ordinary."""
-
-    def __init__(self, path, eot=None):
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")     # processes are ours
-        try:
-            import tokenizers
-        except ImportError:
-            raise ToolError(EXIT_NO_INPUT, "the Python package tokenizers is missing: pip install tokenizers")
-        try:
-            self.tokenizer = tokenizers.Tokenizer.from_str(read_bytes(path, "tokenizer").decode())
-        except ToolError:
-            raise
-        except Exception as error:                     # the package raises bare Exceptions
-            raise ToolError(EXIT_DATA, f"tokenizer {path}: not a tokenizers JSON file ({' '.join(str(error).split())[:200]})")
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
-        vocabulary = self.tokenizer.get_vocab(with_added_tokens=True)
-        self.n_vocab = max(vocabulary.values()) + 1
-        found = [name for name in ([eot] if eot else END_OF_TEXT_NAMES) if name in vocabulary]
-        if not found:
-            special = [token.content for token in self.tokenizer.get_added_tokens_decoder().values()]
-            raise ToolError(EXIT_USAGE, f"tokenizer {path}: no token {eot or ' or '.join(END_OF_TEXT_NAMES)} to stand before documents; name one "
-                                        f"with --eot (its special tokens: {' '.join(special[:20]) or 'none'})")
-        self.eot_token = vocabulary[found[0]]
-
-    def encode_ordinary(self, text):
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
-
-
-def add_tokenizer_options(parser):
-    add_bpe_options(parser)
-    parser.add_argument("--tokenizer", metavar="FILE", help="a tokenizers JSON file (tokenizer.json) instead of GPT-2's byte-pair encoding")
-    parser.add_argument("--eot", metavar="TOKEN", help="with --tokenizer: the token that stands before each document (default: the first it has of "
-                                                       f"{' '.join(END_OF_TEXT_NAMES)})")
-
-
-def check_tokenizer_options(options):
-    check_bpe_options(options)
-    if options.tokenizer and options.encoder:
-        raise ToolError(EXIT_USAGE, "--tokenizer contradicts --encoder and --vocab-bpe: give one tokenizer")
-    if options.eot and not options.tokenizer:
-        raise ToolError(EXIT_USAGE, "--eot goes with --tokenizer; GPT-2's end-of-text token is known")
-
-
-def encoding_of(options):
-    return JsonEncoding(options.tokenizer, options.eot) if options.tokenizer else gpt2_encoding(options)
-
-
 # ---- progress ---------------------------------------------------------------------------------------------------------
 
 class Progress:

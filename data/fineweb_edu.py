@@ -20,6 +20,7 @@ import sys
 import time
 
 import common
+import encoders
 from common import EXIT_DATA, EXIT_INTERNAL, EXIT_NO_INPUT, EXIT_NO_OUTPUT, EXIT_USAGE, ToolError
 
 DATASET = "HuggingFaceFW/fineweb-edu"
@@ -118,29 +119,24 @@ def input_files(names):
 
 # ---- tokens -----------------------------------------------------------------------------------------------------------
 
-class Encoder:
+def encode(texts, encoder):
     """Texts to token arrays, each with the end-of-text token before it."""
-
-    def __init__(self, options):
-        self.encoding = common.encoding_of(options)
-
-    def encode(self, texts):
-        documents = []
-        for text in texts:
-            tokens = common.token_array(self.encoding.n_vocab)
-            tokens.append(self.encoding.eot_token)
-            tokens.extend(self.encoding.encode_ordinary(text))
-            documents.append(tokens)
-        return documents
+    documents = []
+    for text in texts:
+        tokens = common.token_array(encoder.vocab)
+        tokens.append(encoder.eot)
+        tokens.extend(encoder.encode(text))
+        documents.append(tokens)
+    return documents
 
 
 def start_process(options):
     signal.signal(signal.SIGINT, signal.SIG_IGN)       # the main process stops the others
-    start_process.encoder = Encoder(options)
+    start_process.encoder = encoders.open_encoder(options)
 
 
 def encode_in_process(texts):
-    return start_process.encoder.encode(texts)
+    return encode(texts, start_process.encoder)
 
 
 def batched(texts):
@@ -159,7 +155,7 @@ def encoded(texts, encoder, options):
     """Token arrays in the order of the texts, by so many processes; few batches are under way, so memory stays bounded."""
     if options.processes == 1:
         for batch in batched(texts):
-            yield from encoder.encode(batch)
+            yield from encode(batch, encoder)
         return
     pool = concurrent.futures.ProcessPoolExecutor(options.processes, initializer=start_process, initargs=(options,))
     under_way = collections.deque()
@@ -291,12 +287,12 @@ def parse_options():
                         help="tokenizing processes")
     parser.add_argument("--field", default="text", help="column or key that holds the text")
     parser.add_argument("--name", default="edu_fineweb", help="shards are called NAME_val_000000.bin, NAME_train_000001.bin, ...")
-    common.add_tokenizer_options(parser)
+    encoders.add_options(parser)
     options = parser.parse_args()
     options.out = options.out or f"edu_fineweb{options.version}"
     if os.path.basename(options.name) != options.name or not options.name:
         raise ToolError(EXIT_USAGE, f"--name: '{options.name}' is no part of a file name; folders go into --out")
-    common.check_tokenizer_options(options)
+    encoders.check_options(options)
     return options
 
 
@@ -305,7 +301,9 @@ def origin(options, files):
     source = [[os.path.basename(file), os.path.getsize(file)] for file in files] if files else f"{DATASET} sample-{options.version}T"
     record = {"source": source, "field": options.field, "shard_size": options.shard_size}
     sha256 = lambda path, what: hashlib.sha256(common.read_bytes(path, what)).hexdigest()
-    if options.tokenizer:
+    if options.tokenizer == "byte":
+        return {**record, "tokenizer": "byte"}
+    if options.tokenizer != "gpt2":
         return {**record, "tokenizer_sha256": sha256(options.tokenizer, "tokenizer"), "eot": options.eot}
     return {**record, "merges_sha256": sha256(options.vocab_bpe, "merges") if options.vocab_bpe else common.GPT2_SHA256["vocab.bpe"]}
 
@@ -319,11 +317,11 @@ def main():
         return
     if shards.count() > 0:
         print(f"{options.out}: {shards.count()} whole shards are there, going on behind them", flush=True)
-    encoder = Encoder(options)
+    encoder = encoders.open_encoder(options)
     texts = (text for file in files for text in file_texts(file, options.field)) if files else streamed_texts(options)
     write_shards(shards, texts, encoder, options)
-    if options.tokenizer:
-        print(f"train with --vocab {encoder.encoding.n_vocab}")
+    if options.tokenizer != "gpt2":
+        print(f"train with --vocab {encoder.vocab}")
     if shards.count() < 2:
         print(f"note: {shards.count()} shard, for validation, none to train on; a smaller --shard-size makes more", file=sys.stderr)
 

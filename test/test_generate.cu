@@ -165,7 +165,7 @@ TEST(generate_cached_is_uncached_dense_moba)  { check_cached("S32,M32:3", 3, 2, 
 GPU_TEST(generate_cached_is_uncached_gpu_window)  { check_cached("S64", 0, 2, false); }
 GPU_TEST(generate_cached_is_uncached_gpu_dense)   { check_cached("D", 0, 2, false); }
 GPU_TEST(generate_cached_is_uncached_gpu_moba)    { check_cached("M64:3", 0, 1, false); check_cached("M64:3", 3, 1, false); check_cached("M128:2", 5, 1, false); }
-GPU_TEST(generate_cached_is_uncached_gpu_hybrid)  { check_cached("S64,M64:3", 3, 4, false); }
+GPU_TEST(generate_cached_is_uncached_gpu_hybrid)  { check_cached("S64,M64:3,S64,D", 3, 4, false); }      // one M layer, whose picks are seen
 GPU_TEST(generate_cached_is_uncached_gpu_dense_moba) { check_cached("S64,M64:3", 3, 2, true); }
 #endif
 

@@ -65,6 +65,23 @@ def run_log_rates_follow_from_times():
 
 
 @case
+def run_mfu_is_the_share_of_the_datasheets_peak():
+    if subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode if shutil.which("nvidia-smi") else True:
+        raise Skip("needs a GPU")
+    text, out = fresh("text.bin"), fresh("run")
+    subprocess.run([os.path.join(ROOT, "build/data/bytes"), "--out", text, os.path.join(ROOT, "README.md")], check=True, capture_output=True)
+    done = subprocess.run([os.path.join(ROOT, "train_moba"), "--train-data", text, "--out", out, "--pattern", "S64,M64:2", "--seq-len", "256", "--micro-batch", "4",
+                           "--steps", "10"], capture_output=True, text=True)
+    equal(done.returncode, 0, f"exit status of train_moba ({done.stderr.strip()[-300:]})")
+    run = runlog.Reader(out).more()
+    flops = float(re.search(r"^FLOPs +(\S+) a token", done.stdout, re.M).group(1))
+    peaks = [flops * rate / share for rate, share in zip(run.columns["tok_s"], run.columns["mfu"])]
+    check(max(peaks) / min(peaks) < 1.001, f"steps stand for other peaks: {peaks}")
+    if "H100" in run.start["device"] and "PCIe" not in run.start["device"] and "NVL" not in run.start["device"]:
+        check(math.isclose(peaks[0], 989e12, rel_tol=1e-3), f"the peak is {peaks[0]:.4g}, the datasheet's 989e12")
+
+
+@case
 def run_console_eta_is_the_time_of_the_steps_left():
     folder, printed = real_run()
     lines = (line for line in read(os.path.join(folder, "log.jsonl")).decode().splitlines())
@@ -225,6 +242,11 @@ def watch_follows_a_log_that_grows_and_is_cut():
     equal((reader.more().last_step, reader.run.columns["loss"][-1]), (11, 2.5), "step of the line when it is whole")
     open(path, "wb").write(b"".join(whole.splitlines(keepends=True)[:6]))
     equal(reader.more().last_step, 5, "last step after a resume cut the log")
+    longer = read(path) + b"".join(b'{"kind":"step","step":%d,"loss":4.25}\n' % step for step in range(6, 40))
+    open(path, "wb").write(whole)
+    reader.more()
+    open(path, "wb").write(longer)
+    equal((reader.more().last_step, reader.run.columns["loss"][9]), (39, 4.25), "last step, tenth loss after a cut log has outgrown what it was")
 
 
 # ---- tb_export.py ---------------------------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ typedef struct {
     Optimizer opt;
     ShardSet* set;
     DataLoader* loader;
+    Reduction reduction;           // one rank: nothing
     Stepper stepper;
     int64_t step;
     double memory_before;          // bytes in use before anything of the model
@@ -127,12 +128,14 @@ static void bench_open(Bench* b, const Row* row, const char* data) {
     model_rehearse(&b->model);
     matmul_measure(b->model.plans, 0);
     b->loader = loader_open(b->set, b->cfg.micro_batch, b->cfg.micro_batch, 0, 1, 1, true);
-    b->stepper = stepper_open(&b->model, &b->opt, b->loader, b->cfg.micro_batch, b->cfg.seq_len, (int64_t)b->cfg.micro_batch * b->cfg.seq_len);
+    reduction_open(&b->reduction, &b->model, NULL, &b->opt.partition, REDUCE_FP32);
+    b->stepper = stepper_open(&b->model, &b->opt, b->loader, &b->reduction, b->cfg.micro_batch, b->cfg.seq_len, (int64_t)b->cfg.micro_batch * b->cfg.seq_len);
 }
 
 static void bench_close(Bench* b) {
     stepper_close(&b->stepper);
     loader_close(b->loader);
+    optimizer_close(&b->opt);
     model_close(&b->model);
     shard_close(b->set);
     config_close(&b->cfg);
