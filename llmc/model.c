@@ -57,7 +57,7 @@ static void moba_forward(Model* m, int l) {
 static void remember(Model* m, int l) {
     LayerActs a = m->acts.layer[l];
     Attention attn = attention_of(m, l, a.qkv, a.kprime);
-    kvcache_fill(&m->cache, &m->shape, l, attn.k, attn.shape.ldk, attn.v, a.qkv + m->shape.C, attn.shape.ldv, m->stream);
+    kvcache_fill(&m->cache, &m->shape, l, attn.k, attn.shape.ldk, a.qkv, m->stream);
 }
 
 // norm1, x -> x2
