@@ -101,7 +101,8 @@ def prompt_of(task, doc):
         return context, [last], 0
     if task == "piqa":
         return f"Question: {doc['goal']}\nAnswer:", [doc["sol1"], doc["sol2"]], doc["label"]
-    return f"Question: {doc['question']}\nAnswer:", doc["choices"]["text"], doc["choices"]["label"].index(doc["answerKey"])
+    labels = doc["choices"]["label"]
+    return f"Question: {doc['question']}\nAnswer:", doc["choices"]["text"], labels.index(doc["answerKey"]) if doc["answerKey"] in labels else -1
 
 
 def encode_pair(encoder, context, continuation):
@@ -143,7 +144,7 @@ def tokenised(task, docs, encoder):
     for doc in docs:
         context, choices, gold = prompt_of(task, doc)
         if not 0 <= gold < len(choices) or not all(choices):
-            raise ToolError(EXIT_DATA, f"{task}: an item has {len(choices)} choices, answer {gold}: {context[:60]!r}")
+            raise ToolError(EXIT_DATA, f"{task}: an item's answer is none of its {len(choices)} choices, or a choice is empty: {context[:60]!r}")
         yield gold, 0, 0, [(*encode_pair(encoder, context, " " + choice), len(choice)) for choice in choices]
         progress.add(1)
     progress.close()

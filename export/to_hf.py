@@ -46,14 +46,14 @@ def config_json(saved, eot):
     }
 
 
-def checked_tokens(saved, name):
-    """The tokenizer's tokens and end-of-text, if they can be those of the model: the embedding's rows are the vocabulary, rounded up to 128."""
-    tokens, eot = tokenizers_json.open_tokens(name)
+def checked_tokenizer(saved, name):
+    """The tokenizer, if it can be the model's: the embedding's rows are the vocabulary, rounded up to 128."""
+    record, count, eot, eot_name = tokenizers_json.open_tokenizer(name)
     vocab, rounded = saved.options["vocab"], lambda n: (n + 127) // 128
-    if len(tokens) > vocab or rounded(len(tokens)) != rounded(vocab):
-        raise ToolError(EXIT_DATA, f"--tokenizer {name} has {len(tokens)} tokens, the checkpoint's vocabulary {vocab}; "
+    if count > vocab or rounded(count) != rounded(vocab):
+        raise ToolError(EXIT_DATA, f"--tokenizer {name} has {count} tokens, the checkpoint's vocabulary {vocab}; "
                                    "name the tokenizer the model was trained with")
-    return tokens, eot
+    return record, eot, tokenizers_json.tokenizer_config(saved.options["seq-len"], eot_name)
 
 
 def tensors_of(saved):
@@ -72,13 +72,13 @@ def tensors_of(saved):
 
 def main():
     parser = common.Parser("Exports a checkpoint as a Hugging Face model directory.")
-    parser.add_argument("--tokenizer", metavar="FILE", help="'byte', a tokenizer file, or 'none' for no tokenizer files (default: the checkpoint's own)")
+    parser.add_argument("--tokenizer", metavar="FILE", help="'byte', a tokenizer file of the trainer, a tokenizer.json, or 'none' for no tokenizer files (default: the checkpoint's own)")
     parser.add_argument("checkpoint", help="a run directory (its newest checkpoint), or a checkpoint's directory step_N")
     parser.add_argument("out", help="the directory to write; must not hold a model yet")
     options = parser.parse_args()
     saved = checkpoint.find(options.checkpoint)
     tokenizer = options.tokenizer or saved.options["tokenizer"]
-    tokens, eot = (None, None) if tokenizer == "none" else checked_tokens(saved, tokenizer)
+    record, eot, facts = (None, None, None) if tokenizer == "none" else checked_tokenizer(saved, tokenizer)
     tensors = tensors_of(saved)
     if os.path.exists(os.path.join(options.out, "config.json")):
         raise ToolError(EXIT_NO_OUTPUT, f"{options.out} holds a model already; give another directory, or remove it")
@@ -86,9 +86,9 @@ def main():
     common.make_directory(options.out)
     within = lambda name: os.path.join(options.out, name)
     safetensors_file.write(within("model.safetensors"), tensors)
-    if tokens:
-        common.write_json(within("tokenizer.json"), tokenizers_json.tokenizer_json(tokens, eot))
-        common.write_json(within("tokenizer_config.json"), tokenizers_json.tokenizer_config(saved.options["seq-len"]))
+    if record:
+        common.write_json(within("tokenizer.json"), record)
+        common.write_json(within("tokenizer_config.json"), facts)
     shutil.copyfile(os.path.join(HERE, "modeling_moba.py"), within("modeling_moba.py"))
     common.write_json(within("config.json"), config_json(saved, eot))       # last: a directory with config.json is whole
     print(f"{options.out}: {len(tensors)} tensors of {saved.path}, step {saved.step}, tokenizer {tokenizer}")

@@ -1,4 +1,5 @@
 """A tokenizer file of the trainer (data/README.md), or its byte tokenizer, as the tokenizer.json that Hugging Face's libraries read."""
+import json
 import os
 import struct
 import sys
@@ -6,6 +7,7 @@ import zlib
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data"))
 import common
+import encoders
 from common import EOT_TEXT, EXIT_DATA, ToolError
 
 HEADER = struct.Struct("<8s8I")
@@ -29,6 +31,22 @@ def read_tokens(path):
         tokens.append(data[place:place + length])
         place += length
     return tokens, eot
+
+
+def read_json(path):
+    """Of a tokenizer.json: the file as it is, how many ids it has, the id and name of end-of-text."""
+    data = common.read_bytes(path, "tokenizer")
+    try:
+        record = json.loads(data)
+        vocab = record["model"]["vocab"]
+        ids = {token: i for i, (token, _) in enumerate(vocab)} if isinstance(vocab, list) else dict(vocab)
+        ids.update((token["content"], token["id"]) for token in record.get("added_tokens", []))
+    except (ValueError, KeyError, TypeError):
+        raise ToolError(EXIT_DATA, f"tokenizer {path}: not a tokenizers JSON file")
+    name = next((name for name in encoders.END_OF_TEXT if name in ids), None)
+    if name is None:
+        raise ToolError(EXIT_DATA, f"tokenizer {path}: none of its tokens is {', '.join(encoders.END_OF_TEXT)}")
+    return record, max(ids.values()) + 1, ids[name], name
 
 
 def open_tokens(name):
@@ -70,6 +88,14 @@ def tokenizer_json(tokens, eot):
     }
 
 
-def tokenizer_config(longest):
-    return {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": EOT_TEXT, "eos_token": EOT_TEXT, "model_max_length": longest,
+def open_tokenizer(name):
+    """'byte', a tokenizer file of the trainer or a tokenizer.json -> its tokenizer.json, how many ids it has, the id and name of end-of-text"""
+    if name.endswith(".json"):
+        return read_json(name)
+    tokens, eot = open_tokens(name)
+    return tokenizer_json(tokens, eot), len(tokens), eot, EOT_TEXT
+
+
+def tokenizer_config(longest, eot_name):
+    return {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": eot_name, "eos_token": eot_name, "model_max_length": longest,
             "clean_up_tokenization_spaces": False}
