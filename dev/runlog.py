@@ -82,19 +82,24 @@ class Reader:
     def __init__(self, path):
         self.file = path if os.path.isfile(path) else os.path.join(path, "log.jsonl")
         self.path = path
-        self.run, self.position, self.lines = Run(path), 0, 0
+        self.begin()
+
+    def begin(self):
+        self.run, self.position, self.lines, self.tail = Run(self.path), 0, 0, b""
 
     def more(self):
         try:
-            if os.path.getsize(self.file) < self.position:
-                self.run, self.position, self.lines = Run(self.path), 0, 0
             with open(self.file, "rb") as file:
-                file.seek(self.position)
+                file.seek(self.position - len(self.tail))
+                if file.read(len(self.tail)) != self.tail:           # what was read last is no longer there
+                    self.begin()
+                    file.seek(0)
                 data = file.read()
         except OSError as error:
             raise ToolError(EXIT_NO_INPUT, f"{self.file}: {error.strerror} (expected a run directory, the trainer's --out)")
         whole = data[:data.rfind(b"\n") + 1]
         self.position += len(whole)
+        self.tail = (self.tail + whole)[-256:]
         for line in whole.splitlines():
             self.lines += 1
             try:

@@ -89,16 +89,17 @@ static void launch(floatX* out, const floatX* q, const floatX* k, const floatX* 
                    int block, int slots, float* scratch, stream_t stream) {
     int run = run_parts(to - from), parts = run + slots;
     float *part_out = scratch, *part_lse = scratch + (size_t)H * parts * D;
-    part_kernel<D><<<dim3(parts, H), STEP_THREADS, 0, stream>>>(part_out, part_lse, q, k, v, sel, from, to, part_rows(to - from), run, block, slots,
-                                                                1 / sqrtf((float)D));
+    part_kernel<D><<<dim3(parts, H), STEP_THREADS, 0, stream>>>(part_out, part_lse, q, k, v, sel, from, to, part_rows(to - from), run,
+                                                                block, slots, 1 / sqrtf((float)D));
     LAUNCH_CHECK();
     merge_kernel<<<H, D, 0, stream>>>(out, part_out, part_lse, parts);
     LAUNCH_CHECK();
 }
 
-extern "C" void attn_step_forward(floatX* out, const floatX* q, const floatX* k, const floatX* v, const uint16_t* sel, int H, int D, int from, int to,
-                                  int block, int slots, void* scratch, stream_t stream) {
-    REQUIRE(from >= 0 && from < to && H <= 65535, "attn_step_forward: the run of rows [%d, %d) is empty, or %d heads are more than 65535", from, to, H);
+extern "C" void attn_step_forward(floatX* out, const floatX* q, const floatX* k, const floatX* v, const uint16_t* sel, int H, int D,
+                                  int from, int to, int block, int slots, void* scratch, stream_t stream) {
+    REQUIRE(from >= 0 && from < to, "attn_step_forward: the run of rows [%d, %d) is empty", from, to);
+    REQUIRE(H <= 65535, "attn_step_forward: %d heads exceed the grid's 65535", H);
     switch (D) {
         case  64: launch< 64>(out, q, k, v, sel, H, from, to, block, slots, (float*)scratch, stream); break;
         case 128: launch<128>(out, q, k, v, sel, H, from, to, block, slots, (float*)scratch, stream); break;
@@ -163,9 +164,10 @@ __global__ void pick_kernel(uint16_t* sel, float* scores, int past, int slots, i
     sel[h * slots + place] = (uint16_t)value;
 }
 
-extern "C" void attn_step_topk(uint16_t* sel, const floatX* q, const float* centroid, int H, int D, int past, int topk, void* scratch, stream_t stream) {
-    REQUIRE(topk >= 2 && topk <= MOBA_MAX_TOPK && past >= 0 && past <= MOBA_NONE, "attn_step_topk: topk=%d is outside [2, %d], or %d blocks outside [0, %d]",
-            topk, MOBA_MAX_TOPK, past, MOBA_NONE);
+extern "C" void attn_step_topk(uint16_t* sel, const floatX* q, const float* centroid, int H, int D, int past, int topk, void* scratch,
+                               stream_t stream) {
+    REQUIRE(topk >= 2 && topk <= MOBA_MAX_TOPK, "attn_step_topk: topk=%d is outside [2, %d]", topk, MOBA_MAX_TOPK);
+    REQUIRE(past >= 0 && past <= MOBA_NONE, "attn_step_topk: %d blocks do not fit in 16 bits; use longer blocks", past);
     float* score = (float*)scratch;
     if (past > 0) {
         score_kernel<<<ceil_div(past * H, PICK_THREADS / WARP), PICK_THREADS, 0, stream>>>(score, q, centroid, H, D, past);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "json.h"
+#include "meet.h"
 #include "pattern.h"
 
 #define OPTION_LINE(type, field, name, preset, min, max, choices, resume, group, help) \
@@ -232,7 +233,8 @@ Config config_parse(int argc, char** argv) {
     Config cfg;
     Error err;
     if (!config_parse_into(&cfg, argc, argv, &err) || !config_resolve(&cfg, &err)) {
-        fprintf(stderr, "error: %s\n", err.text);
+        int rank = 0, ranks = 1;
+        if (!launch_environment(true, &rank, &ranks) || rank == 0) { fprintf(stderr, "error: %s\n", err.text); }      // once, not by each rank
         exit(err.code);
     }
     return cfg;
@@ -311,6 +313,39 @@ static bool check_pass(const Config* cfg, const char* option, int row, Error* er
                                             cfg->micro_batch, option, row, tokens, INT32_MAX);
 }
 
+// Who this process is among how many. --init says how they meet; the launcher's environment the numbers that are not given.
+static bool resolve_ranks(Config* cfg, Error* err) {
+    static const char* init_name[] = {"auto", "mpi", "tcp", "file"};
+    int rank = 0, ranks = 1;
+    if (cfg->dry_run) { cfg->ranks = max_int(cfg->ranks, 1); return true; }
+    bool launched = launch_environment(cfg->init == INIT_TCP || cfg->init == INIT_FILE, &rank, &ranks);
+    bool by_hand = cfg->ranks > 1 || cfg->rank >= 0 || cfg->meet[0];
+    if (cfg->init == INIT_AUTO && launched && ranks > 1) { cfg->init = INIT_MPI; }
+    if (cfg->init <= INIT_MPI && by_hand && !(cfg->ranks == ranks && cfg->rank == rank && !cfg->meet[0])) {
+        return error_set(err, EXIT_USAGE, "--ranks, --rank and --meet are for --init tcp and file; with mpi it is mpirun that says them");
+    }
+    if (cfg->init > INIT_MPI) {
+        if (!cfg->meet[0]) {
+            return error_set(err, EXIT_USAGE, "--init %s needs --meet: %s", init_name[cfg->init],
+                             cfg->init == INIT_TCP ? "HOST:PORT of rank 0, the same for all ranks" : "the path of a file that all hosts share");
+        }
+        if (cfg->ranks == 0 && launched) { cfg->ranks = ranks; }
+        if (cfg->rank < 0 && launched)   { cfg->rank = rank; }
+        if (cfg->ranks == 0 || cfg->rank < 0 || cfg->rank >= cfg->ranks) {
+            return error_set(err, EXIT_USAGE, "--init %s: rank %d of %d ranks cannot be; give --rank and --ranks, or start with srun", init_name[cfg->init],
+                             cfg->rank, cfg->ranks);
+        }
+        return true;
+    }
+    if (cfg->init == INIT_MPI && mpi_refusal()) { return error_set(err, EXIT_USAGE, "--init mpi: %s", mpi_refusal()); }
+    cfg->rank = cfg->init == INIT_MPI ? rank : 0;
+    cfg->ranks = cfg->init == INIT_MPI ? ranks : 1;
+    if (cfg->ranks > 1 && needs_checkpoint(cfg)) {
+        return error_set(err, EXIT_USAGE, "--%s runs in one process, and this is one of %d", cfg->eval_only ? "eval-only" : "prompt", cfg->ranks);
+    }
+    return true;
+}
+
 // --micro-batch auto: the trainer decides when it knows the device (fit.h); until then the steps alone are checked
 static bool resolve_auto_batch(const Config* cfg, Error* err) {
     if (cfg->dry_run || needs_checkpoint(cfg)) {
@@ -318,13 +353,14 @@ static bool resolve_auto_batch(const Config* cfg, Error* err) {
                          cfg->dry_run ? "dry-run" : cfg->eval_only ? "eval-only" : "prompt");
     }
     if (!cfg->total_batch) { return error_set(err, EXIT_USAGE, "--micro-batch: auto needs --total-batch, or a step would depend on the device's memory"); }
-    if (cfg->total_batch % cfg->seq_len == 0) { return true; }
-    return error_set(err, EXIT_USAGE, "--total-batch: %" PRId64 " is not a multiple of --seq-len %d", cfg->total_batch, cfg->seq_len);
+    if (cfg->total_batch % ((int64_t)cfg->seq_len * cfg->ranks) == 0) { return true; }
+    return error_set(err, EXIT_USAGE, "--total-batch: %" PRId64 " is not a multiple of --seq-len %d on each of %d ranks", cfg->total_batch, cfg->seq_len,
+                     cfg->ranks);
 }
 
 static bool resolve_batch(Config* cfg, Error* err) {
     if (!cfg->micro_batch) { return resolve_auto_batch(cfg, err); }
-    int64_t unit = (int64_t)cfg->micro_batch * cfg->seq_len;
+    int64_t unit = (int64_t)cfg->micro_batch * cfg->seq_len * cfg->ranks;
     if (!check_pass(cfg, "seq-len", cfg->seq_len, err)) { return false; }
     if (!cfg->total_batch) { cfg->total_batch = unit; }
     if (cfg->total_batch > INT64_MAX / cfg->steps) {
@@ -333,8 +369,10 @@ static bool resolve_batch(Config* cfg, Error* err) {
     }
     if (needs_checkpoint(cfg) || cfg->total_batch % unit == 0) { return true; }      // those two take no steps
     int64_t nearest = (cfg->total_batch + unit / 2) / unit * unit;
-    return error_set(err, EXIT_USAGE, "--total-batch: %" PRId64 " is not a multiple of micro-batch x seq-len = %d x %d; the nearest that is: %" PRId64,
-                     cfg->total_batch, cfg->micro_batch, cfg->seq_len, nearest ? nearest : unit);
+    char ranks[32] = "", times[32] = "";
+    if (cfg->ranks > 1) { snprintf(ranks, sizeof ranks, " x ranks"); snprintf(times, sizeof times, " x %d", cfg->ranks); }
+    return error_set(err, EXIT_USAGE, "--total-batch: %" PRId64 " is not a multiple of micro-batch x seq-len%s = %d x %d%s; the nearest that is: %" PRId64,
+                     cfg->total_batch, ranks, cfg->micro_batch, cfg->seq_len, times, nearest ? nearest : unit);
 }
 
 static bool resolve_eval(Config* cfg, Error* err) {
@@ -370,7 +408,7 @@ static bool resolve_pattern(Config* cfg, Error* err) {
 }
 
 static bool resolve_all(Config* cfg, Error* err) {
-    return check_uses(cfg, err) && resolve_model(cfg, err) && resolve_schedule(cfg, err) && resolve_batch(cfg, err) &&
+    return check_uses(cfg, err) && resolve_ranks(cfg, err) && resolve_model(cfg, err) && resolve_schedule(cfg, err) && resolve_batch(cfg, err) &&
            resolve_eval(cfg, err) && resolve_pattern(cfg, err);
 }
 

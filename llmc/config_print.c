@@ -7,7 +7,7 @@ enum { HELP_WIDTH = 100, HELP_COLUMN = 34 };
 
 static const struct { const char *name, *title; } groups[] = {
     { "data", "Data" }, { "model", "Model" }, { "optimizer", "Optimizer" }, { "run", "Run" },
-    { "memory", "Memory and speed" }, { "safety", "Safety" }, { "other", "Other uses" },
+    { "memory", "Memory and speed" }, { "ranks", "Many GPUs" }, { "safety", "Safety" }, { "other", "Other uses" },
 };
 enum { NUM_GROUPS = sizeof groups / sizeof groups[0] };
 
@@ -25,7 +25,6 @@ static const char* value_word(const Option* option) {
 
 // "1 to 1000", "tiny, 30M", "text", "flag"
 static void allowed_text(const Option* option, char* text, size_t room) {
-    const char* separator = strchr(option->choices, '|');
     if (option->type == TYPE_TEXT) { snprintf(text, room, "text"); }
     else if (option->type == TYPE_FLAG) { snprintf(text, room, "flag"); }
     else if (option->type != TYPE_ENUM) {
@@ -34,10 +33,10 @@ static void allowed_text(const Option* option, char* text, size_t room) {
     }
     else {
         size_t used = 0;
-        for (const char* word = option->choices; used + 1 < room; word = separator + 1) {
-            separator = word + strcspn(word, "|");
-            used += (size_t)snprintf(text + used, room - used, "%.*s%s", (int)(separator - word), word, *separator ? ", " : "");
-            if (*separator == 0) { break; }
+        for (const char *word = option->choices, *end; used + 1 < room; word = end + 1) {
+            end = word + strcspn(word, "|");
+            used += (size_t)snprintf(text + used, room - used, "%.*s%s", (int)(end - word), word, *end ? ", " : "");
+            if (*end == 0) { break; }
         }
     }
 }

@@ -20,6 +20,11 @@ static double peak_flops_of(const char* name) {
     return 0;
 }
 
+int device_count(void) {
+    int count = 0;
+    return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
 Device device_open(int index) {
     int count = 0;
     cudaError_t status = cudaGetDeviceCount(&count);
@@ -35,6 +40,7 @@ Device device_open(int index) {
     CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
     Device device = {};
     snprintf(device.name, sizeof device.name, "%.127s", properties.name);
+    for (int i = 0; i < 16; i++) { snprintf(device.uuid + 2 * i, 3, "%02x", (unsigned char)properties.uuid.bytes[i]); }
     device.is_gpu = true;
     device.index = index;
     device.capability = properties.major * 10 + properties.minor;

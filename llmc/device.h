@@ -12,6 +12,7 @@ typedef struct {
     int    capability;       // 90 for compute capability 9.0; 0 on the CPU
     int    cores;            // multiprocessors, or CPU threads used
     size_t memory_bytes;     // total
+    char   uuid[40];         // of the GPU, unique in the world; "" on the CPU
     double peak_flops;       // dense bf16 FLOP/s by the vendor's datasheet; 0 where unknown (no MFU then)
 } Device;
 
@@ -21,6 +22,7 @@ typedef struct DeviceEvent DeviceEvent;
 extern "C" {
 #endif
 
+int      device_count(void);                           // GPUs this process may use; 1 on the CPU
 Device   device_open(int index);                       // exits 70 with a sentence if there is none
 stream_t stream_open(void);
 void     stream_close(stream_t stream);

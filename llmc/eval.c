@@ -3,8 +3,19 @@
 #include <errno.h>
 #include <string.h>
 
-double eval_loss(Model* m, DataLoader* loader, int micro_rows, int T, int batches, Error* err) {
+// scored of all ranks; adds up the model's total too
+static int64_t total_of_ranks(Model* m, const Ranks* ranks, int64_t scored) {
+    int64_t *all = (int64_t*)xmalloc((size_t)ranks->world * sizeof *all), sum = 0;
+    comm_sum(ranks->comm, m->acts.total, 1, m->stream);
+    comm_exchange(ranks->comm, &scored, all, sizeof scored, "the count of scored tokens");
+    for (int i = 0; i < ranks->world; i++) { sum += all[i]; }
+    free(all);
+    return sum;
+}
+
+double eval_loss(Model* m, DataLoader* loader, int micro_rows, int T, int batches, const Ranks* ranks, Error* err) {
     int64_t scored = 0;
+    if (ranks) { batches = ceil_div(batches - ranks->rank, ranks->world); }
     loader_seek(loader, 0);
     model_zero(m);
     for (int i = 0; i < batches; i++) {
@@ -17,6 +28,7 @@ double eval_loss(Model* m, DataLoader* loader, int micro_rows, int T, int batche
         model_forward(m);
         model_loss(m);
     }
+    if (ranks) { scored = total_of_ranks(m, ranks, scored); }
     return model_total(m) / (double)scored;
 }
 

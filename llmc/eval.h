@@ -5,6 +5,7 @@
 #include "dataloader.h"
 #include "json.h"
 #include "model.h"
+#include "ranks.h"
 
 typedef struct {
     double  nll;               // sum over scored tokens, nats
@@ -34,7 +35,7 @@ extern "C" {
 #endif
 
 // Mean loss over the first `batches` micro-batches of an unshuffled loader; a smaller set is used whole. NAN and *err if data is bad.
-double eval_loss(Model* m, DataLoader* loader, int micro_rows, int T, int batches, Error* err);
+double eval_loss(Model* m, DataLoader* loader, int micro_rows, int T, int batches, const Ranks* ranks, Error* err);
 
 // Protocol A, Hugging Face's recipe: sliding windows of `context` tokens that move on by `stride`; each window scores the tokens that no
 // earlier window scored, a token's first predecessor in the window at the latest; the very first token of the stream is not scored.

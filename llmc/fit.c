@@ -10,8 +10,9 @@ bool fit_plan_bytes(const Config* cfg, int micro_batch, size_t* bytes, Error* er
     ModelShape shape;
     if (!shape_from_config(&shape, cfg, err)) { return false; }
     model_plan(&m, shape, micro_batch, cfg->seq_len, (KeepLevel)cfg->recompute, (size_t)cfg->scratch << 20);
-    optimizer_plan(&opt, &m);
+    optimizer_plan_part(&opt, &m, 0, max_int(cfg->ranks, 1), cfg->zero == 1);
     *bytes = m.arena.bytes;
+    optimizer_close(&opt);
     model_unplan(&m);
     return true;
 }

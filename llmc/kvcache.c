@@ -23,7 +23,10 @@ static void plan_layer(LayerCache* layer, Arena* arena, const ModelShape* s, int
     plan_rows(&layer->k, arena, rows, keep, s->C);
     plan_rows(&layer->v, arena, rows, keep, s->C);
     if (kconv_taps(s, l)) { plan_rows(&layer->raw, arena, RAW_ROOM, s->W - 1, s->C); }
-    if (is_moba(s, l))    { arena_add(arena, MEM_WORKSPACE, (void**)&layer->centroid, (size_t)(room / s->layer[l].block) * s->C * sizeof(float)); }
+    if (is_moba(s, l)) {
+        size_t blocks = (size_t)(room / s->layer[l].block);
+        arena_add(arena, MEM_WORKSPACE, (void**)&layer->centroid, blocks * s->C * sizeof(float));
+    }
 }
 
 void kvcache_plan(KvCache* cache, Arena* arena, const ModelShape* s, int room) {
@@ -75,18 +78,20 @@ static void add_centroids(LayerCache* layer, const ModelShape* s, int l, int fro
     }
 }
 
-void kvcache_fill(KvCache* cache, const ModelShape* s, int l, const floatX* k, int ldk, const floatX* v, const floatX* raw, int ldraw, stream_t stream) {
+void kvcache_fill(KvCache* cache, const ModelShape* s, int l, const floatX* k, int ldk, const floatX* qkv, stream_t stream) {
     LayerCache* layer = &cache->layer[l];
-    fill_rows(&layer->k, k, ldk, cache->filling, s->C, stream);
-    fill_rows(&layer->v, v, ldraw, cache->filling, s->C, stream);
-    if (kconv_taps(s, l)) { fill_rows(&layer->raw, raw, ldraw, cache->filling, s->C, stream); }
-    if (is_moba(s, l))    { add_centroids(layer, s, l, 0, cache->filling / s->layer[l].block, stream); }
+    const int count = cache->filling, C = s->C;
+    fill_rows(&layer->k, k, ldk, count, C, stream);
+    fill_rows(&layer->v, qkv + 2 * C, 3 * C, count, C, stream);
+    if (kconv_taps(s, l)) { fill_rows(&layer->raw, qkv + C, 3 * C, count, C, stream); }
+    if (is_moba(s, l))    { add_centroids(layer, s, l, 0, count / s->layer[l].block, stream); }
 }
 
 // ---- one token --------------------------------------------------------------------------------------------------------------
 
 // k' of token t from the newest rows of k, its own among them
-static const floatX* convolve(KvCache* cache, LayerCache* layer, const ModelShape* s, const floatX* k, const float* taps, int t, stream_t stream) {
+static const floatX* convolve(KvCache* cache, LayerCache* layer, const ModelShape* s, const floatX* k, const float* taps, int t,
+                              stream_t stream) {
     append_row(&layer->raw, k, t, s->C, stream);
     int rows = min_int(s->W, t + 1);
     kconv_forward(cache->convolved, row_of(&layer->raw, t + 1 - rows, s->C), taps, 1, rows, s->C, s->W, s->C, stream);
@@ -101,17 +106,18 @@ static int first_key(const LayerSpec* spec, int t, bool dense) {
     }
 }
 
-void kvcache_step(KvCache* cache, const ModelShape* s, int l, floatX* out, floatX* qkv, const float* taps, const float* rope, bool dense, stream_t stream) {
+void kvcache_step(KvCache* cache, const ModelShape* s, int l, floatX* out, floatX* qkv, const float* taps, const float* rope, bool dense,
+                  stream_t stream) {
     const LayerSpec* spec = &s->layer[l];
     LayerCache* layer = &cache->layer[l];
     const int t = cache->length, C = s->C, slots = dense ? 0 : slots_of(s, l), block = is_moba(s, l) ? spec->block : 1;
     const floatX *k = qkv + C, *v = qkv + 2 * C;
-    if (is_sliding(s, l))  { rope_forward(qkv, rope + (size_t)t * s->D, 1, 1, 2 * s->H, s->D, 3 * C, stream); }       // the table from position t on
-    if (kconv_taps(s, l))  { k = convolve(cache, layer, s, k, taps, t, stream); }
+    if (is_sliding(s, l)) { rope_forward(qkv, rope + (size_t)t * s->D, 1, 1, 2 * s->H, s->D, 3 * C, stream); }     // the table from t on
+    if (kconv_taps(s, l)) { k = convolve(cache, layer, s, k, taps, t, stream); }
     append_row(&layer->k, k, t, C, stream);
     append_row(&layer->v, v, t, C, stream);
-    if (slots)             { attn_step_topk(cache->sel, qkv, layer->centroid, s->H, s->D, t / block, spec->topk, cache->scratch, stream); }
-    attn_step_forward(out, qkv, layer->k.row, layer->v.row, cache->sel, s->H, s->D, first_key(spec, t, dense) - layer->k.first, t + 1 - layer->k.first,
-                      block, slots, cache->scratch, stream);
+    if (slots) { attn_step_topk(cache->sel, qkv, layer->centroid, s->H, s->D, t / block, spec->topk, cache->scratch, stream); }
+    int from = first_key(spec, t, dense) - layer->k.first, to = t + 1 - layer->k.first;
+    attn_step_forward(out, qkv, layer->k.row, layer->v.row, cache->sel, s->H, s->D, from, to, block, slots, cache->scratch, stream);
     if (is_moba(s, l) && (t + 1) % block == 0) { add_centroids(layer, s, l, t / block, t / block + 1, stream); }
 }

@@ -40,12 +40,14 @@ extern "C" {
 void kvcache_plan(KvCache* cache, Arena* arena, const ModelShape* s, int room);
 void kvcache_free(KvCache* cache);
 
-// Layer l of a pass over a whole sequence, from its token 0: keeps the first `filling` rows of k, v and of k before its convolution (raw).
-void kvcache_fill(KvCache* cache, const ModelShape* s, int l, const floatX* k, int ldk, const floatX* v, const floatX* raw, int ldraw, stream_t stream);
+// Layer l of a pass over a whole sequence, from its token 0: keeps its first `filling` rows of k as attention reads it (row stride ldk), and of
+// v and the unconvolved k in qkv (rows of 3C).
+void kvcache_fill(KvCache* cache, const ModelShape* s, int l, const floatX* k, int ldk, const floatX* qkv, stream_t stream);
 
-// Layer l of a pass over one token, number `length`: its qkv row joins the cache (q and k are turned in place on S layers), out (C) is its attention.
-// taps, rope: as kconv_forward and rope_forward take them. dense: M layers attend to every block.
-void kvcache_step(KvCache* cache, const ModelShape* s, int l, floatX* out, floatX* qkv, const float* taps, const float* rope, bool dense, stream_t stream);
+// Layer l of a pass over one token, number `length`: its qkv row joins the cache (q and k are turned in place on S layers), out (C) is its
+// attention. taps, rope: as kconv_forward and rope_forward take them. dense: M layers attend to every block.
+void kvcache_step(KvCache* cache, const ModelShape* s, int l, floatX* out, floatX* qkv, const float* taps, const float* rope, bool dense,
+                  stream_t stream);
 
 #ifdef __cplusplus
 }

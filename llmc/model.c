@@ -12,6 +12,7 @@ static LayerParams params_of(const Model* m, int l)          { return layer_para
 static LayerGrads  grads_of(const Model* m, int l)           { return layer_grads(&m->table, m->grads, l); }
 static ModelParams model_params_of(const Model* m)           { return model_params(&m->table, m->matrices, m->vectors); }
 static ModelGrads  model_grads_of(const Model* m)            { return model_grads(&m->table, m->grads); }
+static size_t first_matrix_of(const Model* m, int l)         { return m->table.tensor[MODEL_FIELDS + l * LAYER_FIELDS + LAYER_wqkv].offset; }
 static size_t at(int row, int width)                         { return (size_t)row * (size_t)width; }
 
 // ---- attention half -----------------------------------------------------------------------------------------------------
@@ -56,7 +57,7 @@ static void moba_forward(Model* m, int l) {
 static void remember(Model* m, int l) {
     LayerActs a = m->acts.layer[l];
     Attention attn = attention_of(m, l, a.qkv, a.kprime);
-    kvcache_fill(&m->cache, &m->shape, l, attn.k, attn.shape.ldk, attn.v, a.qkv + m->shape.C, attn.shape.ldv, m->stream);
+    kvcache_fill(&m->cache, &m->shape, l, attn.k, attn.shape.ldk, a.qkv, m->stream);
 }
 
 // norm1, x -> x2
@@ -217,6 +218,7 @@ void model_backward(Model* m) {
         mlp_backward(m, l);
         attention_backward(m, l);
         rmsnorm_backward(acts->dx, grads_of(m, l).norm1, acts->dy, acts->x[l], params_of(m, l).norm1, a.rstd1, N, C, acts->scratch, m->stream);
+        if (m->on_gradients) { m->on_gradients(m->on_gradients_argument, first_matrix_of(m, l)); }
     }
     embedding_backward(model_grads_of(m).wte, acts->dx, acts->tokens, N, C, m->shape.V, acts->scratch, m->stream);
     m->adding = true;

@@ -36,6 +36,8 @@ typedef struct {
     void*      gemm_workspace;
     struct MatmulPlans* plans;
     stream_t   stream;
+    void     (*on_gradients)(void* argument, size_t from);   // NULL: none. In backward: all gradients of matrices at elements >= from are final
+    void*      on_gradients_argument;
 } Model;
 
 #ifdef __cplusplus

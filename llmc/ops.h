@@ -172,7 +172,7 @@ void crossentropy_forward_backward(float* losses, floatX* logits, const int* tar
 void crossentropy_total(double* total, const float* losses, int N, stream_t stream);
 
 // ---- gradnorm -------------------------------------------------------------------------------------------------------
-// *sumsq = sum of grad[i]^2, fixed order      sumsq: fp64 in device memory    a non-finite gradient gives a non-finite sum    (set)
+// *sumsq += sum of grad[i]^2, fixed order     sumsq: fp64 in device memory    a non-finite gradient gives a non-finite sum    (added)
 void gradnorm_sumsq(double* sumsq, const float* grad, size_t n, void* scratch, stream_t stream);
 size_t gradnorm_scratch(size_t n);
 

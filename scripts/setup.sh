@@ -29,6 +29,11 @@ command -v make > /dev/null || missing+=(make)
 if [ "${1:-}" = test ]; then command -v python3 > /dev/null || missing+=(python3); fi
 if [ ${#missing[@]} -gt 0 ]; then install "${missing[@]}" || exit 66; fi
 
+# several ranks on the CPU: without MPI one process is all there is, and the tests of many are skipped
+if [ "${1:-}" = test ] && ! { command -v mpicc && command -v mpirun; } > /dev/null 2>&1; then
+    install openmpi-bin libopenmpi-dev || echo "note: Open MPI could not be installed, tests of several ranks are skipped"
+fi
+
 # tests that need these packages are skipped where they are not to be had: without them, no more than a note
 if [ "${1:-}" = test ] && ! PYTHONPATH=build/python python3 -c 'import tiktoken, tokenizers' 2> /dev/null; then
     if ! python3 -m pip --version > /dev/null 2>&1; then install python3-pip || true; fi

@@ -505,4 +505,43 @@ def fineweb_edu_reproduces_the_sample_of_the_kit():
           "the shard differs from the kit's")
 
 
+# ---- all of them ----------------------------------------------------------------------------------------------------------
+
+@case
+def data_tools_write_the_same_bytes_twice():
+    package("tiktoken")
+    bpe, text, wiki = small_bpe()[0], write("text.txt", random_text(1, 3000)), write("wiki.txt", " = A = \n \n the b \n")
+    made = subprocess.run(["make", "-s", "tools"], cwd=ROOT, capture_output=True, text=True)
+    check(made.returncode == 0, f"make tools failed: {made.stderr.strip()[-300:]}")
+    c_tool = lambda name, *arguments: subprocess.run([os.path.join(ROOT, "build", "data", name), *arguments], check=True, capture_output=True)
+    runs = []
+    for _ in range(2):
+        out = fresh("out")
+        os.makedirs(out)
+        at = lambda name: os.path.join(out, name)
+        tool("gpt2_tokenizer", *bpe, at("small.tok"))
+        tool("wikitext2", *bpe, "--out", at("wiki.bin"), wiki)
+        tool("fineweb_edu", *bpe, "--out", at("shards"), "--shard-size", "1e5", documents_file())
+        c_tool("bytes", "--out", at("bytes.bin"), "--val-out", at("val.bin"), text)
+        c_tool("tokenize", "--tokenizer", at("small.tok"), "--out", at("tokens.bin"), text)
+        c_tool("synthetic", "--tokens", "5000", "--out", at("synthetic.bin"))
+        runs.append({**contents(at("shards")), **{name: read(at(name)) for name in sorted(os.listdir(out)) if name != "shards"}})
+    equal(sorted(runs[0]), sorted(runs[1]), "files")
+    check(len(runs[0]) > 12, f"only {len(runs[0])} files")
+    for name in runs[0]:
+        check(runs[0][name] == runs[1][name], f"{name} differs between two runs")
+
+
+@case
+def data_tools_have_help():
+    for name in sorted(os.listdir(os.path.join(ROOT, "data"))):
+        source = read(os.path.join(ROOT, "data", name)).decode(errors="replace")
+        if name.endswith(".py") and "common.run(main)" in source:
+            said = tool(name[:-3], "--help")
+            check("usage:" in said and "--out" in said or name == "gpt2_tokenizer.py", f"{name} --help says {said[:100]!r}")
+        elif name.endswith(".c"):
+            done = subprocess.run([os.path.join(ROOT, "build", "data", name[:-2]), "--help"], capture_output=True, text=True)
+            check(done.returncode == 0 and done.stdout.startswith("usage:"), f"{name[:-2]} --help says {done.stdout[:100]!r}")
+
+
 run_cases()

@@ -242,6 +242,11 @@ def watch_follows_a_log_that_grows_and_is_cut():
     equal((reader.more().last_step, reader.run.columns["loss"][-1]), (11, 2.5), "step of the line when it is whole")
     open(path, "wb").write(b"".join(whole.splitlines(keepends=True)[:6]))
     equal(reader.more().last_step, 5, "last step after a resume cut the log")
+    longer = read(path) + b"".join(b'{"kind":"step","step":%d,"loss":4.25}\n' % step for step in range(6, 40))
+    open(path, "wb").write(whole)
+    reader.more()
+    open(path, "wb").write(longer)
+    equal((reader.more().last_step, reader.run.columns["loss"][9]), (39, 4.25), "last step, tenth loss after a cut log has outgrown what it was")
 
 
 # ---- tb_export.py ---------------------------------------------------------------------------------------------------------

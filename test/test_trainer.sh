@@ -81,6 +81,22 @@ expect trainer_eval_context_of_one  64 'eval-context: 1'         "$PROGRAM" --ou
 expect trainer_eval_pass_too_large  64 'micro-batch: 4096 rows'  "$PROGRAM" --out "$WORK/clean" --eval-only --eval-data "$WORK/text.bin" \
                                                                  --eval-context 1000000 --micro-batch 4096
 
+# ---- ckptinfo: what is there, what is whole, what differs
+info() { build/data/ckptinfo "$@" > "$WORK/out" 2> "$WORK/err"; }
+info list "$WORK/clean"; status=$?
+check trainer_ckptinfo_lists                  [ $status = 0 -a "$(tail -n 1 "$WORK/out")" = "12 checkpoints, 0 damaged" ]
+info show "$(step "$WORK/clean" 12)"
+check trainer_ckptinfo_shows_tensors          grep -qE '^  master/layer\.00\.wqkv +fp32 +48 x 16 ' "$WORK/out"
+info diff "$(step "$WORK/clean" 11)" "$(step "$WORK/clean" 12)"; status=$?
+check trainer_ckptinfo_finds_differences      [ $status = 1 -a "$(grep -c '^master/.* elements differ' "$WORK/out")" = 15 ]
+cp -r "$(step "$WORK/clean" 12)" "$WORK/copy"
+info diff "$(step "$WORK/clean" 12)" "$WORK/copy"; status=$?
+check trainer_ckptinfo_finds_none             [ $status = 0 ]
+printf x | dd of="$(step "$WORK/stopped" 5)/part_0000.bin" bs=1 seek=1000 conv=notrunc 2> /dev/null
+info list "$WORK/stopped"; status=$?
+check trainer_ckptinfo_names_the_damaged      [ $status = 65 -a -n "$(grep 'step_00000005/part_0000.bin' "$WORK/out")" ]
+expect trainer_ckptinfo_needs_a_checkpoint 66 'no checkpoint' build/data/ckptinfo list "$WORK"
+
 # ---- the seed of a sample is free, and the sample is a function of it
 sampled() { "$PROGRAM" --out "$WORK/clean" --prompt "int " --sample-tokens 40 "$@" 2> "$WORK/err" | tail -n +2 | od -c; }
 check trainer_sample_is_a_function_of_the_seed [ "$(sampled --seed 5)" = "$(sampled --seed 5)" ]

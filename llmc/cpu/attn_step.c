@@ -6,8 +6,8 @@
 
 void attn_step_topk(uint16_t* sel, const floatX* q, const float* centroid, int H, int D, int past, int topk, void* scratch, stream_t stream) {
     (void)stream;
-    REQUIRE(topk >= 2 && topk <= MOBA_MAX_TOPK && past >= 0 && past <= MOBA_NONE, "attn_step_topk: topk=%d is outside [2, %d], or %d blocks outside [0, %d]",
-            topk, MOBA_MAX_TOPK, past, MOBA_NONE);
+    REQUIRE(topk >= 2 && topk <= MOBA_MAX_TOPK, "attn_step_topk: topk=%d is outside [2, %d]", topk, MOBA_MAX_TOPK);
+    REQUIRE(past >= 0 && past <= MOBA_NONE, "attn_step_topk: %d blocks do not fit in 16 bits; use longer blocks", past);
     float* score = (float*)scratch;
     int slots = topk - 1, count = min_int(slots, past);
     for (int h = 0; h < H; h++) {
