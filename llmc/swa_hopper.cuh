@@ -250,12 +250,6 @@ void swa_scalars_kernel(float2* scalars, const floatX* dout, const floatX* out, 
     }
 }
 
-// bytes that follow each other to shared memory, counted on the barrier; both 16-byte aligned. One thread calls it.
-__device__ inline void bulk_load(void* shared, const void* from, int bytes, uint64_t* barrier) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
-                 :: "r"(shared_address(shared)), "l"(from), "r"(bytes), "r"(shared_address(barrier)) : "memory");
-}
-
 struct SwaMaps { CUtensorMap q, k, v, dout; };       // boxes of 64 rows
 
 // warpgroups, and CTAs of a multiprocessor: as the accumulators leave registers for
