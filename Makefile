@@ -157,6 +157,10 @@ $(B)/bench/%: dev/cuda/%.cu dev/cuda/bench.h $(CUDA_LIB)
 	@mkdir -p $(@D)
 	$(NVCC) $(NVFLAGS) -Idev/cuda -o $@ $< $(CUDA_LIB) $(NVLIBS)
 
+# whole steps taken apart: the linker puts a wrapper with a clock in the place of every op (dev/cuda/step_ops.h)
+$(B)/bench/step: NVLIBS += -ldl $(shell sed -n 's/^WRAP.\([a-z0-9_]*\),.*/-Xlinker --wrap=\1/p' dev/cuda/step_ops.h)
+$(B)/bench/step: dev/cuda/step_ops.h dev/cuda/step_trace.h
+
 BENCHMARKS := $(patsubst dev/cuda/%.cu,$(B)/bench/%,$(if $(OP),dev/cuda/$(OP).cu,$(wildcard dev/cuda/*.cu)))
 benchmarks: $(BENCHMARKS)
 bench:

@@ -3,7 +3,6 @@
 #include <math.h>
 #include <signal.h>
 #include <string.h>
-#include <time.h>
 
 #include "checkpoint.h"
 #include "commit.h"
@@ -15,23 +14,20 @@
 #include "json.h"
 #include "logger.h"
 #include "model.h"
+#include "ops.h"
 #include "optimizer.h"
 #include "report.h"
 #include "rundir.h"
 #include "sample.h"
+#include "saver.h"
 #include "schedule.h"
 #include "signals.h"
 #include "state.h"
+#include "step.h"
 #include "tokenizer.h"
 
 // a failed call that filled an Error ends the program with the Error's own exit status
 #define TRY(call) do { if (!(call)) { FAIL(err.code, "%s", err.text); } } while (0)
-
-static double now_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
 
 static bool due(int64_t step, int every) { return every > 0 && step % every == 0; }
 
@@ -120,38 +116,31 @@ typedef struct {
     Tokenizer*    tokenizer;           // NULL unless samples are asked for
     Model         model;
     Optimizer     opt;
+    Stepper       stepper;
     Logger*       log;
-    Progress      progress;
+    Progress      progress;            // step: begun; its outcome may still be on its way (settle)
+    double        max_loss, max_norm;  // above these the step under way is skipped (--skip-z); 0: no limit
+    Saver*        saver;
+    double        save_pause_ms;       // what the save under way has held up so far
+    int64_t       saved_step;          // the newest checkpoint on disk
     double        flops_per_token;
     StepStats     last;
 } Run;
 
-// Forward and backward of one global batch, micro-batch by micro-batch. Each target counts 1 / targets of the whole step.
-static void accumulate_gradients(Run* run) {
-    const Config* cfg = run->cfg;
-    float scale = (float)(1.0 / (double)cfg->total_batch);
-    model_zero(&run->model);
-    for (int64_t row = 0; row < rows_per_step(cfg); row += cfg->micro_batch) {
-        Error err;
-        const int *inputs, *targets;
-        TRY(loader_next(run->train, &inputs, &targets, &err));
-        model_batch(&run->model, inputs, targets, cfg->micro_batch, cfg->seq_len);
-        model_forward(&run->model);
-        model_loss_backward(&run->model, scale);
-        model_backward(&run->model);
-    }
-}
-
-// What only faults can show (R12, R14), in a program of the tests: MOBA_TEST_NAN_STEPS=FIRST-LAST puts a NaN into a gradient of these steps,
-// MOBA_TEST_STOP_STEP=N sends SIGTERM when step N is wholly done.
+// What only faults can show (R12, R14, R15), in a program of the tests: MOBA_TEST_NAN_STEPS=FIRST-LAST puts a NaN into a gradient of these steps,
+// MOBA_TEST_SPIKE_STEPS a value far too large, MOBA_TEST_STOP_STEP=N sends SIGTERM when step N is wholly done.
 #ifdef LLMC_TEST
-static void test_spoil_gradient(const Run* run) {
-    const char* range = getenv("MOBA_TEST_NAN_STEPS");
+static void test_spoil_with(const Run* run, const char* variable, float value) {
+    const char* range = getenv(variable);
     long long first, last, step = run->progress.step + 1;
     if (!range || sscanf(range, "%lld-%lld", &first, &last) != 2 || step < first || step > last) { return; }
-    float nan = NAN;
-    device_upload(run->model.grads + run->model.table.matrix_elements / 2, &nan, sizeof nan, run->model.stream);
+    device_upload(run->model.grads + run->model.table.matrix_elements / 2, &value, sizeof value, run->model.stream);
     stream_sync(run->model.stream);
+}
+
+static void test_spoil_gradient(const Run* run) {
+    test_spoil_with(run, "MOBA_TEST_NAN_STEPS", NAN);
+    test_spoil_with(run, "MOBA_TEST_SPIKE_STEPS", 1e4f);
 }
 
 static void test_stop(const Run* run) {
@@ -163,66 +152,103 @@ static void test_stop(const Run* run) {
 #define test_stop(run)           ((void)0)
 #endif
 
-static void skip_step(Run* run, double loss, double norm) {
-    char why[96];
-    snprintf(why, sizeof why, "loss %g, gradient norm %g: not finite", loss, norm);
+// Takes note of a save that has ended; with `wait` of the one under way. One that failed is a warning: training goes on, older ones are whole.
+static void collect_save(Run* run, bool wait) {
+    SaveReport r;
+    double start = clock_ms();
+    bool ended = saver_poll(run->saver, wait, &r);
+    run->save_pause_ms += clock_ms() - start;
+    if (!ended) { return; }
+    if (!r.ok) {
+        fprintf(stderr, "warning: step %lld is not saved: %s\n", (long long)r.step, r.error.text);
+        return;
+    }
+    char* path = checkpoint_path(run->dir.checkpoints, r.step);
+    run->saved_step = r.step;
+    log_save(run->log, (int)r.step, path, r.bytes, r.ms, run->save_pause_ms);
+    free(path);
+    if (r.error.code) { fprintf(stderr, "warning: %s\n", r.error.text); }
+}
+
+static void skip_step(Run* run, const StepOutcome* o) {
+    char why[160];
+    bool finite = isfinite(o->loss) && isfinite(o->norm);
+    if (finite) { snprintf(why, sizeof why, "loss %g, gradient norm %g: above %g or %g (--skip-z)", o->loss, o->norm, run->max_loss, run->max_norm); }
+    else        { snprintf(why, sizeof why, "loss %g, gradient norm %g: not finite", o->loss, o->norm); }
     run->progress.bad_steps++;
-    log_skip(run->log, (int)run->progress.step, why);
+    log_skip(run->log, (int)o->step, why);
     if (run->progress.bad_steps >= run->cfg->max_bad_steps) {
-        FAIL(EXIT_INTERNAL, "step %lld: %lld steps in a row were not finite (--max-bad-steps); stopped without saving, the checkpoints in %s are intact",
-             (long long)run->progress.step, (long long)run->progress.bad_steps, run->dir.checkpoints);
+        collect_save(run, true);                                 // one under way is of a good state
+        FAIL(EXIT_INTERNAL, "step %lld: %lld steps in a row were skipped (--max-bad-steps); stopped without saving, the checkpoints in %s are intact",
+             (long long)o->step, (long long)run->progress.bad_steps, run->dir.checkpoints);
     }
 }
 
-// One optimizer step, index progress.step; counts it as done.
-static void train_step(Run* run) {
+// Waits for the oldest step under way and logs what it came to.
+static void finish_step(Run* run) {
     const Config* cfg = run->cfg;
-    double start = now_ms();
-    AdamWSettings settings = {schedule_lr(cfg, run->progress.step), 0.9, 0.95, 1e-8, cfg->weight_decay, cfg->clip};
-    accumulate_gradients(run);
-    test_spoil_gradient(run);
-    double norm = optimizer_grad_norm(&run->opt, &run->model);
-    double loss = model_total(&run->model) / (double)cfg->total_batch;
-    run->progress.step++;
-    if (!isfinite(norm) || !isfinite(loss)) {
-        skip_step(run, loss, norm);
+    Progress* p = &run->progress;
+    StepOutcome o = stepper_wait(&run->stepper);
+    p->updates = run->opt.updates;
+    if (isfinite(o.loss) && isfinite(o.norm)) {
+        outliers_add(&p->loss, o.loss, run->max_loss);
+        outliers_add(&p->norm, o.norm, run->max_norm);
+    }
+    if (!o.applied) {
+        skip_step(run, &o);
         return;
     }
-    run->progress.bad_steps = 0;
-    optimizer_update(&run->opt, &run->model, &settings, norm);
-    stream_sync(run->model.stream);
+    p->bad_steps = 0;
     StepStats* s = &run->last;
-    s->step = (int)run->progress.step;
-    s->loss = loss;
-    s->norm = norm;
-    s->lr = settings.lr;
-    s->ms = now_ms() - start;
+    s->step = (int)o.step;
+    s->loss = o.loss;
+    s->norm = o.norm;
+    s->lr = o.lr;
+    s->ms = o.ms;
     s->tok_s = (double)cfg->total_batch / s->ms * 1e3;
     s->mfu = run->device.peak_flops > 0 ? run->flops_per_token * s->tok_s / run->device.peak_flops : 0;
-    s->tokens = run->progress.step * cfg->total_batch;
+    s->tokens = p->rows * cfg->seq_len - (p->step - o.step) * cfg->total_batch;
     s->mem_mib = (double)device_memory_in_use() / (1 << 20);
     log_step(run->log, s);
 }
 
-// A save that fails is a warning while training goes on, and false.
-static bool save(Run* run) {
+// Before anything that reads the state: every step begun is finished and logged.
+static void settle(Run* run) {
+    while (run->stepper.under_way > 0) { finish_step(run); }
+}
+
+// Begins the optimizer step with index progress.step, and finishes the one before it: the log is one step late, the device never idle.
+static void train_step(Run* run) {
     Error err;
-    double start = now_ms();
-    int64_t bytes = 0;
-    bool ok = logger_sync(run->log, &err)
-           && state_save(&run->opt, &run->model, &run->progress, run->options, run->dir.checkpoints, &bytes, &err);
-    if (!ok) {
+    const Config* cfg = run->cfg;
+    if (cfg->skip_z > 0) { settle(run); }                        // the limits come from every step before this one
+    run->max_loss = outliers_limit(&run->progress.loss, cfg->skip_z);
+    run->max_norm = outliers_limit(&run->progress.norm, cfg->skip_z);
+    AdamWSettings settings = {schedule_lr(cfg, run->progress.step), 0.9, 0.95, 1e-8, cfg->weight_decay, cfg->clip, run->max_norm,
+                              run->max_loss * (double)cfg->total_batch};
+    if (!stepper_gradients(&run->stepper, &err)) {
+        settle(run);                                             // the steps before it are good
+        collect_save(run, true);
+        FAIL(err.code, "%s", err.text);
+    }
+    test_spoil_gradient(run);
+    run->progress.rows += rows_per_step(cfg);
+    stepper_update(&run->stepper, ++run->progress.step, &settings);
+    if (run->stepper.under_way == STEPS_AHEAD) { finish_step(run); }
+}
+
+// Training waits for the save before this one, if that goes on still, and for the copy of the state into host memory.
+static void save(Run* run) {
+    Error err;
+    double start = clock_ms();
+    collect_save(run, true);
+    run->save_pause_ms = 0;
+    if (!logger_sync(run->log, &err)) {
         fprintf(stderr, "warning: step %lld is not saved: %s\n", (long long)run->progress.step, err.text);
-        return false;
+        return;
     }
-    char* path = checkpoint_path(run->dir.checkpoints, run->progress.step);
-    double ms = now_ms() - start;
-    log_save(run->log, (int)run->progress.step, path, bytes, ms, ms);
-    free(path);
-    if (!checkpoint_prune(run->dir.checkpoints, run->progress.step, run->cfg->keep, run->cfg->keep_major, &err)) {
-        fprintf(stderr, "warning: %s\n", err.text);
-    }
-    return true;
+    saver_start(run->saver, &run->progress, run->options);
+    run->save_pause_ms = clock_ms() - start;
 }
 
 static void validate(Run* run) {
@@ -247,23 +273,36 @@ static void print_sample(Run* run) {
 // False: the last state could not be saved. After the last step, and after a signal wherever it came, nothing is left unsaved.
 static bool loop(Run* run) {
     const Config* cfg = run->cfg;
-    int64_t on_disk = run->progress.step;
+    run->saved_step = run->progress.step;
     while (run->progress.step < cfg->steps && !stop_requested()) {
         train_step(run);
         int64_t done = run->progress.step;
         bool last = done == cfg->steps;
-        if (run->valid && (last || due(done, cfg->eval_every)))       { validate(run); }
-        if (run->tokenizer && (last || due(done, cfg->sample_every))) { print_sample(run); }
-        if (!last && due(done, cfg->save_every) && save(run))         { on_disk = done; }
+        bool eval = run->valid && (last || due(done, cfg->eval_every)), sample = run->tokenizer && (last || due(done, cfg->sample_every));
+        bool keep = !last && due(done, cfg->save_every);
+        if (eval || sample || keep) { settle(run); }
+        if (eval)                   { validate(run); }
+        if (sample)                 { print_sample(run); }
+        if (keep)                   { save(run); }
+        collect_save(run, false);
         test_stop(run);
     }
-    return on_disk == run->progress.step || save(run);
+    settle(run);
+    collect_save(run, true);
+    if (run->saved_step != run->progress.step) {
+        save(run);
+        collect_save(run, true);
+    }
+    return run->saved_step == run->progress.step;
 }
 
 // Everything that can be wrong with the input is found here, before a device is touched.
 static void open_input(Run* run) {
     const Config* cfg = run->cfg;
+    Error err;
     run->train_set = open_shards(cfg, cfg->train_data);
+    run->progress.data_tokens = run->train_set->tokens;
+    TRY(shard_fingerprint(run->train_set, &run->progress.data_print, &err));
     if (cfg->val_data[0])  { run->valid_set = open_shards(cfg, cfg->val_data); }
     if (cfg->sample_every) { run->tokenizer = open_tokenizer(cfg); }
 }
@@ -271,8 +310,21 @@ static void open_input(Run* run) {
 static void open_loaders(Run* run) {
     const Config* cfg = run->cfg;
     run->train = loader_open(run->train_set, cfg->micro_batch, rows_per_step(cfg), 0, 1, (uint64_t)cfg->seed, true);
-    loader_seek(run->train, run->progress.step);
+    loader_seek_item(run->train, run->progress.rows);
+    run->stepper = stepper_open(&run->model, &run->opt, run->train, cfg->micro_batch, cfg->seq_len, cfg->total_batch);
     if (run->valid_set) { run->valid = loader_open(run->valid_set, cfg->micro_batch, cfg->micro_batch, 0, 1, 0, false); }
+}
+
+static void open_saver(Run* run) {
+    const Config* cfg = run->cfg;
+    SaverRanks one = {0, 1, checkpoint_new_id(), NULL, NULL};
+    bool often = cfg->save_every > 0 && cfg->save_every < cfg->steps - run->progress.step;
+    run->saver = saver_open(run->dir.checkpoints, &run->model, state_whole(&run->opt, &run->model), one, cfg->keep, cfg->keep_major, often);
+    if (run->progress.step > 0) { saver_know(run->saver, run->progress.step); }
+    if (often) {
+        printf("saves       %s, %zu MiB of host memory\n", saver_is_staged(run->saver) ? "while training goes on" : "stop training: too little host memory to copy the state",
+               saver_host_bytes(run->saver) >> 20);
+    }
 }
 
 static void write_config(const Run* run) {
@@ -318,9 +370,11 @@ static void close_run(Run* run, bool saved, double seconds) {
     int status = !saved ? EXIT_IO : finished ? 0 : EXIT_STOPPED;
     char why[64];
     snprintf(why, sizeof why, finished ? "finished" : "stopped by %s", stop_signal_name());
-    EndRecord end = {(int)run->progress.step, status, why, seconds, run->last.loss, run->progress.step * run->cfg->total_batch};
+    EndRecord end = {(int)run->progress.step, status, why, seconds, run->last.loss, run->progress.rows * run->cfg->seq_len};
     log_end(run->log, &end);
     TRY(logger_close(run->log, &err));
+    saver_close(run->saver);
+    stepper_close(&run->stepper);
     loader_close(run->train);
     loader_close(run->valid);
     model_close(&run->model);
@@ -328,9 +382,49 @@ static void close_run(Run* run, bool saved, double seconds) {
     free(run->options);
 }
 
+// One rehearsal loads every kernel and gives every product its plan: the checkpoint's where it has one for this GPU, else the fastest, or
+// with --deterministic the library's first proposal.
+static void rehearse(Run* run, bool resumed) {
+    Model* m = &run->model;
+    if (!run->device.is_gpu) { return; }
+    double start = clock_ms();
+    size_t kept = matmul_plans_count(m->plans);
+    matmul_measure(m->plans, !run->cfg->deterministic);
+    model_rehearse(m);
+    matmul_measure(m->plans, 0);
+    size_t made = matmul_plans_count(m->plans) - kept;
+    printf("GEMM plans  %zu from the checkpoint, %zu %s, in %.1f s\n", kept, made, run->cfg->deterministic ? "by the library's first proposal" : "measured",
+           (clock_ms() - start) / 1e3);
+    if (resumed && made > 0) {
+        printf("            the checkpoint has no plan of this GPU and library for these %zu: from here on the last bits may differ from those of a run never stopped\n", made);
+    }
+}
+
+// May this run go on from the checkpoint? False if there is nothing left to do; ends the program if not.
+static bool check_resume(Run* run, const Checkpoint* checkpoint) {
+    Error err;
+    const Config* cfg = run->cfg;
+    Config saved = checkpoint_config(checkpoint);
+    TRY(config_check_resume(cfg, &saved, &err));
+    config_close(&saved);
+    int64_t tokens = run->progress.data_tokens;
+    uint64_t print = run->progress.data_print;
+    TRY(state_read_progress(&run->progress, checkpoint, &err));
+    if (run->progress.data_print != print && !cfg->new_schedule) {
+        FAIL(EXIT_USAGE, "--train-data: the checkpoint was trained on a set of %lld tokens (%016llx), '%.200s' has %lld (%016llx); the order of rows would change; "
+             "give the same shards, under any name, or add --new-schedule to go on with these", (long long)run->progress.data_tokens,
+             (unsigned long long)run->progress.data_print, cfg->train_data, (long long)tokens, (unsigned long long)print);
+    }
+    run->progress.data_tokens = tokens;
+    run->progress.data_print = print;
+    if (checkpoint->step < cfg->steps) { return true; }
+    printf("%s: this run has finished its %d steps; --steps with --new-schedule goes on\n", checkpoint->path, cfg->steps);
+    return false;
+}
+
 static int train(const Config* cfg) {
     Error err;
-    double start = now_ms();
+    double start = clock_ms();
     Run run;
     signals_install();
     memset(&run, 0, sizeof run);
@@ -340,17 +434,12 @@ static int train(const Config* cfg) {
     TRY(rundir_open(&run.dir, cfg->out, cfg->take_lock, &err));
     Checkpoint* checkpoint = open_checkpoint(cfg, run.dir.checkpoints);
     refuse_to_overwrite(cfg, run.dir.checkpoints, checkpoint ? checkpoint->step : 0);
-    if (checkpoint) {
-        Config saved = checkpoint_config(checkpoint);
-        TRY(config_check_resume(cfg, &saved, &err));
-        config_close(&saved);
-        if (checkpoint->step >= cfg->steps) {
-            printf("%s: this run has finished its %d steps; --steps with --new-schedule goes on\n", checkpoint->path, cfg->steps);
-            checkpoint_close(checkpoint);
-            close_input(&run);
-            free(shape.layer);
-            return 0;
-        }
+    bool finished = checkpoint && !check_resume(&run, checkpoint);
+    if (finished) {
+        checkpoint_close(checkpoint);
+        close_input(&run);
+        free(shape.layer);
+        return 0;
     }
     run.options = config_to_json(cfg);
     run.device = device_open(0);
@@ -367,12 +456,14 @@ static int train(const Config* cfg) {
     } else {
         optimizer_init(&run.opt, &run.model, (uint64_t)cfg->seed);
     }
+    rehearse(&run, run.progress.step > 0);
     open_loaders(&run);
+    open_saver(&run);
     write_config(&run);
     open_log(&run);
     bool saved = loop(&run);
-    bool finished = run.progress.step >= cfg->steps;
-    close_run(&run, saved, (now_ms() - start) / 1e3);
+    finished = run.progress.step >= cfg->steps;
+    close_run(&run, saved, (clock_ms() - start) / 1e3);
     return !saved ? EXIT_IO : finished ? 0 : EXIT_STOPPED;
 }
 

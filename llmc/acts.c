@@ -84,6 +84,13 @@ static void plan_routing(Acts* acts, Arena* arena, const ModelShape* s, int B, i
     arena_add(arena, MEM_WORKSPACE, (void**)&acts->route_list, entries * sizeof(int));
 }
 
+// as few chunks as fit, of equal size but for rounding up to 128
+static int logit_rows(const ModelShape* s, int N) {
+    size_t most = max_size(LOGIT_BYTES / ((size_t)s->Vp * sizeof(floatX)) / 128 * 128, 128);
+    int chunks = (int)(((size_t)N + most - 1) / most);
+    return min_int(N, (int)round_up((size_t)ceil_div(N, chunks), 128));
+}
+
 void acts_plan(Acts* acts, Arena* arena, const ModelShape* s, int B, int T, KeepLevel level, size_t scratch_cap) {
     memset(acts, 0, sizeof *acts);
     size_t N = (size_t)B * T, NC = N * s->C * sizeof(floatX);
@@ -104,8 +111,7 @@ void acts_plan(Acts* acts, Arena* arena, const ModelShape* s, int B, int T, Keep
         arena_add(arena, MEM_WORKSPACE, (void**)&acts->dkprime, s->W ? NC : 0);
         arena_add(arena, MEM_WORKSPACE, (void**)&acts->dproduct, min_size(N, MLP_CHUNK) * s->F * sizeof(floatX));
     }
-    size_t rows = LOGIT_BYTES / ((size_t)s->Vp * sizeof(floatX)) / 128 * 128;
-    acts->logit_rows = (int)min_size(N, max_size(rows, 128));
+    acts->logit_rows = logit_rows(s, (int)N);
     arena_add(arena, MEM_WORKSPACE, (void**)&acts->logits, (size_t)acts->logit_rows * s->Vp * sizeof(floatX));
     arena_add(arena, MEM_WORKSPACE, (void**)&acts->losses, N * sizeof(float));
     arena_add(arena, MEM_WORKSPACE, (void**)&acts->total, sizeof(double));

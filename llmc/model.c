@@ -80,7 +80,7 @@ static void attention_backward(Model* m, int l) {
     Attention attn = attention_of(m, l, a.qkv, a.kprime), grad = attention_of(m, l, acts->dqkv, acts->dkprime);
     int N = rows(m), C = s->C;
     matmul_backward_input(acts->dy, acts->dx, w.wo, N, C, C, m->plans, m->stream);
-    matmul_backward_weight(g.wo, acts->dx, a.att, N, C, C, m->plans, m->stream);
+    matmul_backward_weight(g.wo, acts->dx, a.att, N, C, C, m->adding, m->plans, m->stream);
     if (spec->kind == LAYER_M) {
         index_routes(m, l);
         moba_attn_backward(grad.q, grad.k, grad.v, acts->dy, a.att, a.lse, attn.q, attn.k, attn.v, route_of(m, l), attn.shape,
@@ -91,7 +91,7 @@ static void attention_backward(Model* m, int l) {
         if (spec->kind == LAYER_S) { rope_backward(acts->dqkv, acts->rope, N, m->T, 2 * s->H, s->D, 3 * C, m->stream); }
     }
     matmul_backward_input(acts->dy, acts->dqkv, w.wqkv, N, C, 3 * C, m->plans, m->stream);
-    matmul_backward_weight(g.wqkv, acts->dqkv, a.norm1, N, C, 3 * C, m->plans, m->stream);
+    matmul_backward_weight(g.wqkv, acts->dqkv, a.norm1, N, C, 3 * C, m->adding, m->plans, m->stream);
 }
 
 // ---- MLP half, in chunks of rows ------------------------------------------------------------------------------------------
@@ -164,13 +164,14 @@ static void mlp_backward(Model* m, int l) {
     int C = m->shape.C, F = m->shape.F;
     for (int row = 0; row < rows(m); row += MLP_CHUNK) {
         Chunk c = chunk_of(m, l, row);
+        bool adding = m->adding || row > 0;
         floatX *dx = acts->dx + at(row, C), *dnorm2 = acts->dy + at(row, C), *dgate_up = c.a.gate_up;
         mlp_redo(m, l, c);
         matmul_backward_input(acts->dproduct, dx, w.w2, c.n, F, C, m->plans, m->stream);
-        matmul_backward_weight(g.w2, dx, c.a.product, c.n, F, C, m->plans, m->stream);
+        matmul_backward_weight(g.w2, dx, c.a.product, c.n, F, C, adding, m->plans, m->stream);
         swiglu_backward(dgate_up, acts->dproduct, c.a.gate_up, c.n, F, m->stream);
         matmul_backward_input(dnorm2, dgate_up, w.w13, c.n, C, 2 * F, m->plans, m->stream);
-        matmul_backward_weight(g.w13, dgate_up, c.a.norm2, c.n, C, 2 * F, m->plans, m->stream);
+        matmul_backward_weight(g.w13, dgate_up, c.a.norm2, c.n, C, 2 * F, adding, m->plans, m->stream);
         rmsnorm_backward(dx, g.norm2, dnorm2, c.a.x2 + at(row, C), w.norm2, c.a.rstd2, c.n, C, acts->scratch, m->stream);
     }
 }
@@ -215,6 +216,7 @@ void model_backward(Model* m) {
         rmsnorm_backward(acts->dx, grads_of(m, l).norm1, acts->dy, acts->x[l], params_of(m, l).norm1, a.rstd1, N, C, acts->scratch, m->stream);
     }
     embedding_backward(model_grads_of(m).wte, acts->dx, acts->tokens, N, C, m->shape.V, acts->scratch, m->stream);
+    m->adding = true;
 }
 
 // ---- loss: logits in chunks of rows, never all at once ------------------------------------------------------------------------
@@ -246,7 +248,7 @@ void model_loss_backward(Model* m, float scale) {
         logits_forward(m, row, n);
         crossentropy_forward_backward(acts->losses + row, acts->logits, acts->targets + row, scale, n, s->V, s->Vp, m->stream);
         matmul_backward_input(acts->dy + at(row, C), acts->logits, w.wte, n, C, s->Vp, m->plans, m->stream);
-        matmul_backward_weight(g.wte, acts->logits, acts->normf + at(row, C), n, C, s->Vp, m->plans, m->stream);
+        matmul_backward_weight(g.wte, acts->logits, acts->normf + at(row, C), n, C, s->Vp, m->adding || row > 0, m->plans, m->stream);
     }
     crossentropy_total(acts->total, acts->losses, N, m->stream);
     device_zero(acts->dx, at(N, C) * sizeof(floatX), m->stream);
@@ -263,7 +265,9 @@ void model_logits(Model* m, int row, float* logits) {
 }
 
 void model_zero(Model* m) {
-    if (m->grads) { device_zero(m->grads, m->table.elements * sizeof(float), m->stream); }
+    size_t matrices = m->table.matrix_elements, vectors = m->table.elements - matrices;
+    if (m->grads) { device_zero(m->grads + matrices, vectors * sizeof(float), m->stream); }
+    m->adding = false;
     device_zero(m->acts.total, sizeof(double), m->stream);
 }
 
@@ -290,6 +294,19 @@ void model_batch(Model* m, const int* tokens, const int* targets, int B, int T) 
     }
     event_record(staging->read, m->stream);
     staging->in_use = true;
+}
+
+void model_rehearse(Model* m) {
+    int n = m->max_B * m->max_T;
+    int* tokens = (int*)xmalloc((size_t)n * sizeof(int));
+    for (int i = 0; i < n; i++) { tokens[i] = (int)((int64_t)i * 7919 % m->shape.V); }
+    model_zero(m);
+    model_batch(m, tokens, tokens, m->max_B, m->max_T);
+    model_forward(m);
+    model_loss_backward(m, 1.0f / (float)n);
+    model_backward(m);
+    stream_sync(m->stream);
+    free(tokens);
 }
 
 // ---- open and close -------------------------------------------------------------------------------------------------------------
@@ -322,6 +339,7 @@ void model_plan(Model* m, ModelShape shape, int B, int T, KeepLevel level, size_
     arena_add(&m->arena, MEM_PARAMETERS, (void**)&m->matrices, matrices * sizeof(floatX));
     arena_add(&m->arena, MEM_PARAMETERS, (void**)&m->vectors, vectors * sizeof(float));
     if (level != FORWARD_ONLY) { arena_add(&m->arena, MEM_GRADIENTS, (void**)&m->grads, m->table.elements * sizeof(float)); }
+    arena_add(&m->arena, MEM_WORKSPACE, &m->gemm_workspace, matmul_workspace());
     acts_plan(&m->acts, &m->arena, &m->shape, B, T, level, scratch_cap);
 }
 
@@ -342,10 +360,10 @@ static void upload_rope(Model* m) {
 }
 
 void model_allocate(Model* m) {
-    static const size_t GEMM_WORKSPACE = (size_t)64 << 20;
     m->stream = stream_open();
-    m->plans = matmul_open(GEMM_WORKSPACE);
     arena_allocate(&m->arena);
+    m->plans = matmul_open(m->gemm_workspace, matmul_workspace());
+    if (m->grads) { device_zero(m->grads, m->table.elements * sizeof(float), m->stream); }      // the padding between tensors stays so
     for (int i = 0; i < 2; i++) {
         m->staging[i].pinned = (int*)pinned_malloc((size_t)m->max_B * m->max_T * 2 * sizeof(int));
         m->staging[i].read = event_open();

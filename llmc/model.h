@@ -30,6 +30,8 @@ typedef struct {
     Arena      arena;
     Staging    staging[2];        // taken in turn
     int        next_staging;
+    bool       adding;            // the matrices' gradients hold micro-batches of this step: add to them, else set them
+    void*      gemm_workspace;
     struct MatmulPlans* plans;
     stream_t   stream;
 } Model;
@@ -59,8 +61,12 @@ void model_loss(Model* m);
 void model_loss_backward(Model* m, float scale);
 // adds to all other gradients
 void model_backward(Model* m);
+// Forward and backward of a made-up micro-batch of the planned size: every kernel is loaded then, and every product has its plan.
+// Leaves gradients and total to be zeroed.
+void model_rehearse(Model* m);
 
-void   model_zero(Model* m);                             // gradients and total
+// The gradients count from here, and the total; a matrix's gradient is set by the next backward, not cleared now.
+void   model_zero(Model* m);
 double model_total(Model* m);
 // the logits after row `row`'s token, (V) floats on the host
 void   model_logits(Model* m, int row, float* logits);

@@ -43,9 +43,21 @@ size_t rmsnorm_backward_scratch(int N, int C);
 
 // ---- matmul ---------------------------------------------------------------------------------------------------------
 // Weights are (OC, C) row-major. fp32 accumulation. C and OC are multiples of 8 on the GPU; N is anything.
-// MatmulPlans (opaque) caches one cuBLASLt algorithm per shape and owns the workspace; the CPU's is empty.
-struct MatmulPlans* matmul_open(size_t workspace_bytes);
+// MatmulPlans (opaque) keeps one cuBLASLt algorithm per kind of product and shape; the workspace, device memory, stays the caller's. The CPU's
+// is NULL. Only algorithms that sum in a fixed order are taken; which one it is shows in the last bits, so a run keeps its plans.
+struct MatmulPlans* matmul_open(void* workspace, size_t workspace_bytes);
 void matmul_close(struct MatmulPlans* plans);
+size_t matmul_workspace(void);
+
+// A shape met for the first time gets the library's first proposal or, while `on`, the fastest of all its proposals: each is timed on the
+// operands at hand, so what is added is then added many times.
+void matmul_measure(struct MatmulPlans* plans, int on);
+
+// The plans as text, a line each under a line that names GPU and library: writes at most `room` bytes with the final 0, returns the length.
+size_t matmul_plans_text(char* text, size_t room, const struct MatmulPlans* plans);
+// Takes over those of a text; returns how many. 0 of another GPU's or library's.
+size_t matmul_plans_take(struct MatmulPlans* plans, const char* text);
+size_t matmul_plans_count(const struct MatmulPlans* plans);
 
 // out = inp weight^T                       (set)       out: (N, OC)   inp: (N, C)
 void matmul_forward(floatX* out, const floatX* inp, const floatX* weight, int N, int C, int OC, struct MatmulPlans* plans, stream_t stream);
@@ -54,8 +66,8 @@ void matmul_forward(floatX* out, const floatX* inp, const floatX* weight, int N,
 void matmul_backward_input(floatX* dinp, const floatX* dout, const floatX* weight, int N, int C, int OC,
                            struct MatmulPlans* plans, stream_t stream);
 
-// dweight += dout^T inp                    (added, fp32)              dweight: (OC, C)
-void matmul_backward_weight(float* dweight, const floatX* dout, const floatX* inp, int N, int C, int OC,
+// dweight = dout^T inp, with `add` dweight += dout^T inp                   (fp32)                     dweight: (OC, C)
+void matmul_backward_weight(float* dweight, const floatX* dout, const floatX* inp, int N, int C, int OC, int add,
                             struct MatmulPlans* plans, stream_t stream);
 
 // ---- rope -----------------------------------------------------------------------------------------------------------
@@ -149,12 +161,20 @@ void gradnorm_sumsq(double* sumsq, const float* grad, size_t n, void* scratch, s
 size_t gradnorm_scratch(size_t n);
 
 // ---- adamw ----------------------------------------------------------------------------------------------------------
+// Whether and how the next update is applied, decided on the device so that the host need not wait for the norm:
+// norm = sqrt(*sumsq);  apply = norm and *total are finite, norm <= max_norm and *total <= max_total (a limit of 0 is none)
+// where it applies: updates += 1, c1 = 1 - beta1^updates, c2 = 1 - beta2^updates, grad_scale = clip > 0 ? min(1, clip / (norm + 1e-6)) : 1
+// decision, sumsq, total: one each, in device memory; decision->updates is read and written, the rest set
+void adamw_decide(UpdateDecision* decision, const double* sumsq, const double* total, double beta1, double beta2, double clip,
+                  double max_norm, double max_total, stream_t stream);
+
+// Nothing if decision->apply is 0; else, with grad_scale, c1, c2 of the decision:
 // g = grad * grad_scale;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
-// master -= lr * ( (m/c1) / (sqrt(v/c2) + eps) + decay * master ),  c1 = 1-b1^t, c2 = 1-b2^t given by the caller (t = applied updates)
+// master -= lr * ( (m/c1) / (sqrt(v/c2) + eps) + decay * master )
 // then the compute copy: copy_x (floatX, round to nearest even) or copy_f (fp32), whichever is not NULL.
 // Loshchilov and Hutter 2019 (decoupled decay).
 void adamw_update(float* master, float* m, float* v, floatX* copy_x, float* copy_f, const float* grad, size_t n,
-                  float lr, float beta1, float beta2, float eps, float decay, float c1, float c2, float grad_scale, stream_t stream);
+                  float lr, float beta1, float beta2, float eps, float decay, const UpdateDecision* decision, stream_t stream);
 
 // The compute copy alone, after init or load. Either output may be NULL.
 void adamw_copy(floatX* copy_x, float* copy_f, const float* master, size_t n, stream_t stream);

@@ -6,12 +6,14 @@
 
 typedef struct {
     float  *master, *m, *v;      // fp32, (table.elements), laid out as ParamTable says
-    double* sumsq;
+    double* sumsq;               // of all gradients
+    UpdateDecision* decision;    // on the device; its count of applied updates is what bias correction goes by
     void*   scratch;
-    int64_t updates;             // applied so far: what bias correction counts; a skipped step does not
+    int64_t updates;             // that count as the host last heard of it
 } Optimizer;
 
-typedef struct { double lr, beta1, beta2, eps, decay, clip; } AdamWSettings;
+// max_norm, max_total: an update whose gradient norm or sum of losses is above is skipped, like one that is not finite; 0: no limit
+typedef struct { double lr, beta1, beta2, eps, decay, clip, max_norm, max_total; } AdamWSettings;
 
 #ifdef __cplusplus
 extern "C" {
@@ -19,12 +21,15 @@ extern "C" {
 
 void   optimizer_plan(Optimizer* opt, Model* model);                    // adds to the model's memory plan
 void   optimizer_init(Optimizer* opt, Model* model, uint64_t seed);     // fresh weights, zero moments
+void   optimizer_set_updates(Optimizer* opt, Model* model, int64_t updates);
 void   optimizer_publish(const Optimizer* opt, Model* model);           // master weights -> the model's compute copy
 
-// 2-norm of all gradients, before clipping; waits for the device. Not finite: do not update.
-double optimizer_grad_norm(const Optimizer* opt, Model* model);
-// one AdamW update with gradients scaled by min(1, clip / (norm + 1e-6)); clip 0 is off
-void   optimizer_update(Optimizer* opt, Model* model, const AdamWSettings* settings, double norm);
+// The two halves of an update; nothing is waited for. Between them many ranks add up *opt->sumsq and *model->acts.total.
+void   optimizer_norm(Optimizer* opt, Model* model);                                    // *sumsq = that of the gradients
+void   optimizer_update(Optimizer* opt, Model* model, const AdamWSettings* settings);   // decides, then one AdamW update unless it is skipped
+
+// Waits, and tells what the last update came to.
+UpdateDecision optimizer_outcome(Optimizer* opt, Model* model);
 
 #ifdef __cplusplus
 }

@@ -2,7 +2,7 @@
 //
 //   dump OUT [--routing DUMP] OPTIONS...        options as of train_moba; one micro-batch of micro-batch x seq-len random tokens
 //
-// OUT/step_00000001/state.bin, in the checkpoint's format, then holds "options", "tokens", "targets" (u64), "loss" (1), "losses" (one a
+// OUT/step_00000001, in the checkpoint's format, then holds "options", "tokens", "targets" (u64), "loss" (1), "losses" (one a
 // token), "param/NAME", "grad/NAME" (fp32), and for the i-th M layer "sel/i" (u64: the picked blocks). With --routing the picked blocks of
 // another dump replace this backend's own, so that gradients are compared on the same routing. moba_topk is wrapped at link time to see and replace them.
 #include <string.h>
