@@ -14,7 +14,7 @@
 template<int D, int K>
 __host__ __device__ constexpr size_t topk_shared_bytes() {
     return tile_rows<D>() * D * (sizeof(float) + 2 * sizeof(floatX)) +
-           TOPK_WARPS * (TOPK_PANEL * PANEL_STRIDE * sizeof(float) + tag_count<K>() * WARP * sizeof(uint16_t));
+           TOPK_WARPS * (TOPK_PANEL * WARP * sizeof(float) + tag_count<K>() * WARP * sizeof(uint16_t));
 }
 
 // Where 16-byte chunk `chunk` of a tile's row lies. Odd rows swap their 64-byte halves: two rows read at the same chunks then
@@ -62,8 +62,7 @@ __device__ inline void score_step(float (&d)[2][4 * EIGHTS], const uint4 (&q)[4]
     }
 }
 
-// Scores of the warp's 32 queries against 8*EIGHTS of a panel's 32 centroids, which begin at row `first` of the tile. Column 2i + b of the
-// instructions' eight number e is centroid 8i + 2e + b, so that lane 4g + i finds eight neighbours in its registers.
+// Scores of the warp's 32 queries against 8*EIGHTS of a panel's 32 centroids, from eight `eight` on; the panel begins at row `first` of the tile.
 template<int D, int EIGHTS>
 __device__ inline void score_columns(float (&d)[2][4 * EIGHTS], const uint4 (&query)[D / 32][4], const floatX* high, const floatX* low,
                                      int first, int eight) {
@@ -87,17 +86,16 @@ __device__ inline void score_columns(float (&d)[2][4 * EIGHTS], const uint4 (&qu
 template<int D, int K>
 __device__ inline void visit_panel(Best<K>& best, uint16_t* table, float* panel, const uint4 (&query)[D / 32][4], const floatX* high,
                                    const floatX* low, int first, int first_block, int columns) {
-    const int eights = 256 / D;
-    float threshold[4];
-    share_thresholds(threshold, best_threshold(best));
-    unsigned found = 0;
-    #pragma unroll 1
-    for (int eight = 0; eight < 4; eight += eights) {
-        float d[2][4 * eights] = {};
-        score_columns<D, eights>(d, query, high, low, first, eight);
-        found |= mark_scores<0, eights>(panel, threshold, d, eight);
+    const int EIGHTS = 256 / D;
+    float d[2][16];
+    #pragma unroll
+    for (int eight = 0; eight < 4; eight += EIGHTS) {
+        float part[2][4 * EIGHTS] = {};
+        score_columns<D, EIGHTS>(part, query, high, low, first, eight);
+        #pragma unroll
+        for (int i = 0; i < 4 * EIGHTS; i++) { d[0][4 * eight + i] = part[0][i]; d[1][4 * eight + i] = part[1][i]; }
     }
-    insert_panel(best, table, panel, found, first_block, columns);
+    visit_scores(best, table, panel, d, first_block, columns);
 }
 
 // ---- the kernel -------------------------------------------------------------------------------------------------------------------
@@ -110,8 +108,8 @@ topk_kernel(uint16_t* sel, const floatX* q, const float* centroid, AttnShape sha
     float*    raw   = reinterpret_cast<float*>(topk_shared);
     floatX*   high  = reinterpret_cast<floatX*>(raw + tile_rows<D>() * D);
     floatX*   low   = high + tile_rows<D>() * D;
-    float*    panel = reinterpret_cast<float*>(low + tile_rows<D>() * D) + warp * TOPK_PANEL * PANEL_STRIDE;
-    uint16_t* table = reinterpret_cast<uint16_t*>(reinterpret_cast<float*>(low + tile_rows<D>() * D) + TOPK_WARPS * TOPK_PANEL * PANEL_STRIDE) +
+    float*    panel = reinterpret_cast<float*>(low + tile_rows<D>() * D) + warp * TOPK_PANEL * WARP;
+    uint16_t* table = reinterpret_cast<uint16_t*>(reinterpret_cast<float*>(low + tile_rows<D>() * D) + TOPK_WARPS * TOPK_PANEL * WARP) +
                       warp * tag_count<K>() * WARP + lane;
 
     int first = (gridDim.x - 1 - blockIdx.x) * TOPK_QUERIES;             // late queries have the most past: start them first
@@ -156,7 +154,7 @@ static void launch(const TopkCall& c) {
     dim3 grid(ceil_div(c.shape.T, TOPK_QUERIES), c.shape.B * c.shape.H);
     if (c.tiles) {
         int tiles = topk_tiles(c.n, D);
-        size_t bytes = sizeof(TopkShared<K>);
+        size_t bytes = sizeof(TopkShared<D, K>);
         topk_split_kernel<D><<<dim3(tiles, grid.y), TILE_ELEMENTS / 8, 0, c.stream>>>(c.tiles, c.centroid, c.n);
         LAUNCH_CHECK();
         CUDA_CHECK(cudaFuncSetAttribute(topk_hopper_kernel<D, K>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));

@@ -9,8 +9,7 @@
 
 enum { TOPK_WARPS   = 8,
        TOPK_QUERIES = TOPK_WARPS * WARP,   // of one thread block, 32 consecutive ones a warp
-       TOPK_PANEL   = 32,                  // centroids whose marked scores are inserted together
-       PANEL_STRIDE = WARP + 1 };          // panel[column][query]: with 1 more, columns 8 apart lie 8 banks apart
+       TOPK_PANEL   = 32 };                // centroids of a panel
 
 // ---- tiles of centroids -----------------------------------------------------------------------------------------------------------
 enum { TILE_ELEMENTS = 4096 };             // of one half, high or low
@@ -59,17 +58,18 @@ template<int K> __host__ __device__ constexpr int tag_mask() { return K < 16 ? 3
 template<int K> __host__ __device__ constexpr int tag_lowest() { return K < 16 ? 0 : 8; }
 template<int K> __host__ __device__ constexpr int tag_count() { return tag_mask<K>() + 1 - tag_lowest<K>(); }
 
-// Signed integers in the order of the floats, -0 with 0.
+// Signed integers in the order of the floats, -0 with 0, NaN with -inf; and back.
 __device__ inline int ordered(float score) {
-    int bits = __float_as_int(score + 0.0f);
+    int bits = __float_as_int(fmaxf(score, -INFINITY) + 0.0f);
     return bits ^ ((bits >> 31) & 0x7fffffff);
 }
+__device__ inline float unordered(int key) { return __int_as_float(key ^ ((key >> 31) & 0x7fffffff)); }
 
 // The K best keys of one query so far, best first. Every index is a compile-time constant after unrolling, which keeps them in registers.
 template<int K>
 struct Best {
     int key[K];
-    int tag;          // the next insertion's
+    int tag;          // the next insertion's, the same for all of a warp
 };
 
 // Below every score that enters: -FLT_MAX, the lowest float whose predecessor is -inf.
@@ -83,22 +83,25 @@ __device__ inline void best_clear(Best<K>& best) {
     best.tag = tag_lowest<K>();
 }
 
-// Scores above this may enter: the float before those whose keys tie with the last entry.
+// Scores above `unordered` of this may enter: it is the key before those that tie with the list's last, or with `key`.
 template<int K>
-__device__ inline float best_threshold(const Best<K>& best) {
-    int below = (best.key[K - 1] & ~tag_mask<K>()) - 1;
-    return __int_as_float(below ^ ((below >> 31) & 0x7fffffff));
-}
+__device__ inline int key_below(int key) { return (key & ~tag_mask<K>()) - 1; }
 
-// `table` is this lane's column, row 0 its lowest tag's. Blocks come in descending order. A score that does not enter, as -inf, changes nothing.
+// Two scores, the first one's block higher, both below all before. A score that does not enter, as -inf, changes nothing. `table` is this
+// lane's column, row 0 its lowest tag's. The i-th of a list and a pair is the best of its i-th, the worse of i-1 and the pair's better, the
+// worse of i-2 and the pair's worse.
 template<int K>
-__device__ inline void best_insert(Best<K>& best, uint16_t* table, float score, int block) {
-    int key = (ordered(score) & ~tag_mask<K>()) | best.tag;
-    table[(best.tag - tag_lowest<K>()) * WARP] = (uint16_t)block;
-    best.tag += key > best.key[K - 1];
+__device__ inline void best_insert(Best<K>& best, uint16_t* table, float score_a, int block_a, float score_b, int block_b) {
+    int a = (ordered(score_a) & ~tag_mask<K>()) | best.tag, b = (ordered(score_b) & ~tag_mask<K>()) | (best.tag + 1);
+    int high = max(a, b), low = min(a, b);
+    table[(best.tag - tag_lowest<K>()) * WARP]     = (uint16_t)block_a;
+    table[(best.tag - tag_lowest<K>() + 1) * WARP] = (uint16_t)block_b;
+    best.tag += 2;
     #pragma unroll
-    for (int i = K - 1; i > 0; i--) { best.key[i] = max(best.key[i], min(best.key[i - 1], key)); }
-    best.key[0] = max(best.key[0], key);
+    for (int i = K - 1; i > 0; i--) {
+        best.key[i] = __vimax3_s32(best.key[i], min(best.key[i - 1], high), i > 1 ? min(best.key[i - 2], low) : low);
+    }
+    best.key[0] = max(best.key[0], high);
 }
 
 // Tags are used up: the entries take the lowest ones, in the order of the list.
@@ -155,44 +158,101 @@ __device__ inline void sort_blocks(int (&block)[K]) {
 }
 
 // ---- from scores to the list ------------------------------------------------------------------------------------------------------
-// A warp's scores of 32 queries against a panel lie in the accumulators of two products of 16 queries: lane 4g + i has of product m, eight e,
-// d[m][4e + 2h + b]: query 16m + 8h + g, centroid 8i + 2e + b of the panel. So a lane has eight neighbours of four queries.
+// A warp's scores of 32 queries lie in the accumulators of two products of 16 queries: lane 4g + i has of product m, eight e of a panel,
+// d[m][4e + 2h + b]: query 16m + 8h + g, centroid 8i + 2e + b of the panel. So a lane has eight neighbours of four queries, query g + 8r at
+// d[r/2][2 * (r % 2) ..]; eights 4 and up are the next panel's. panel[] below has a row of 32 queries for each centroid.
+template<int COUNT> __device__ inline float& score_of(float (&d)[2][COUNT], int r, int c) { return d[r / 2][c / 2 * 4 + r % 2 * 2 + c % 2]; }
+__device__ inline int centroid_of(int c) { return c / 8 * TOPK_PANEL + threadIdx.x % 4 * 8 + c % 8; }
 
-// the thresholds of queries g, g+8, g+16, g+24, each given by the lane of that number
-__device__ inline void share_thresholds(float (&shared)[4], float threshold) {
+// Scores of centroids that are not in the past become -inf.
+template<int COUNT>
+__device__ inline void mask_scores(float (&d)[2][COUNT], int columns) {
     #pragma unroll
-    for (int r = 0; r < 4; r++) { shared[r] = __shfl_sync(0xffffffffu, threshold, threadIdx.x % WARP / 4 + 8 * r); }
+    for (int c = 0; c < COUNT / 2; c++) {
+        bool past = centroid_of(c) < columns;
+        #pragma unroll
+        for (int r = 0; r < 4; r++) { score_of(d, r, c) = past ? score_of(d, r, c) : -INFINITY; }
+    }
 }
 
-// Of d's eights FROM .., which are the panel's eights `eight` ..: a score above its query's threshold goes to panel[centroid][query], and
-// its bit into the result: byte r for query g + 8r, bit 2e + b. The bits are the signs of the differences, shifted in from the right, so that
-// a query's are eight dependent steps and not thirty-two.
-template<int FROM, int EIGHTS, int COUNT>
-__device__ inline unsigned mark_scores(float* panel, const float (&threshold)[4], const float (&d)[2][COUNT], int eight) {
-    int lane = threadIdx.x % WARP, g = lane / 4, i = lane % 4;
-    unsigned bits[4] = {0, 0, 0, 0};
+// Descending, by bitonic merges.
+__device__ inline void sort_eight(float (&x)[8]) {
     #pragma unroll
-    for (int c = 2 * EIGHTS - 1; c >= 0; c--) {
+    for (int size = 2; size <= 8; size *= 2) {
         #pragma unroll
-        for (int r = 0; r < 4; r++) {
-            float score = d[r / 2][4 * (FROM + c / 2) + r % 2 * 2 + c % 2];
-            bits[r] = __funnelshift_l(__float_as_uint(threshold[r] - score), bits[r], 1);
+        for (int step = size / 2; step > 0; step /= 2) {
+            #pragma unroll
+            for (int i = 0; i < 8; i++) {
+                if ((i & step) != 0) { continue; }
+                float high = fmaxf(x[i], x[i + step]), low = fminf(x[i], x[i + step]);
+                bool ascends = (i & size) != 0 && size < 8;
+                x[i]        = ascends ? low : high;
+                x[i + step] = ascends ? high : low;
+            }
         }
     }
-    panel += (8 * i + 2 * eight) * PANEL_STRIDE + g;
+}
+
+// A score that at least K of this lane's query's scores reach, found without inserting any: the centroids in 16 groups, and of the groups'
+// best the eighth, or the last. Where lists are empty this keeps most scores out.
+template<int K, int COUNT>
+__device__ inline float reached_by(float* panel, float (&d)[2][COUNT]) {
+    const int MEMBERS = COUNT / 8;                                       // of a group: a lane has four groups of four queries
+    int lane = threadIdx.x % WARP;
     #pragma unroll
     for (int r = 0; r < 4; r++) {
         #pragma unroll
-        for (int c = 0; c < 2 * EIGHTS; c++) {
-            if (bits[r] & (1u << c)) { panel[c * PANEL_STRIDE + 8 * r] = d[r / 2][4 * (FROM + c / 2) + r % 2 * 2 + c % 2]; }
+        for (int group = 0; group < 4; group++) {
+            float top = score_of(d, r, group * MEMBERS);
+            #pragma unroll
+            for (int i = 1; i < MEMBERS; i++) { top = fmaxf(top, score_of(d, r, group * MEMBERS + i)); }
+            panel[(lane % 4 * 4 + group) * WARP + lane / 4 + 8 * r] = top;
         }
     }
-    return (bits[0] | bits[1] << 8 | bits[2] << 16 | bits[3] << 24) << (2 * eight);
+    __syncwarp();
+    float a[8], b[8], reached = INFINITY;
+    #pragma unroll
+    for (int i = 0; i < 8; i++) { a[i] = panel[i * WARP + lane]; b[i] = panel[(8 + i) * WARP + lane]; }
+    if (K <= 8) { sort_eight(a); sort_eight(b); }
+    #pragma unroll
+    for (int i = 0; i < 8; i++) { reached = fminf(reached, K <= 8 ? fmaxf(a[i], b[7 - i]) : fminf(a[i], b[i])); }
+    __syncwarp();                                                        // the panel is free again
+    return reached;
+}
+
+// The thresholds of this lane's four queries g + 8r; `key` is that of the lane's own.
+__device__ inline void share_thresholds(float (&threshold)[4], int key) {
+    float own = unordered(key);
+    #pragma unroll
+    for (int r = 0; r < 4; r++) { threshold[r] = __shfl_sync(0xffffffffu, own, threadIdx.x % WARP / 4 + 8 * r); }
+}
+
+// A score above its query's threshold goes to panel[centroid][query], and its bit to found[its panel]: byte r for query g + 8r, bit c % 8.
+// The bits are the signs of the differences, shifted in from the right: short chains, and no predicate for each score.
+template<int COUNT, int WORDS>
+__device__ inline void mark_scores(unsigned (&found)[WORDS], float* panel, const float (&threshold)[4], float (&d)[2][COUNT]) {
+    panel += centroid_of(0) * WARP + threadIdx.x % WARP / 4;
+    #pragma unroll
+    for (int w = 0; w < WORDS; w++) {
+        unsigned bits[4] = {0, 0, 0, 0};
+        #pragma unroll
+        for (int c = 7; c >= 0; c--) {
+            #pragma unroll
+            for (int r = 0; r < 4; r++) { bits[r] = __funnelshift_l(__float_as_uint(threshold[r] - score_of(d, r, 8 * w + c)), bits[r], 1); }
+        }
+        #pragma unroll
+        for (int r = 0; r < 4; r++) {
+            #pragma unroll
+            for (int c = 0; c < 8; c++) {
+                if (bits[r] & (1u << c)) { panel[(w * TOPK_PANEL + c) * WARP + 8 * r] = score_of(d, r, 8 * w + c); }
+            }
+        }
+        found[w] = bits[0] | bits[1] << 8 | bits[2] << 16 | bits[3] << 24;
+    }
 }
 
 // What the quads found, for the lane of each query: bit c is set if the panel's centroid c scores above the threshold.
 __device__ inline unsigned gather_marks(unsigned found) {
-    if (!__any_sync(0xffffffffu, found != 0)) { return 0; }
     int lane = threadIdx.x % WARP;
     unsigned marks = 0;                                                  // query g + 8r is lane 8r + g's: its bytes lie in lanes 4g .. 4g + 3
     #pragma unroll
@@ -200,39 +260,57 @@ __device__ inline unsigned gather_marks(unsigned found) {
         unsigned bytes = __shfl_sync(0xffffffffu, found, lane % 8 * 4 + i);
         marks |= (bytes >> (lane / 8 * 8) & 0xff) << (8 * i);
     }
-    __syncwarp();                                                        // the scores are in the panel
     return marks;
 }
 
 // Takes the highest column out of the marks; its score, or -inf if there is none.
-__device__ inline float take_mark(unsigned& marks, int& column, const float* score) {
-    column = WARP - 1 - __clz((int)marks);
-    float taken = marks != 0 ? fmaxf(score[column * PANEL_STRIDE], -INFINITY) : -INFINITY;      // the sign of a NaN may have marked it
-    marks &= ~(1u << (column & (WARP - 1)));
+template<int WORDS>
+__device__ inline float take_mark(unsigned (&marks)[WORDS], int& column, const float* score) {
+    bool upper = WORDS == 2 && marks[WORDS - 1] != 0;
+    unsigned word = upper ? marks[WORDS - 1] : marks[0];
+    int bit = WARP - 1 - __clz((int)word);
+    column = upper ? bit + TOPK_PANEL : bit;
+    float taken = word != 0 ? score[column * WARP] : -INFINITY;
+    word &= ~(1u << (bit & (WARP - 1)));
+    if (upper) { marks[WORDS - 1] = word; } else { marks[0] = word; }
     return taken;
 }
 
-// One lane a query: insert the marked columns, the highest first. A warp takes as many rounds as its busiest lane has pairs of marks, and
-// once lists are full marks are rare.
-template<int K>
-__device__ inline void insert_marked(Best<K>& best, uint16_t* table, const float* panel, unsigned marks, int first_block) {
-    const float* score = panel + threadIdx.x % WARP;
-    while (__any_sync(0xffffffffu, marks != 0)) {
-        int a, b;
-        float score_a = take_mark(marks, a, score), score_b = take_mark(marks, b, score);     // both loads under way before an insertion
-        best_insert(best, table, score_a, first_block + a);
-        best_insert(best, table, score_b, first_block + b);
-        if (__any_sync(0xffffffffu, best.tag >= tag_mask<K>())) { best_renumber(best, table); }    // a round takes two
-    }
+template<int WORDS> __device__ inline bool any_marks(const unsigned (&marks)[WORDS]) {
+    return __any_sync(0xffffffffu, (marks[0] | marks[WORDS - 1]) != 0);
 }
 
-// What a panel's marks add to the list; its first `columns` centroids are in the past, which may be none.
-template<int K>
-__device__ inline void insert_panel(Best<K>& best, uint16_t* table, const float* panel, unsigned found, int first_block, int columns) {
-    unsigned marks = gather_marks(found);
-    if (columns < TOPK_PANEL) { marks &= columns > 0 ? (1u << columns) - 1 : 0; }
-    insert_marked(best, table, panel, marks, first_block);
+// One lane a query: insert the marked columns, the highest first. A warp takes as many rounds as its busiest lane has pairs of marks: 64
+// columns at a time take fewer than twice 32.
+template<int K, int WORDS>
+__device__ inline void insert_marked(Best<K>& best, uint16_t* table, const float* panel, const unsigned (&found)[WORDS], int first_block) {
+    const float* score = panel + threadIdx.x % WARP;
+    if (!any_marks(found)) { return; }
+    unsigned marks[WORDS];
+    #pragma unroll
+    for (int w = 0; w < WORDS; w++) { marks[w] = gather_marks(found[w]); }
+    __syncwarp();                                                        // the scores are in the panel
+    while (any_marks(marks)) {
+        int a, b;
+        float score_a = take_mark(marks, a, score), score_b = take_mark(marks, b, score);     // both loads under way before the insertion
+        best_insert(best, table, score_a, first_block + a, score_b, first_block + b);
+        if (best.tag >= tag_mask<K>()) { best_renumber(best, table); }
+    }
     __syncwarp();                                                        // the panel is read
+}
+
+// What the scores of COUNT / 2 eights of centroids, of which `columns` are in the past, add to the lists.
+template<int K, int COUNT>
+__device__ inline void visit_scores(Best<K>& best, uint16_t* table, float* panel, float (&d)[2][COUNT], int first_block, int columns) {
+    const int WORDS = COUNT / 16;
+    if (columns < WORDS * TOPK_PANEL) { mask_scores(d, columns); }
+    int key = best.key[K - 1];
+    if (K <= 16 && __any_sync(0xffffffffu, (key & ~tag_mask<K>()) == empty_key<K>())) { key = max(key, ordered(reached_by<K>(panel, d))); }
+    float threshold[4];
+    share_thresholds(threshold, key_below<K>(key));
+    unsigned found[WORDS];
+    mark_scores(found, panel, threshold, d);
+    insert_marked(best, table, panel, found, first_block);
 }
 
 // ---- the picks --------------------------------------------------------------------------------------------------------------------

@@ -8,12 +8,12 @@
 #include "hopper_tile.cuh"
 #include "moba_topk_common.cuh"
 
-enum { TOPK_STAGES = 3, TOPK_TILE_BYTES = 2 * TILE_ELEMENTS * (int)sizeof(floatX) };
+enum { TOPK_STAGES = 2, TOPK_TILE_BYTES = 2 * TILE_ELEMENTS * (int)sizeof(floatX) };
 
-template<int K>
+template<int D, int K>
 struct TopkShared {
     floatX   tile[TOPK_STAGES][2 * TILE_ELEMENTS];                       // high, low
-    float    panel[TOPK_WARPS][TOPK_PANEL * PANEL_STRIDE];
+    float    panel[TOPK_WARPS][tile_rows<D>() * WARP];
     uint16_t table[TOPK_WARPS][tag_count<K>() * WARP];
     uint64_t full[TOPK_STAGES], empty[TOPK_STAGES];
 };
@@ -47,8 +47,8 @@ __global__ void __launch_bounds__(TILE_ELEMENTS / 8) topk_split_kernel(floatX* t
 
 // ---- scores -------------------------------------------------------------------------------------------------------------------------
 // One thread: begins to copy a tile to its stage.
-template<int K>
-__device__ inline void fetch_stage(TopkShared<K>& shared, const floatX* tile, int stage) {
+template<int D, int K>
+__device__ inline void fetch_stage(TopkShared<D, K>& shared, const floatX* tile, int stage) {
     mbarrier_arrive_expect(&shared.full[stage], TOPK_TILE_BYTES);
     bulk_load(shared.tile[stage], tile, TOPK_TILE_BYTES, &shared.full[stage]);
 }
@@ -72,15 +72,6 @@ __device__ inline void score_tile(float (&d)[2][tile_rows<D>() / 2], const uint3
     wgmma_ready(d[1]);
 }
 
-// A panel of the tile: marks, insertion. `columns` of it are in the past.
-template<int FROM, int K, int COUNT>
-__device__ inline void visit_scores(Best<K>& best, uint16_t* table, float* panel, const float (&d)[2][COUNT], int first_block, int columns) {
-    float threshold[4];
-    if (columns <= 0) { return; }
-    share_thresholds(threshold, best_threshold(best));
-    insert_panel(best, table, panel, mark_scores<FROM, 4>(panel, threshold, d, 0), first_block, columns);
-}
-
 // ---- the kernel ---------------------------------------------------------------------------------------------------------------------
 // one thread block per (b, h, 256 queries), 32 of them a warp, one a lane; K >= slots is the capacity of a query's list
 template<int D, int K>
@@ -88,7 +79,7 @@ __global__ void __launch_bounds__(TOPK_QUERIES, K < 16 ? 2 : 1)
 topk_hopper_kernel(uint16_t* sel, const floatX* q, const floatX* tiles, AttnShape shape, int block, int tiles_a_head, int slots) {
 #ifdef HOPPER_CODE
     extern __shared__ __align__(1024) unsigned char topk_hopper_shared[];
-    TopkShared<K>& shared = *reinterpret_cast<TopkShared<K>*>(topk_hopper_shared);
+    TopkShared<D, K>& shared = *reinterpret_cast<TopkShared<D, K>*>(topk_hopper_shared);
     const int ROWS = tile_rows<D>();
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, bh = blockIdx.y, T = shape.T;
     int first = (gridDim.x - 1 - blockIdx.x) * TOPK_QUERIES, row = first + warp * WARP;      // late queries have the most past: start them first
@@ -133,8 +124,7 @@ topk_hopper_kernel(uint16_t* sel, const floatX* q, const floatX* tiles, AttnShap
             fetch_stage(shared, tiles + (size_t)ahead * (2 * TILE_ELEMENTS), before);
         }
         __syncwarp();
-        if (ROWS == 2 * TOPK_PANEL) { visit_scores<ROWS / 8 - 4>(best, table, panel, d, j + ROWS - TOPK_PANEL, scored - (j + ROWS - TOPK_PANEL)); }
-        visit_scores<0>(best, table, panel, d, j, scored - j);
+        if (j < scored) { visit_scores(best, table, panel, d, j, scored - j); }
         stage++;
         if (stage == TOPK_STAGES) { stage = 0; parity ^= 1; }
     }
