@@ -129,15 +129,19 @@ def main():
         return
     serve_locally(datasets, sources)
     tokenizer = transformers.AutoTokenizer.from_pretrained(options.model, trust_remote_code=True)
-    wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=options.batch_size, max_length=context, device=options.device)
+    # in bf16 log-probabilities would be rounded to 1/16; windows of the whole context go one at a time, as their logits take gigabytes
+    wrapped = lambda rows: HFLM(pretrained=model, tokenizer=tokenizer, batch_size=rows, max_length=context, device=options.device, softmax_dtype="float32")
     manager = lm_eval.tasks.TaskManager(include_path=[os.path.join(os.path.dirname(lm_eval.tasks.__file__), folder)
                                                       for folder in ("wikitext", "hellaswag", "lambada", "arc", "piqa")], include_defaults=False)
-    results = lm_eval.simple_evaluate(wrapped, tasks=list(sources), limit=options.limit, task_manager=manager, bootstrap_iters=0)
+    samples = {}
     for task in sources:
+        rows = 1 if task == "wikitext" else options.batch_size
+        results = lm_eval.simple_evaluate(wrapped(rows), tasks=[task], limit=options.limit, task_manager=manager, bootstrap_iters=0)
         figures = {name: value for name, value in results["results"][task].items() if isinstance(value, float)}
         print(f"{task:<17} " + ", ".join(f"{name.removesuffix(',none')} {value:.6g}" for name, value in figures.items()), flush=True)
+        samples.update(results["samples"])
     if options.out:
-        write_scores(options.out, results["samples"])
+        write_scores(options.out, samples)
 
 
 if __name__ == "__main__":
