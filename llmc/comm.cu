@@ -23,11 +23,11 @@ static ncclResult_t ncclBroadcast(const void*, void*, size_t, int, int, ncclComm
 #define NCCL_CHECK(call) do { ncclResult_t result_ = (call); \
     if (result_ != ncclSuccess) { FAIL(EXIT_LOST_RANK, "NCCL: %s: %s", #call, ncclGetErrorString(result_)); } } while (0)
 
-enum { MAX_TIMED = 512, WHAT = 40, THREADS = 256 };
+enum { MAX_TIMED = 512, MAX_WAITS = 4, WHAT = 40, THREADS = 256, UNMEASURED_STEPS = 3 };
 
 // the collectives of a step, between events on their stream, and the waits for them on the training stream
 typedef struct { cudaEvent_t start, end; char what[WHAT]; } Timed;
-typedef struct { Timed collective[MAX_TIMED], wait[4]; int collectives, waits; } TimedStep;
+typedef struct { Timed collective[MAX_TIMED], wait[MAX_WAITS]; int collectives, waits; } TimedStep;
 
 struct Comm {
     int          rank, world, device;
@@ -45,6 +45,7 @@ struct Comm {
     cudaEvent_t  voted;
     bool         asked;
     TimedStep    timed[2];                 // this step's and the last one's
+    int          steps_begun;          // the first ones open connections, and are not measured
     CommTimes    times;
 };
 
@@ -97,7 +98,7 @@ static void open_timed(TimedStep* t) {
         CUDA_CHECK(cudaEventCreate(&t->collective[i].start));
         CUDA_CHECK(cudaEventCreate(&t->collective[i].end));
     }
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < MAX_WAITS; i++) {
         CUDA_CHECK(cudaEventCreate(&t->wait[i].start));
         CUDA_CHECK(cudaEventCreate(&t->wait[i].end));
     }
@@ -105,7 +106,7 @@ static void open_timed(TimedStep* t) {
 
 static void close_timed(TimedStep* t) {
     for (int i = 0; i < MAX_TIMED; i++) { cudaEventDestroy(t->collective[i].start); cudaEventDestroy(t->collective[i].end); }
-    for (int i = 0; i < 4; i++)         { cudaEventDestroy(t->wait[i].start); cudaEventDestroy(t->wait[i].end); }
+    for (int i = 0; i < MAX_WAITS; i++) { cudaEventDestroy(t->wait[i].start); cudaEventDestroy(t->wait[i].end); }
 }
 
 extern "C" Comm* comm_open(int rank, int world, const char id[COMM_ID], Watch* watch) {
@@ -156,7 +157,7 @@ static double elapsed(const Timed* t) {
 
 // the step before the last, whose events are used again from now on; the device may run behind the host by about a step
 static void harvest(Comm* c, TimedStep* t) {
-    if (t->waits > 0 && cudaEventQuery(t->wait[t->waits - 1].end) == cudaSuccess) {
+    if (c->steps_begun > UNMEASURED_STEPS + 2 && t->waits > 0 && cudaEventQuery(t->wait[t->waits - 1].end) == cudaSuccess) {
         for (int i = 0; i < t->collectives; i++) { c->times.busy_ms += elapsed(&t->collective[i]); }
         for (int i = 0; i < t->waits; i++)       { c->times.waited_ms += elapsed(&t->wait[i]); }
         c->times.steps++;
@@ -170,6 +171,7 @@ extern "C" void comm_step(Comm* c, int64_t step) {
     if (!c) { return; }
     c->step = step;
     c->reductions = c->gathers = 0;
+    c->steps_begun++;
     harvest(c, timed_step(c));
     watch_begin(c->watch, step, "a training step");
 }
@@ -218,7 +220,7 @@ static void end_timed(Comm* c, Timed* timed) {
 extern "C" void comm_join(Comm* c, stream_t stream) {
     if (!c) { return; }
     TimedStep* t = timed_step(c);
-    bool timed = t->waits < 4;
+    bool timed = t->waits < MAX_WAITS;
     if (timed) { CUDA_CHECK(cudaEventRecord(t->wait[t->waits].start, stream)); }
     CUDA_CHECK(cudaEventRecord(c->done, c->stream));
     CUDA_CHECK(cudaStreamWaitEvent(stream, c->done, 0));
