@@ -3,7 +3,7 @@
 # make test [OP=name]  every test, or those of one op
 # make tools           the data tools written in C, into build/data (data/README.md)
 # make bench [OP=name] the tables of README (GPU)
-# make soak            the long forms: 50 kills, 10 000 steps, fuzzing for minutes (SEED=1, FUZZ_SECONDS=120)
+# make soak            the long forms: 50 kills, 20 of a rank, 10 000 steps, fuzzing for minutes (SEED=1, FUZZ_SECONDS=120)
 # make lint            clang-tidy and cppcheck over the C sources
 # make sanitize        the CPU tests and training runs under ASan and UBSan, training under valgrind
 # make sanitize-gpu    compute-sanitizer's three tools over the kernel tests and three training steps (GPU)
@@ -249,8 +249,9 @@ source-hash:
 # ---- the long forms, and other eyes on the sources ------------------------------------------------------------------------
 SEED ?= 1
 FUZZ_SECONDS ?= 120
-soak: train_moba_cpu $(B)/test/hooks/train_moba_cpu $(DATA_TOOLS)
+soak: train_moba_cpu $(B)/test/hooks/train_moba_cpu $(B)/test/gradients $(B)/model/compare $(DATA_TOOLS)
 	test/test_survive.py --soak --seed $(SEED)
+	KILLS=20 SEED=$(SEED) test/test_ranks.sh
 	SECONDS_EACH=$(FUZZ_SECONDS) SEED=$(SEED) test/test_fuzz.sh
 
 LINTED := $(wildcard llmc/*.c llmc/cpu/*.c data/*.c)

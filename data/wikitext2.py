@@ -40,17 +40,18 @@ def read_source(path):
 
 # ---- protocol B ------------------------------------------------------------------------------------------------------------
 
+def is_title(line):
+    """' = Name = ', but not ' = = Section = = '"""
+    heading = line.replace("= = =", "===").replace("= =", "==").strip()
+    return heading.startswith("= ") and heading.endswith(" =")
+
+
 def pages_of(text):
-    """The documents of the harness' data set: a page begins at each heading of the first level."""
-    pages, lines = [], []
-    for line in text.split("\n"):
-        heading = line.replace("= = =", "===").replace("= =", "==").strip()
-        if heading.startswith("= ") and heading.endswith(" ="):
-            if "\n".join(lines).strip():
-                pages.append("\n".join(lines))
-            lines = []
-        lines.append(line)
-    return pages + ["\n".join(lines)]
+    """The documents of the harness' data set: each begins at a title. Blank lines before the first title are no page."""
+    lines = text.split("\n")
+    starts = [number for number, line in enumerate(lines) if is_title(line)]
+    pages = ["\n".join(lines[start:end]) for start, end in zip([0] + starts, starts + [len(lines)])]
+    return [page for page in pages[:-1] if page.strip()] + pages[-1:]
 
 
 #                  what the set spaced out, and how a text has it; in this order

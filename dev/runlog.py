@@ -39,6 +39,8 @@ class Run:
         elif kind == "step":
             for field in FIELDS:
                 self.columns[field].append(number(record.get(field)))
+            if self.columns["mfu"][-1] == 0:           # no peak is known of the device
+                self.columns["mfu"][-1] = math.nan
         elif kind == "eval":
             self.evals.setdefault(str(record.get("set", "validation")), []).append((number(record.get("step")), number(record.get("loss"))))
         elif kind == "save":

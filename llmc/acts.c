@@ -42,6 +42,7 @@ static size_t scratch_need(const ModelShape* s, int B, int T, KeepLevel level, s
     for (int l = 0; l < s->L; l++) {
         if (!is_moba(s, l)) { continue; }
         int block = s->layer[l].block, topk = s->layer[l].topk;
+        need = max_size(need, moba_topk_scratch(shape, block, topk));
         need = max_size(need, moba_index_scratch(B, s->H, T, block, topk));
         need = max_size(need, moba_attn_forward_scratch(shape, block, topk, cap));
         if (backward) { need = max_size(need, moba_attn_backward_scratch(shape, block, topk, cap)); }

@@ -47,7 +47,7 @@ static void moba_forward(Model* m, int l) {
     if (m->shape.W) { kconv_forward(a.kprime, a.qkv + m->shape.C, params_of(m, l).kconv, m->B, m->T, m->shape.C, m->shape.W, 3 * m->shape.C, m->stream); }
     if (m->dense_moba) { swa_forward(a.att, a.lse, attn.q, attn.k, attn.v, attn.shape, m->T, m->stream); return; }
     moba_centroid(m->acts.centroid, attn.k, attn.shape, spec->block, m->stream);
-    moba_topk(a.sel, attn.q, m->acts.centroid, attn.shape, spec->block, spec->topk, m->stream);
+    moba_topk(a.sel, attn.q, m->acts.centroid, attn.shape, spec->block, spec->topk, m->acts.scratch, m->stream);
     index_routes(m, l);
     moba_attn_forward(a.att, a.lse, attn.q, attn.k, attn.v, route_of(m, l), attn.shape, spec->block, spec->topk,
                       m->acts.scratch, m->acts.scratch_bytes, m->stream);

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From an empty disk to a WikiText-2 perplexity: builds, downloads FineWeb-Edu, trains the 340M hybrid, scores it, draws the curves.
 #
-#   GPUS=8 scripts/fineweb_edu_340M.sh wiki.test.raw       eight GPUs of one host (mpirun); GPUS=1 without it
+#   GPUS=8 scripts/fineweb_edu_340M.sh wiki.test.raw       eight GPUs of one host; GPUS=1: one
 #
 # disk     72 shards of 200 MB, and 4.3 GB a checkpoint, of which three are kept
 # time     the download, then the hours that scripts/train_340M.sh derives, divided by what --dry-run --ranks N says of N GPUs
@@ -14,7 +14,7 @@ if [ $# -lt 1 ] || [ ! -f "$1" ]; then echo "error: expected wiki.test.raw of wi
 wiki=$1; shift
 gpus=${GPUS:-1}
 export DATA=${DATA:-data/edu_fineweb100B} OUT=${OUT:-runs/340M} TOKENIZER=${TOKENIZER:-gpt2.tok}
-if [ "$gpus" -gt 1 ]; then export LAUNCH="mpirun -np $gpus"; fi
+if [ "$gpus" -gt 1 ]; then export LAUNCH="scripts/multi_node/local.sh $gpus"; fi
 
 scripts/setup.sh
 make -s train_moba

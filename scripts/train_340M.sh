@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The paper's 340M hybrid of sliding windows and MoBA on FineWeb-Edu: scripts/train_340M.sh on one GPU, on eight with LAUNCH='mpirun -np 8' before it.
+# The paper's 340M hybrid of sliding windows and MoBA on FineWeb-Edu: scripts/train_340M.sh on one GPU, on eight with LAUNCH='scripts/multi_node/local.sh 8' before it.
 #
 # tokens   7.2e9, 20 a parameter: 72 shards of 100M             (data/download_fineweb_edu.py --count 72)
 # steps    13733 of 524288 tokens: 64 rows of 8192, in 16 micro-batches of 4

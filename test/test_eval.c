@@ -3,14 +3,14 @@
 #include "tempdir.h"
 
 #include "evalfile.h"
-#include "optimizer.h"
+#include "ops.h"
 #include "rng.h"
 
 enum { VOCAB = 40, CHANNELS = 16 };
 
 typedef struct {
-    Model     m;
-    Optimizer opt;
+    Model  m;
+    float* master;
 } Net;
 
 // Initial weights times `scale`; bigram: all layers zero.
@@ -22,26 +22,28 @@ static Net* net_open(int B, int T, bool bigram, float scale) {
     CHECK(pattern_parse(s.layer, 2, "S4,M8:2", &err), "%s", err.text);
     model_plan(&net->m, s, B, T, FORWARD_ONLY, (size_t)1 << 26);
     model_allocate(&net->m);
-    net->opt.master = (float*)xmalloc(net->m.table.elements * sizeof(float));
-    params_init(net->opt.master, &net->m.table, &net->m.shape, 7);
+    net->master = (float*)xmalloc(net->m.table.elements * sizeof(float));
+    params_init(net->master, &net->m.table, &net->m.shape, 7);
     for (int i = 0; i < net->m.table.count; i++) {
         const Tensor* t = &net->m.table.tensor[i];
         bool layer_matrix = t->is_matrix && strcmp(t->name, "wte") != 0;
-        for (size_t j = 0; t->is_matrix && j < (size_t)t->rows * (size_t)t->cols; j++) { net->opt.master[t->offset + j] *= bigram && layer_matrix ? 0 : scale; }
+        for (size_t j = 0; t->is_matrix && j < (size_t)t->rows * (size_t)t->cols; j++) { net->master[t->offset + j] *= bigram && layer_matrix ? 0 : scale; }
     }
-    optimizer_publish(&net->opt, &net->m);
+    size_t matrices = net->m.table.matrix_elements;
+    adamw_copy(net->m.matrices, NULL, net->master, matrices, net->m.stream);
+    adamw_copy(NULL, net->m.vectors, net->master + matrices, net->m.table.elements - matrices, net->m.stream);
     return net;
 }
 
 static void net_close(Net* net) {
     model_close(&net->m);
-    free(net->opt.master);
+    free(net->master);
     free(net);
 }
 
 // log p(next | token) of the bigram, in fp64; *likeliest: no other token has more
 static double bigram(const Net* net, int token, int next, bool* likeliest) {
-    const float* wte = net->opt.master + net->m.table.tensor[0].offset;
+    const float* wte = net->master + net->m.table.tensor[0].offset;
     double logit[VOCAB], squares = 0, highest = -1e300, sum = 0;
     for (int c = 0; c < CHANNELS; c++) { squares += (double)wte[token * CHANNELS + c] * wte[token * CHANNELS + c]; }
     for (int v = 0; v < VOCAB; v++) {

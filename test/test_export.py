@@ -25,6 +25,7 @@ import tokenizers_json
 
 PROGRAM = os.path.join(ROOT, "train_moba_cpu")
 SHAPE = "--layers 4 --channels 32 --heads 2 --mlp 48 --pattern S16,M16:2,M8:4,D --kconv 3 --seq-len 96".split()
+WIKI = "".join(f" = Page {n} = \n \n A text with {n * 7919} numbers , and some words ; of page {n} . \n" * 3 for n in range(4))
 export = functools.partial(tool, folder="export")
 
 
@@ -273,6 +274,24 @@ def program_refuses_evaluations_in_sentences():
     refuse(66, "none.bin", *only, "none.bin")
 
 
+@case
+def evaluate_script_scores_what_is_there():
+    sets, run = fresh("sets"), fresh("run")
+    os.makedirs(sets)
+    shutil.copytree(trained(), run)
+    for name, data in (("wiki.test.raw", WIKI), ("haystack.txt", "One sentence. " * 9), ("piqa.jsonl", '{"query":"Question: how?","choices":["a","b"],"gold":0}\n')):
+        with open(os.path.join(sets, name), "w") as file:
+            file.write(data)
+    ran = lambda: subprocess.run([os.path.join(ROOT, "scripts", "evaluate.sh"), run, sets, "--eval-attention", "dense"], capture_output=True, text=True,
+                                 env={**os.environ, "TOKENIZER": "byte", "PROGRAM": PROGRAM, "LENGTHS": "500 600", "ITEMS": "1", "OMP_NUM_THREADS": "1"})
+    for _ in range(2):                                 # the second time the sets are there
+        done = ran()
+        equal(done.returncode, 0, f"exit status ({done.stderr[-300:]})")
+        equal(re.findall(r"^task +(\w+), (\d+) items", done.stdout, re.M), [("s_niah_1", "22"), ("s_niah_2", "22"), ("s_niah_3", "22"), ("piqa", "1")], "tasks")
+        check(done.stdout.count("token perplexity") == 2 and "over each of 12 documents" in done.stdout, done.stdout)
+    equal(len(read(os.path.join(run, "scores.jsonl")).splitlines()), 68, "scores")
+
+
 # ---- against transformers and the harness ---------------------------------------------------------------------------------
 
 def hugging_face(folder):
@@ -381,8 +400,6 @@ def export_dense_is_the_programs_dense():
         ours = program("--out", trained(), "--eval-only", "--eval-data", shard, "--eval-attention", mode)
         equal(re.search(r"loss per token +([\d.]+)", ours)[1][:7], re.search(r"loss per token ([\d.]+)", said)[1][:7], f"loss per token, {mode}")
 
-
-WIKI = "".join(f" = Page {n} = \n \n A text with {n * 7919} numbers , and some words ; of page {n} . \n" * 3 for n in range(4))
 
 
 @case

@@ -166,7 +166,10 @@ def plot_page_of_a_long_run_is_thinned_without_losing_its_ends():
 def plot_draws_a_real_run_and_values_that_are_not_finite():
     folder, _ = real_run()
     dev_tool("plot", folder, "--no-png")
-    equal(len(page_of(os.path.join(folder, "plot"))[0]["runs"][0]["curves"]["loss"]), 25, "steps of the real run")
+    curves = page_of(os.path.join(folder, "plot"))[0]["runs"][0]["curves"]
+    equal(len(curves["loss"]), 25, "steps of the real run")
+    if not runlog.Reader(folder).more().start["device"].startswith("NVIDIA"):
+        equal(curves["mfu"], [None] * 25, "MFU of a device whose peak nobody knows")
     out = fresh("broken")
     dev_tool("plot", made_up("broken", 5, loss=lambda step: math.nan if step == 2 else math.inf if step == 3 else 1.0), "--out", out, "--no-png")
     equal(page_of(out)[0]["runs"][0]["curves"]["loss"], [1, None, None, 1, 1], "losses")

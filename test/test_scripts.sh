@@ -17,7 +17,7 @@ known=$({ "$PROGRAM" --help; for tool in data/*.py dev/*.py; do grep -q Argument
           for tool in build/data/*; do "$tool" --help; done; } 2> /dev/null | grep -oE -- '--[a-z][a-z0-9-]+' | sort -u)
 unknown=""
 for option in $(sed '/<!-- options -->/,/<!-- \/options -->/d' README.md | grep -oE -- '--[a-z][a-z0-9-]+' | sort -u); do
-    case "$option" in --gpus|--logdir) continue ;; esac                   # docker's, tensorboard's
+    case "$option" in --gpus|--logdir|--nodes) continue ;; esac           # docker's, tensorboard's, sbatch's
     grep -qxF -- "$option" <<< "$known" || unknown="$unknown $option"
 done
 report readme_names_options_that_exist "$unknown"

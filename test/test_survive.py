@@ -314,8 +314,8 @@ def survive_spikes_with_skip_z(world):
 
 
 def survive_1000_clean_steps_with_skip_z(world):
-    plain = world.new_run("--steps 1000 --save-every 0 --eval-every 0 --total-batch 256", world.micro)
-    judged = world.new_run("--steps 1000 --save-every 0 --eval-every 0 --total-batch 256 --skip-z 8", world.micro)
+    plain = world.new_run("--steps 1000 --save-every 0 --eval-every 0")
+    judged = world.new_run("--steps 1000 --save-every 0 --eval-every 0 --skip-z 8")
     plain.finish()
     judged.finish()
     check(skips(judged) == [], f"skipped {skips(judged)}")

@@ -24,7 +24,7 @@ typedef struct {
     float *lse, *centroid;
     uint16_t* sel;
     int *offset, *list;
-    void *scratch, *index_scratch;
+    void *scratch, *route_scratch;
     size_t forward_bytes, backward_bytes;
     int window;                                                          // of swa rows
     DeviceEvent* mark[STAGES + 1];                                       // between stages, when they are timed one by one
@@ -137,9 +137,9 @@ static void forward(void* context) {
     mark(p, 0);
     moba_centroid(p->centroid, p->k, p->shape, BLOCK, NULL);
     mark(p, 1);
-    moba_topk(p->sel, p->q, p->centroid, p->shape, BLOCK, TOPK, NULL);
+    moba_topk(p->sel, p->q, p->centroid, p->shape, BLOCK, TOPK, p->route_scratch, NULL);
     mark(p, 2);
-    moba_index(p->offset, p->list, p->sel, p->shape.B, p->shape.H, p->shape.T, BLOCK, TOPK, p->index_scratch, NULL);
+    moba_index(p->offset, p->list, p->sel, p->shape.B, p->shape.H, p->shape.T, BLOCK, TOPK, p->route_scratch, NULL);
     mark(p, 3);
     moba_attn_forward(p->out, p->lse, p->q, p->k, p->v, route, p->shape, BLOCK, TOPK, p->scratch, p->forward_bytes, NULL);
     mark(p, 4);
@@ -177,7 +177,7 @@ static Pipeline pipeline_open(int B, int T, int D, int path) {
 
 static void pipeline_close(Pipeline* p) {
     void* all[] = {p->q, p->k, p->v, p->dout, p->out, p->dq, p->dk, p->dv, p->lse, p->centroid, p->sel, p->offset, p->list, p->scratch,
-                   p->index_scratch};
+                   p->route_scratch};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) { device_free(all[i]); }
 }
 
@@ -189,7 +189,7 @@ static void routing_open(Pipeline* p, Routing routing, size_t cap) {
     p->sel = (uint16_t*)device_malloc(picks * sizeof(uint16_t));
     p->offset = (int*)device_malloc(heads * (n + 1) * sizeof(int));
     p->list = (int*)device_malloc(picks * sizeof(int));
-    p->index_scratch = device_malloc(moba_index_scratch(s.B, s.H, s.T, BLOCK, TOPK));
+    p->route_scratch = device_malloc(max_size(moba_topk_scratch(s, BLOCK, TOPK), moba_index_scratch(s.B, s.H, s.T, BLOCK, TOPK)));
     p->forward_bytes = moba_attn_forward_scratch(s, BLOCK, TOPK, cap);
     p->backward_bytes = moba_attn_backward_scratch(s, BLOCK, TOPK, cap);
     p->scratch = device_malloc(max_size(p->forward_bytes, p->backward_bytes));

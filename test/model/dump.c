@@ -20,8 +20,10 @@ static Checkpoint*       routing;      // NULL: keep this backend's own
 static int               moba_layer;   // M layers routed so far
 static bool              recording = true;   // until backward, which routes again where it recomputes
 
-void __real_moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, stream_t stream);
-void __wrap_moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, stream_t stream);
+void __real_moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, void* scratch,
+                      stream_t stream);
+void __wrap_moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, void* scratch,
+                      stream_t stream);
 
 static void put_u64(const char* name, const uint64_t* values, size_t n) {
     Error err;
@@ -29,19 +31,20 @@ static void put_u64(const char* name, const uint64_t* values, size_t n) {
     TRY(checkpoint_add(writer, name, CHECKPOINT_U64, 1, shape, values, &err));
 }
 
-void __wrap_moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, stream_t stream) {
+void __wrap_moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, void* scratch,
+                      stream_t stream) {
     Error err;
     char name[CHECKPOINT_NAME];
     if (!recording) {
         REQUIRE(!routing, "--routing cannot be combined with --recompute 3 or 4, whose backward routes again");
-        __real_moba_topk(sel, q, centroid, shape, block, topk, stream);
+        __real_moba_topk(sel, q, centroid, shape, block, topk, scratch, stream);
         return;
     }
     size_t n = (size_t)shape.B * shape.H * shape.T * (topk - 1);
     uint16_t* host = (uint16_t*)xmalloc(n * sizeof(uint16_t));
     uint64_t* wide = (uint64_t*)xmalloc(n * sizeof(uint64_t));
     snprintf(name, sizeof name, "sel/%d", moba_layer++);
-    __real_moba_topk(sel, q, centroid, shape, block, topk, stream);
+    __real_moba_topk(sel, q, centroid, shape, block, topk, scratch, stream);
     device_download(host, sel, n * sizeof(uint16_t), stream);
     stream_sync(stream);
     for (size_t i = 0; i < n; i++) { wide[i] = host[i]; }

@@ -116,6 +116,7 @@ static inline int __ffsll(long long x)                    { return __builtin_ffs
 static inline int __clz(int x)                            { return x ? __builtin_clz((unsigned)x) : 32; }
 static inline int __clzll(long long x)                    { return x ? __builtin_clzll((unsigned long long)x) : 64; }
 static inline unsigned __brev(unsigned x)                 { unsigned r = 0; for (int i = 0; i < 32; i++) { r |= (x >> i & 1u) << (31 - i); } return r; }
+static inline int __vimax3_s32(int a, int b, int c)          { int ab = a > b ? a : b; return ab > c ? ab : c; }
 static inline unsigned __umulhi(unsigned x, unsigned y)   { return (unsigned)((uint64_t)x * y >> 32); }
 static inline unsigned long long __umul64hi(unsigned long long x, unsigned long long y) { return (unsigned long long)((unsigned __int128)x * y >> 64); }
 static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned s) {
