@@ -71,17 +71,14 @@ static void plan_layers(Acts* acts, Arena* arena, const ModelShape* s, size_t N,
 }
 
 static void plan_routing(Acts* acts, Arena* arena, const ModelShape* s, int B, int T) {
-    size_t centroids = 0, offsets = 0, entries = 0, heads = (size_t)B * s->H;
+    size_t centroids = 0, heads = (size_t)B * s->H;
     for (int l = 0; l < s->L; l++) {
         if (!is_moba(s, l)) { continue; }
         size_t n = (size_t)ceil_div(T, s->layer[l].block);
         centroids = max_size(centroids, heads * n * s->D);
-        offsets = max_size(offsets, heads * (n + 1));
-        entries = max_size(entries, heads * T * (s->layer[l].topk - 1));
+        arena_add(arena, MEM_WORKSPACE, (void**)&acts->route_offset[l], heads * (n + 1) * sizeof(int));
     }
     arena_add(arena, MEM_WORKSPACE, (void**)&acts->centroid, centroids * sizeof(float));
-    arena_add(arena, MEM_WORKSPACE, (void**)&acts->route_offset, offsets * sizeof(int));
-    arena_add(arena, MEM_WORKSPACE, (void**)&acts->route_list, entries * sizeof(int));
 }
 
 // as few chunks as fit, of equal size but for rounding up to 128
@@ -97,13 +94,13 @@ void acts_plan(Acts* acts, Arena* arena, const ModelShape* s, int B, int T, Keep
     bool backward = level != FORWARD_ONLY;
     acts->x = (floatX**)xcalloc((size_t)s->L + 1, sizeof(floatX*));
     acts->layer = (LayerActs*)xcalloc((size_t)s->L, sizeof(LayerActs));
+    acts->route_offset = (int**)xcalloc((size_t)s->L, sizeof(int*));
     for (int l = 0; l <= s->L; l++) {
         if (x_kept(l, level)) { arena_add(arena, MEM_ACTIVATIONS, (void**)&acts->x[l], NC); }
     }
     plan_layers(acts, arena, s, N, level);
     arena_add(arena, MEM_ACTIVATIONS, (void**)&acts->normf, NC);
     arena_add(arena, MEM_ACTIVATIONS, (void**)&acts->rstdf, N * sizeof(float));
-    arena_add(arena, MEM_WORKSPACE, (void**)&acts->branch, NC);
     if (backward) {
         arena_add(arena, MEM_WORKSPACE, (void**)&acts->dx, NC);
         arena_add(arena, MEM_WORKSPACE, (void**)&acts->dy, NC);
@@ -134,4 +131,5 @@ void acts_share(Acts* acts, const ModelShape* s, KeepLevel level) {
 void acts_free(Acts* acts) {
     free(acts->x);
     free(acts->layer);
+    free(acts->route_offset);
 }

@@ -79,12 +79,20 @@ static bool range_is_possible(const CheckpointRecord* record) {
     return record->count > 0 && record->first < elements && record->count <= elements - record->first;
 }
 
+// 1 to 63 printable characters, zeros behind them: a name goes into messages and onto terminals
+static bool name_is_proper(const char* name) {
+    size_t length = 0;
+    while (length < CHECKPOINT_NAME && name[length] > ' ' && name[length] <= '~') { length++; }
+    bool proper = length > 0 && length < CHECKPOINT_NAME;
+    for (size_t i = length; i < CHECKPOINT_NAME; i++) { proper = proper && name[i] == 0; }
+    return proper;
+}
+
 bool checkpoint_check_table(const CheckpointHeader* header, const CheckpointRecord* records, Error* err) {
     uint64_t place = sizeof *header;                   // where the next record must begin; never beyond table_offset
     for (uint32_t i = 0; i < header->num_records; i++) {
         const CheckpointRecord* record = &records[i];
-        size_t length = strnlen(record->name, CHECKPOINT_NAME);
-        if (length == 0 || length == CHECKPOINT_NAME) { return error_set(err, EXIT_DATA, "its record %u has no proper name", i); }
+        if (!name_is_proper(record->name)) { return error_set(err, EXIT_DATA, "its record %u has no proper name", i); }
         if (record->part != header->part || !range_is_possible(record)) {
             return error_set(err, EXIT_DATA, "its record '%s' holds %" PRIu64 " elements from %" PRIu64 " on, which its shape has not",
                              record->name, record->count, record->first);

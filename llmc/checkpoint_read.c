@@ -85,7 +85,7 @@ static bool read_table(Checkpoint* checkpoint, int file, const CheckpointHeader*
 
 // Header and table, and if asked for all records, of one part.
 static bool read_part(Checkpoint* checkpoint, int part, int file, bool verify, Error* err) {
-    CheckpointHeader header;
+    CheckpointHeader header = {0};
     int before = checkpoint->num_records;
     bool good = read_header(file, &header, err) && belongs(checkpoint, part, &header, err) && read_table(checkpoint, file, &header, err);
     for (int i = before; verify && good && i < checkpoint->num_records; i++) {

@@ -5,8 +5,8 @@
 #include "cuda_common.cuh"
 #include "ops.h"
 
-typedef enum { FORWARD, BACKWARD_INPUT, BACKWARD_WEIGHT } MatmulKind;
-static const char* const kind_names[] = {"matmul_forward", "matmul_backward_input", "matmul_backward_weight"};
+typedef enum { FORWARD, FORWARD_ADD, BACKWARD_INPUT, BACKWARD_WEIGHT, KINDS } MatmulKind;
+static const char* const kind_names[KINDS] = {"matmul_forward", "matmul_forward_add", "matmul_backward_input", "matmul_backward_weight"};
 
 // A measured time is kept beside the algorithm that had it; 0 where the library's first proposal was taken unmeasured.
 typedef struct {
@@ -28,7 +28,7 @@ struct MatmulPlans {
 };
 
 // the operands of one product, in cuBLASLt's order
-typedef struct { void* out; const floatX *a, *b; float beta; stream_t stream; } Operands;
+typedef struct { void* out; const floatX *a, *b; const void* add; stream_t stream; } Operands;      // add: NULL, or what the product joins
 
 enum { MAX_PROPOSALS = 32, TIMED_RUNS = 3 };
 static const float CLEARLY_FASTER = 0.98f;      // of the first proposal's time: less is noise, and a choice by noise differs from run to run
@@ -88,8 +88,8 @@ static int propose(cublasLtMatmulHeuristicResult_t proposals[MAX_PROPOSALS], con
 }
 
 static cublasStatus_t launch(const struct MatmulPlans* plans, const Plan* plan, const cublasLtMatmulAlgo_t* algorithm, Operands x) {
-    float alpha = 1;
-    return cublasLtMatmul(plans->handle, plan->product, &alpha, x.a, plan->a, x.b, plan->b, &x.beta, x.out, plan->out, x.out, plan->out,
+    float alpha = 1, beta = x.add ? 1 : 0;
+    return cublasLtMatmul(plans->handle, plan->product, &alpha, x.a, plan->a, x.b, plan->b, &beta, x.add ? x.add : x.out, plan->out, x.out, plan->out,
                           algorithm, plans->workspace, plans->workspace_bytes, x.stream);
 }
 
@@ -145,7 +145,8 @@ static void describe(Plan* plan) {
     int N = plan->N, C = plan->C, OC = plan->OC;
     cublasOperation_t a_turn = CUBLAS_OP_N, b_turn = CUBLAS_OP_N;
     switch (plan->kind) {
-        case FORWARD:                                                    // out^T (OC x N) = weight (as C x OC, turned) inp^T (C x N)
+        case FORWARD:
+        case FORWARD_ADD:                                                // out^T (OC x N) = weight (as C x OC, turned) inp^T (C x N)
             a_turn = CUBLAS_OP_T;
             plan->a = layout(CUDA_R_16BF, C, OC, plan);
             plan->b = layout(CUDA_R_16BF, C, N, plan);
@@ -162,6 +163,7 @@ static void describe(Plan* plan) {
             plan->b = layout(CUDA_R_16BF, OC, N, plan);
             plan->out = layout(CUDA_R_32F, C, OC, plan);
             break;
+        case KINDS: break;
     }
     const char* name = kind_names[plan->kind];
     CUBLAS_CHECK(cublasLtMatmulDescCreate(&plan->product, CUBLAS_COMPUTE_32F, CUDA_R_32F), name, N, C, OC);
@@ -193,13 +195,13 @@ static Plan* add_plan(struct MatmulPlans* plans, MatmulKind kind, int N, int C, 
 }
 
 // A program multiplies a few dozen shapes: they are looked through in order.
-static void multiply(MatmulKind kind, void* out, const floatX* a, const floatX* b, float beta, int N, int C, int OC,
+static void multiply(MatmulKind kind, void* out, const floatX* a, const floatX* b, const void* add, int N, int C, int OC,
                      struct MatmulPlans* plans, stream_t stream) {
     const char* name = kind_names[kind];
     REQUIRE(C % 8 == 0 && OC % 8 == 0, "%s: C=%d or OC=%d is not a multiple of 8 (16-byte rows)", name, C, OC);
-    REQUIRE(((uintptr_t)out | (uintptr_t)a | (uintptr_t)b) % 16 == 0, "%s N=%d C=%d OC=%d: a matrix does not start at a multiple of 16 bytes",
+    REQUIRE(((uintptr_t)out | (uintptr_t)a | (uintptr_t)b | (uintptr_t)add) % 16 == 0, "%s N=%d C=%d OC=%d: a matrix does not start at a multiple of 16 bytes",
             name, N, C, OC);
-    Operands operands = {out, a, b, beta, stream};
+    Operands operands = {out, a, b, add, stream};
     Plan* plan = known_plan(plans, kind, N, C, OC);
     if (!plan) {
         plan = add_plan(plans, kind, N, C, OC);
@@ -210,17 +212,22 @@ static void multiply(MatmulKind kind, void* out, const floatX* a, const floatX* 
 
 extern "C" void matmul_forward(floatX* out, const floatX* inp, const floatX* weight, int N, int C, int OC,
                                struct MatmulPlans* plans, stream_t stream) {
-    multiply(FORWARD, out, weight, inp, 0, N, C, OC, plans, stream);
+    multiply(FORWARD, out, weight, inp, NULL, N, C, OC, plans, stream);
+}
+
+extern "C" void matmul_forward_add(floatX* out, const floatX* inp, const floatX* weight, const floatX* add, int N, int C, int OC,
+                                   struct MatmulPlans* plans, stream_t stream) {
+    multiply(FORWARD_ADD, out, weight, inp, add, N, C, OC, plans, stream);
 }
 
 extern "C" void matmul_backward_input(floatX* dinp, const floatX* dout, const floatX* weight, int N, int C, int OC,
                                       struct MatmulPlans* plans, stream_t stream) {
-    multiply(BACKWARD_INPUT, dinp, weight, dout, 0, N, C, OC, plans, stream);
+    multiply(BACKWARD_INPUT, dinp, weight, dout, NULL, N, C, OC, plans, stream);
 }
 
 extern "C" void matmul_backward_weight(float* dweight, const floatX* dout, const floatX* inp, int N, int C, int OC, int add,
                                        struct MatmulPlans* plans, stream_t stream) {
-    multiply(BACKWARD_WEIGHT, dweight, inp, dout, add ? 1 : 0, N, C, OC, plans, stream);
+    multiply(BACKWARD_WEIGHT, dweight, inp, dout, add ? dweight : NULL, N, C, OC, plans, stream);
 }
 
 // ---- plans as text --------------------------------------------------------------------------------------------------------
@@ -267,8 +274,8 @@ static bool take_line(struct MatmulPlans* plans, const char* line) {
     Plan read;
     int used = 0, kind = 0;
     if (sscanf(line, "%63s %d %d %d %f%n", name, &read.N, &read.C, &read.OC, &read.ms, &used) != 5) { return false; }
-    while (kind < 3 && strcmp(name, kind_names[kind]) != 0) { kind++; }
-    if (kind == 3 || read.N <= 0 || read.C <= 0 || read.OC <= 0) { return false; }
+    while (kind < KINDS && strcmp(name, kind_names[kind]) != 0) { kind++; }
+    if (kind == KINDS || read.N <= 0 || read.C <= 0 || read.OC <= 0) { return false; }
     for (int w = 0; w < ALGORITHM_WORDS; w++) {
         unsigned long long word;
         int more = 0;

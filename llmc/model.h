@@ -5,6 +5,7 @@
 #include "acts.h"
 #include "arena.h"
 #include "device.h"
+#include "kvcache.h"
 #include "params.h"
 
 // Host side of an upload: pinned, refilled only once the device has read it, so that a caller's buffers are free when model_batch returns
@@ -28,12 +29,15 @@ typedef struct {
     float*     grads;             // NULL when FORWARD_ONLY
     Acts       acts;
     Arena      arena;
+    KvCache    cache;             // for generation; room 0 unless kvcache_plan came between model_plan and model_allocate
     Staging    staging[2];        // taken in turn
     int        next_staging;
     bool       adding;            // the matrices' gradients hold micro-batches of this step: add to them, else set them
     void*      gemm_workspace;
     struct MatmulPlans* plans;
     stream_t   stream;
+    void     (*on_gradients)(void* argument, size_t from);   // NULL: none. In backward: all gradients of matrices at elements >= from are final
+    void*      on_gradients_argument;
 } Model;
 
 #ifdef __cplusplus
@@ -70,6 +74,11 @@ void   model_zero(Model* m);
 double model_total(Model* m);
 // the logits after row `row`'s token, (V) floats on the host
 void   model_logits(Model* m, int row, float* logits);
+
+// Generation, with the cache that was planned. model_prefill forgets what the cache held and reads `count` tokens in one pass (at most max_T and
+// cache.room); model_step reads one more, as long as cache.length < cache.room. logits (V): those after the last token read.
+void   model_prefill(Model* m, const int* tokens, int count, float* logits);
+void   model_step(Model* m, int token, float* logits);
 
 #ifdef __cplusplus
 }

@@ -62,6 +62,10 @@ size_t matmul_plans_count(const struct MatmulPlans* plans);
 // out = inp weight^T                       (set)       out: (N, OC)   inp: (N, C)
 void matmul_forward(floatX* out, const floatX* inp, const floatX* weight, int N, int C, int OC, struct MatmulPlans* plans, stream_t stream);
 
+// out = add + inp weight^T, rounded once   (set)       add: (N, OC), may be out: a branch joins the residual stream
+void matmul_forward_add(floatX* out, const floatX* inp, const floatX* weight, const floatX* add, int N, int C, int OC,
+                        struct MatmulPlans* plans, stream_t stream);
+
 // dinp = dout weight                       (set)       dinp: (N, C)   dout: (N, OC)
 void matmul_backward_input(floatX* dinp, const floatX* dout, const floatX* weight, int N, int C, int OC,
                            struct MatmulPlans* plans, stream_t stream);
@@ -137,6 +141,19 @@ size_t moba_attn_backward_scratch(AttnShape shape, int block, int topk, size_t c
 // NULL if this backend has a kernel for it, else what it has, for an error message.
 const char* moba_attn_refusal(int head_dim, int block, int topk);
 
+// ---- attn_step: the newest token against a cache of keys and values (generation) ------------------------------------------
+// One sequence; a row of a cache has H*D elements. Sums and P in fp32, in an order that depends on the sizes alone.
+// sel[h] = the min(topk-1, past) blocks with the highest q_h . c_jh, ascending, then MOBA_NONE; ties and NaN as in moba_topk
+// sel: (H, topk-1)   q: (H, D)   centroid: (past, H, D) fp32, a block's mean keys next to each other    topk in 2..32
+void attn_step_topk(uint16_t* sel, const floatX* q, const float* centroid, int H, int D, int past, int topk, void* scratch, stream_t stream);
+size_t attn_step_topk_scratch(int H, int past);
+
+// out_h = softmax(q_h . k_u / sqrt(D)) v_u over the rows from <= u < to and those of the blocks sel[h] names, rows j*block .. (j+1)*block - 1
+// out, q: (H, D)   k, v: (rows, H*D)   sel: (H, slots), MOBA_NONE last; not read where slots is 0     from < to     D as in swa_forward
+void attn_step_forward(floatX* out, const floatX* q, const floatX* k, const floatX* v, const uint16_t* sel, int H, int D, int from, int to,
+                       int block, int slots, void* scratch, stream_t stream);
+size_t attn_step_forward_scratch(int H, int D, int rows, int slots);            // for runs of at most `rows`
+
 // ---- swiglu ---------------------------------------------------------------------------------------------------------
 // out = silu(gate) * up       out: (N, F)    gate_up: (N, 2F), row = [gate (F) ; up (F)]    F % 8 == 0
 void swiglu_forward(floatX* out, const floatX* gate_up, int N, int F, stream_t stream);
@@ -156,7 +173,7 @@ void crossentropy_forward_backward(float* losses, floatX* logits, const int* tar
 void crossentropy_total(double* total, const float* losses, int N, stream_t stream);
 
 // ---- gradnorm -------------------------------------------------------------------------------------------------------
-// *sumsq = sum of grad[i]^2, fixed order      sumsq: fp64 in device memory    a non-finite gradient gives a non-finite sum    (set)
+// *sumsq += sum of grad[i]^2, fixed order     sumsq: fp64 in device memory    a non-finite gradient gives a non-finite sum    (added)
 void gradnorm_sumsq(double* sumsq, const float* grad, size_t n, void* scratch, stream_t stream);
 size_t gradnorm_scratch(size_t n);
 

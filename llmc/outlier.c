@@ -5,15 +5,15 @@
 
 double outliers_limit(const Outliers* outliers, double z) {
     double sum = 0, squares = 0;
-    if (z <= 0 || outliers->seen < OUTLIER_WINDOW) { return 0; }
+    if (z <= 0 || outliers->seen < OUTLIER_WINDOW) { return INFINITY; }
     for (int i = 0; i < OUTLIER_WINDOW; i++) { sum += outliers->value[i]; }
     double mean = sum / OUTLIER_WINDOW;                // two passes: values of 10 that differ by 1e-6 keep their deviation
     for (int i = 0; i < OUTLIER_WINDOW; i++) { squares += (outliers->value[i] - mean) * (outliers->value[i] - mean); }
-    return squares > 0 ? mean + z * sqrt(squares / (OUTLIER_WINDOW - 1)) : 0;
+    return squares > 0 ? mean + z * sqrt(squares / (OUTLIER_WINDOW - 1)) : INFINITY;
 }
 
 void outliers_add(Outliers* outliers, double x, double limit) {
-    outliers->value[outliers->seen++ % OUTLIER_WINDOW] = limit > 0 ? fmin(x, limit) : x;
+    outliers->value[outliers->seen++ % OUTLIER_WINDOW] = fmin(x, limit);
 }
 
 void outliers_put(const Outliers* outliers, double* state) {

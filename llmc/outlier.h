@@ -18,7 +18,7 @@ typedef struct {
 extern "C" {
 #endif
 
-// Above this the next value is an outlier; 0: none is, because z is 0, the window fills, or all its values are the same.
+// Above this the next value is an outlier; INFINITY: none is, because z is 0, the window fills, or all its values are the same.
 double outliers_limit(const Outliers* outliers, double z);
 // Takes x in, which was judged by `limit`.
 void   outliers_add(Outliers* outliers, double x, double limit);

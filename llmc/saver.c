@@ -48,7 +48,8 @@ Saver* saver_open(const char* checkpoints_dir, const Model* m, StateRange range,
     saver->ranks = ranks;
     saver->keep = keep;
     saver->keep_major = keep_major;
-    snapshot_open(&saver->snapshot, m, range, often && 3 * range.count * sizeof(float) <= available_memory() / 2);
+    size_t copies = 3 * range.count * sizeof(float) * (size_t)min_int(ranks.parts, 8);       // of the ranks that may share this host's memory
+    snapshot_open(&saver->snapshot, m, range, often && copies <= available_memory() / 2);
     return saver;
 }
 
@@ -138,7 +139,6 @@ void saver_start(Saver* saver, const Progress* progress, const char* options) {
     atomic_store(&saver->done, false);
     if (saver->snapshot.staged) { start_thread(saver, write_main); }
     else                        { write_main(saver); }
-    report->pause_ms = now_ms() - saver->started;
 }
 
 // All parts are finished, or one has failed: makes them visible, or removes them.

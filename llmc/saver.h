@@ -26,7 +26,7 @@ typedef struct {
     bool    ok;
     Error   error;               // why not; or with ok, code != 0: why old checkpoints could not be removed
     int64_t bytes;               // of this rank's tensors
-    double  ms, pause_ms;        // from start to visible; what of it training waited for
+    double  ms;                  // from start to visible
 } SaveReport;
 
 #ifdef __cplusplus

@@ -253,7 +253,7 @@ void shard_close(ShardSet* set) {
 
 bool shard_fingerprint(const ShardSet* set, uint64_t* print, Error* err) {
     enum { ENDS = 256 };                               // tokens looked at, at either end
-    int ids[ENDS];
+    int ids[ENDS] = {0};
     uint64_t h = 1469598103934665603u;                 // FNV-1a, by 64 bits at a time
     for (int i = 0; i < set->count; i++) {
         int64_t tokens = set->shards[i].header.tokens, ends = tokens < ENDS ? tokens : ENDS;

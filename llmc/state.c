@@ -7,22 +7,29 @@ enum { COUNTER_STEP, COUNTER_UPDATES, COUNTER_BAD_STEPS, COUNTER_ROWS, COUNTER_D
 static const char* const ARENA_NAME[3] = { "master", "m", "v" };
 static const int64_t COUNTERS_SHAPE[1] = { COUNTERS }, DETECTOR_SHAPE[2] = { 2, OUTLIER_STATE };
 
-// elements of the tensor that lie in [first, first + count) of the flat arenas
-typedef struct { uint64_t first, count; } Part;
+// elements [first, first + count) of the tensor are the rank's own from `local` on
+typedef struct { uint64_t first, count; size_t local; } Part;
 
-static Part overlap(const Tensor* t, size_t first, size_t count) {
+static Part overlap(const Tensor* t, const Span* span) {
     size_t elements = (size_t)t->rows * (size_t)t->cols;
-    size_t from = max_size(t->offset, first), to = min_size(t->offset + elements, first + count);
-    Part part = { 0, 0 };
-    if (from < to) { part.first = from - t->offset; part.count = to - from; }
+    size_t from = max_size(t->offset, span->flat), to = min_size(t->offset + elements, span->flat + span->count);
+    Part part = { 0, 0, 0 };
+    if (from < to) { part.first = from - t->offset; part.count = to - from; part.local = span->local + (from - span->flat); }
     return part;
 }
 
 static void record_name(char* name, const char* kind, const Tensor* t) { snprintf(name, CHECKPOINT_NAME, "%s/%s", kind, t->name); }
 
-StateRange state_whole(const Optimizer* opt, const Model* m) {
-    StateRange range = { 0, m->table.elements, opt->master, opt->m, opt->v };
+StateRange state_held(const Optimizer* opt) {
+    const Partition* p = &opt->partition;
+    StateRange range = { p->span, p->spans, p->local_elements, opt->master, opt->m, opt->v };
     return range;
+}
+
+StateRange state_share(const Optimizer* opt) {
+    const Partition* p = &opt->partition;
+    StateRange range = { &p->share, 1, p->share.count, opt->master + p->share.flat, opt->m + p->share.flat, opt->v + p->share.flat };
+    return p->sharded ? state_held(opt) : range;
 }
 
 // ---- to a checkpoint -------------------------------------------------------------------------------------------------
@@ -43,7 +50,7 @@ void snapshot_close(Snapshot* snapshot) {
 size_t snapshot_bytes(const Snapshot* snapshot) {
     size_t elements = 0;
     for (int i = 0; i < snapshot->model->table.count; i++) {
-        elements += overlap(&snapshot->model->table.tensor[i], snapshot->range.first, snapshot->range.count).count;
+        for (int s = 0; s < snapshot->range.spans; s++) { elements += overlap(&snapshot->model->table.tensor[i], &snapshot->range.span[s]).count; }
     }
     return 3 * elements * sizeof(float);
 }
@@ -74,13 +81,14 @@ static bool write_arena(const Snapshot* snapshot, int i, CheckpointWriter* write
     }
     for (int k = 0; k < table->count; k++) {
         const Tensor* t = &table->tensor[k];
-        Part part = overlap(t, snapshot->range.first, snapshot->range.count);
-        if (part.count == 0) { continue; }
         char name[CHECKPOINT_NAME];
         int64_t shape[2] = { t->rows, t->cols };
         record_name(name, ARENA_NAME[i], t);
-        const float* from = host + (t->offset + part.first - snapshot->range.first);
-        if (!checkpoint_add_slice(writer, name, CHECKPOINT_F32, 2, shape, part.first, part.count, from, err)) { return false; }
+        for (int s = 0; s < snapshot->range.spans; s++) {
+            Part part = overlap(t, &snapshot->range.span[s]);
+            if (part.count == 0) { continue; }
+            if (!checkpoint_add_slice(writer, name, CHECKPOINT_F32, 2, shape, part.first, part.count, host + part.local, err)) { return false; }
+        }
     }
     return true;
 }
@@ -91,7 +99,7 @@ bool snapshot_write(const Snapshot* snapshot, CheckpointWriter* writer, bool is_
                                     (uint64_t)progress->data_tokens, progress->data_print };
     double detector[2 * OUTLIER_STATE];
     outliers_put(&progress->loss, detector);
-    outliers_put(&progress->norm, detector + OUTLIER_STATE);
+    outliers_put(&progress->log_norm, detector + OUTLIER_STATE);
     bool ok = !is_part_0 || (checkpoint_add_text(writer, "options", snapshot->options, err)
                           && checkpoint_add(writer, "counters", CHECKPOINT_U64, 1, COUNTERS_SHAPE, counters, err)
                           && checkpoint_add(writer, "detector", CHECKPOINT_F64, 2, DETECTOR_SHAPE, detector, err)
@@ -101,31 +109,33 @@ bool snapshot_write(const Snapshot* snapshot, CheckpointWriter* writer, bool is_
 }
 
 // ---- from a checkpoint -----------------------------------------------------------------------------------------------
-// Elements [first, first + count) of one arena through host memory of that size. What lies between tensors is zero.
-static bool load_arena(float* device, const char* kind, size_t first, size_t count, float* host, Model* m, const Checkpoint* checkpoint, Error* err) {
-    memset(host, 0, count * sizeof(float));
+// The range's elements of one arena through host memory of range->count. What lies between tensors is zero.
+static bool load_arena(float* device, const char* kind, const StateRange* range, float* host, Model* m, const Checkpoint* checkpoint, Error* err) {
+    memset(host, 0, range->count * sizeof(float));
     for (int i = 0; i < m->table.count; i++) {
         const Tensor* t = &m->table.tensor[i];
-        Part part = overlap(t, first, count);
-        if (part.count == 0) { continue; }
+        if (t->rows == 0) { continue; }
         char name[CHECKPOINT_NAME];
         record_name(name, kind, t);
         const CheckpointRecord* record = checkpoint_find(checkpoint, name);
         if (record && (record->ndim != 2 || record->shape[0] != (uint64_t)t->rows || record->shape[1] != (uint64_t)t->cols)) {
             return error_set(err, EXIT_DATA, "checkpoint %s: '%s' is not %d x %d, as the model's is", checkpoint->path, name, t->rows, t->cols);
         }
-        if (!checkpoint_read_range(checkpoint, name, CHECKPOINT_F32, part.first, part.count, host + (t->offset + part.first - first), err)) { return false; }
+        for (int s = 0; s < range->spans; s++) {
+            Part part = overlap(t, &range->span[s]);
+            if (part.count && !checkpoint_read_range(checkpoint, name, CHECKPOINT_F32, part.first, part.count, host + part.local, err)) { return false; }
+        }
     }
-    device_upload(device, host, count * sizeof(float), m->stream);
+    device_upload(device, host, range->count * sizeof(float), m->stream);
     stream_sync(m->stream);
     return true;
 }
 
 bool state_load_range(const StateRange* range, Model* m, const Checkpoint* checkpoint, Error* err) {
     float* host = (float*)xmalloc(range->count * sizeof(float));
-    bool ok = load_arena(range->master, ARENA_NAME[0], range->first, range->count, host, m, checkpoint, err)
-           && load_arena(range->m, ARENA_NAME[1], range->first, range->count, host, m, checkpoint, err)
-           && load_arena(range->v, ARENA_NAME[2], range->first, range->count, host, m, checkpoint, err);
+    bool ok = load_arena(range->master, ARENA_NAME[0], range, host, m, checkpoint, err)
+           && load_arena(range->m, ARENA_NAME[1], range, host, m, checkpoint, err)
+           && load_arena(range->v, ARENA_NAME[2], range, host, m, checkpoint, err);
     free(host);
     return ok;
 }
@@ -137,7 +147,7 @@ bool state_read_progress(Progress* progress, const Checkpoint* checkpoint, Error
     if (!checkpoint_read(checkpoint, "detector", CHECKPOINT_F64, detector, sizeof detector, err)) { return false; }
     bool sound = c[COUNTER_STEP] == (uint64_t)checkpoint->step && c[COUNTER_UPDATES] <= c[COUNTER_STEP] && c[COUNTER_BAD_STEPS] <= c[COUNTER_STEP] &&
                  c[COUNTER_ROWS] <= (uint64_t)1 << 60 && c[COUNTER_DATA_TOKENS] <= INT64_MAX &&
-                 outliers_get(&progress->loss, detector) && outliers_get(&progress->norm, detector + OUTLIER_STATE);
+                 outliers_get(&progress->loss, detector) && outliers_get(&progress->log_norm, detector + OUTLIER_STATE);
     if (!sound) { return error_set(err, EXIT_DATA, "checkpoint %s: its counters contradict each other", checkpoint->path); }
     progress->step = (int64_t)c[COUNTER_STEP];
     progress->updates = (int64_t)c[COUNTER_UPDATES];
@@ -157,8 +167,18 @@ bool state_load_plans(Model* m, const Checkpoint* checkpoint, Error* err) {
     return true;
 }
 
+void state_share_plans(Model* m, Ranks* ranks) {
+    uint64_t room = matmul_plans_text(NULL, 0, m->plans) + 1;
+    ranks_broadcast(ranks, &room, sizeof room, "the exchange of GEMM plans");
+    char* text = (char*)xcalloc(room, 1);
+    if (ranks->rank == 0) { matmul_plans_text(text, room, m->plans); }
+    ranks_broadcast(ranks, text, room, "the exchange of GEMM plans");
+    if (ranks->rank > 0) { matmul_plans_take(m->plans, text); }
+    free(text);
+}
+
 bool state_load(Optimizer* opt, Model* m, const Progress* progress, const Checkpoint* checkpoint, Error* err) {
-    StateRange range = state_whole(opt, m);
+    StateRange range = state_held(opt);
     if (!state_load_plans(m, checkpoint, err) || !state_load_range(&range, m, checkpoint, err)) { return false; }
     optimizer_set_updates(opt, m, progress->updates);
     optimizer_publish(opt, m);
@@ -169,11 +189,14 @@ bool state_load_weights(Model* m, const Checkpoint* checkpoint, Error* err) {
     Optimizer weights = {0};
     size_t bytes = m->table.elements * sizeof(float);
     float* host = (float*)xmalloc(bytes);
+    weights.partition = partition_make(&m->table, 0, 1, false, 0);
     weights.master = (float*)device_malloc(bytes);
-    bool ok = load_arena(weights.master, ARENA_NAME[0], 0, m->table.elements, host, m, checkpoint, err);
+    StateRange range = state_held(&weights);
+    bool ok = load_arena(weights.master, ARENA_NAME[0], &range, host, m, checkpoint, err);
     if (ok) { optimizer_publish(&weights, m); }
     stream_sync(m->stream);
     device_free(weights.master);
+    optimizer_close(&weights);
     free(host);
     return ok;
 }

@@ -6,6 +6,7 @@
 #include "checkpoint.h"
 #include "optimizer.h"
 #include "outlier.h"
+#include "ranks.h"
 
 typedef struct {
     int64_t  step;           // completed, skipped ones included
@@ -14,13 +15,15 @@ typedef struct {
     int64_t  rows;           // of training data used so far: with the batch size constant, step x rows a step
     int64_t  data_tokens;    // of the training set
     uint64_t data_print;     // shard_fingerprint of it
-    Outliers loss, norm;     // what --skip-z judges by
+    Outliers loss, log_norm; // what --skip-z judges by; norms are judged by their logarithm, they scatter by factors
 } Progress;
 
-// What a rank saves and loads: elements [first, first + count) of the flat arenas, which begin at these addresses on its device.
-// The ranges of all ranks cover [0, table.elements) once.
+// What a rank saves or loads: `count` elements of each arena, at these addresses on its device; span[i] says which of the flat arenas' they are.
+// What all ranks save covers [0, table.elements) once.
 typedef struct {
-    size_t first, count;
+    const Span* span;
+    int    spans;
+    size_t count;
     float *master, *m, *v;
 } StateRange;
 
@@ -39,7 +42,8 @@ typedef struct {
 extern "C" {
 #endif
 
-StateRange state_whole(const Optimizer* opt, const Model* m);          // of a run of one rank
+StateRange state_held(const Optimizer* opt);           // all that this rank has: what it loads
+StateRange state_share(const Optimizer* opt);          // its share of a checkpoint: of what all ranks have the rank-th part, else all it has
 
 // staged takes 12 bytes an element of pinned memory, else 4.
 void snapshot_open(Snapshot* snapshot, const Model* m, StateRange range, bool staged);
@@ -53,9 +57,10 @@ bool snapshot_write(const Snapshot* snapshot, CheckpointWriter* writer, bool is_
 bool state_read_progress(Progress* progress, const Checkpoint* checkpoint, Error* err);
 // The arenas' range onto the device, from a checkpoint of any number of parts.
 bool state_load_range(const StateRange* range, Model* m, const Checkpoint* checkpoint, Error* err);
-// All the rest, for a run of one rank: the range that is everything, the update count, the GEMM plans, and the model's compute copy.
+// And all the rest, on every rank: the update count, the GEMM plans, and the model's compute copy.
 bool state_load(Optimizer* opt, Model* m, const Progress* progress, const Checkpoint* checkpoint, Error* err);
 bool state_load_plans(Model* m, const Checkpoint* checkpoint, Error* err);
+void state_share_plans(Model* m, Ranks* ranks);        // rank 0's GEMM plans become those of all
 // the weights alone, into the model's compute copy: evaluation and sampling need no optimizer
 bool state_load_weights(Model* m, const Checkpoint* checkpoint, Error* err);
 

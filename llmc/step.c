@@ -8,12 +8,13 @@ double clock_ms(void) {
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
 }
 
-Stepper stepper_open(Model* model, Optimizer* opt, DataLoader* loader, int rows, int T, int64_t batch_tokens) {
+Stepper stepper_open(Model* model, Optimizer* opt, DataLoader* loader, Reduction* reduction, int rows, int T, int64_t batch_tokens) {
     Stepper s;
     memset(&s, 0, sizeof s);
     s.model = model;
     s.opt = opt;
     s.loader = loader;
+    s.reduction = reduction;
     s.rows = rows;
     s.T = T;
     s.batch_tokens = batch_tokens;
@@ -36,7 +37,8 @@ bool stepper_gradients(Stepper* s, Error* err) {
     float scale = (float)(1.0 / (double)s->batch_tokens);
     s->begun_ms = clock_ms();
     model_zero(m);
-    for (int64_t token = 0; token < s->batch_tokens; token += (int64_t)s->rows * s->T) {
+    int64_t tokens = (int64_t)s->rows * s->T, share = s->batch_tokens / s->opt->partition.world;
+    for (int64_t token = 0; token < share; token += tokens) {
         const int *inputs, *targets;
         double asked = clock_ms();
         if (!loader_next(s->loader, &inputs, &targets, err)) { return false; }
@@ -44,6 +46,7 @@ bool stepper_gradients(Stepper* s, Error* err) {
         model_batch(m, inputs, targets, s->rows, s->T);
         model_forward(m);
         model_loss_backward(m, scale);
+        if (token + tokens >= share) { reduction_begin(s->reduction); }
         model_backward(m);
     }
     return true;
@@ -52,6 +55,7 @@ bool stepper_gradients(Stepper* s, Error* err) {
 void stepper_update(Stepper* s, int64_t step, const AdamWSettings* settings) {
     REQUIRE(s->under_way < STEPS_AHEAD, "step %lld begun while %d are under way", (long long)step, s->under_way);
     StepSlot* slot = &s->slot[step % STEPS_AHEAD];
+    reduction_end(s->reduction);
     optimizer_norm(s->opt, s->model);
     optimizer_update(s->opt, s->model, settings);
     device_download(slot->outcome, s->opt->decision, sizeof *slot->outcome, s->model->stream);

@@ -4,6 +4,7 @@
 
 #include "dataloader.h"
 #include "optimizer.h"
+#include "reduction.h"
 
 typedef struct {
     int64_t step;            // its number, counted from 1
@@ -28,6 +29,7 @@ typedef struct {
     Model*      model;
     Optimizer*  opt;
     DataLoader* loader;
+    Reduction*  reduction;           // of the gradients over ranks
     int         rows, T;             // of a micro-batch
     int64_t     batch_tokens;        // of a step
     StepSlot    slot[STEPS_AHEAD];   // step n in slot n % STEPS_AHEAD
@@ -44,12 +46,13 @@ extern "C" {
 
 double clock_ms(void);               // a clock that only goes on
 
-Stepper stepper_open(Model* model, Optimizer* opt, DataLoader* loader, int rows, int T, int64_t batch_tokens);
+Stepper stepper_open(Model* model, Optimizer* opt, DataLoader* loader, Reduction* reduction, int rows, int T, int64_t batch_tokens);
 void    stepper_close(Stepper* s);
 
-// Forward and backward of one step's rows, micro-batch by micro-batch; each target counts 1 / batch_tokens.
+// Forward and backward of this rank's rows of a step, micro-batch by micro-batch; each target counts 1 / batch_tokens. During the last backward
+// the reduction over ranks begins.
 bool stepper_gradients(Stepper* s, Error* err);
-// The update that belongs to them, as step number `step`. At most STEPS_AHEAD steps are under way at once.
+// The rest of the reduction, and the update that belongs to them, as step number `step`. At most STEPS_AHEAD steps are under way at once.
 void stepper_update(Stepper* s, int64_t step, const AdamWSettings* settings);
 // Waits for the oldest step under way.
 StepOutcome stepper_wait(Stepper* s);

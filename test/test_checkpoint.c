@@ -547,7 +547,7 @@ TEST(checkpoint_structure_with_overflowing_sizes_is_refused) {
     CheckpointRecord good = { .name = "w", .dtype = CHECKPOINT_F32, .ndim = 1, .shape = { 16 }, .offset = 64, .first = 0, .count = 16 };
     Error err = {0};
     CHECK(checkpoint_check_header(&header, 256, &err) && checkpoint_check_table(&header, &good, &err), "the good one is refused: %s", err.text);
-    enum { BAD = 14 };
+    enum { BAD = 16 };
     CheckpointRecord bad[BAD];
     for (int i = 0; i < BAD; i++) { bad[i] = good; }
     bad[0].shape[0] = bad[0].count = UINT64_MAX / 4;                                                    // more than the file
@@ -564,6 +564,8 @@ TEST(checkpoint_structure_with_overflowing_sizes_is_refused) {
     bad[11].first = UINT64_MAX - 14;                                                                    // first + count wraps to 1
     bad[12].part = 1;
     bad[13].shape[0] = (uint64_t)1 << 62; bad[13].dtype = CHECKPOINT_U64;                               // 2^65 bytes
+    bad[14].name[1] = '\033';                                                                           // would speak to the terminal
+    bad[15].name[3] = 'x';                                                                              // behind the name's end
     for (int i = 0; i < BAD; i++) { CHECK(!checkpoint_check_table(&header, &bad[i], &err), "bad record %d is accepted", i); }
     CheckpointHeader h = header;
     h.num_records = UINT32_MAX;

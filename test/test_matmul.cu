@@ -22,6 +22,12 @@ TEST(matmul_by_hand) {
     CHECK_NEAR(out[0 * 8 + 4], 320, 0);
     CHECK_NEAR(out[2 * 8 + 6], -5, 0);
     CHECK_NEAR(out[1 * 8 + 4], 0, 0);
+    float add[3 * 8];
+    for (int i = 0; i < 24; i++) { add[i] = 7; }
+    matmul_forward_add(add, inp, weight, add, 3, 8, 8, NULL, NULL);      // in place
+    CHECK_NEAR(add[0 * 8 + 4], 327, 0);
+    CHECK_NEAR(add[2 * 8 + 6], 2, 0);
+    CHECK_NEAR(add[1 * 8 + 4], 7, 0);
     float dinp[3 * 8];
     matmul_backward_input(dinp, out, weight, 3, 8, 8, NULL, NULL);       // dout = out
     CHECK_NEAR(dinp[0], 3200, 0);
@@ -102,6 +108,24 @@ static MatmulResults matmul_results(const floatX* inp, const floatX* weight, con
     return r;
 }
 
+// out = add + product, out of place and in place
+static void forward_add_check(const floatX* d_inp, const floatX* d_weight, const float* inp, const float* weight, int N, int C, int OC,
+                              struct MatmulPlans* plans) {
+    size_t outs = (size_t)N * OC;
+    float *add = test_normals(outs, 7, 3), *exact = (float*)malloc(outs * 4), *rounded = (float*)malloc(outs * 4);
+    floatX *d_add = device_from_floats(add, outs), *d_out = (floatX*)device_poisoned(outs * 2);
+    matmul_forward_add(d_out, d_inp, d_weight, d_add, N, C, OC, plans, NULL);
+    float* out = floats_from(d_out, outs);
+    ref_matmul_forward_add(exact, inp, weight, add, N, C, OC, NULL, NULL);
+    rnd_matmul_forward_add(rounded, inp, weight, add, N, C, OC, NULL, NULL);
+    check_budget("out, added", out, exact, rounded, outs, C);
+    matmul_forward_add(d_add, d_inp, d_weight, d_add, N, C, OC, plans, NULL);
+    float* in_place = floats_from(d_add, outs);
+    CHECK(memcmp(out, in_place, outs * 4) == 0, "in place differs");
+    free(add); free(exact); free(rounded); free(out); free(in_place);
+    device_free(d_add); device_free(d_out);
+}
+
 static void matmul_check(int N, int C, int OC, int repeats, struct MatmulPlans* plans) {
     size_t inps = (size_t)N * C, outs = (size_t)N * OC, weights = (size_t)OC * C;
     float *inp = test_normals(inps, 1, 1), *weight = test_normals(weights, 2, 0.02), *dout = test_normals(outs, 3, 1);
@@ -112,6 +136,7 @@ static void matmul_check(int N, int C, int OC, int repeats, struct MatmulPlans* 
     ref_matmul_forward(exact, inp, weight, N, C, OC, NULL, NULL);
     rnd_matmul_forward(rounded, inp, weight, N, C, OC, NULL, NULL);
     check_budget("out", found.out, exact, rounded, outs, C);
+    forward_add_check(d_inp, d_weight, inp, weight, N, C, OC, plans);
     ref_matmul_backward_input(exact, dout, weight, N, C, OC, NULL, NULL);
     rnd_matmul_backward_input(rounded, dout, weight, N, C, OC, NULL, NULL);
     check_budget("dinp", found.dinp, exact, rounded, inps, OC);
@@ -183,7 +208,7 @@ GPU_TEST(matmul_keeps_many_plans) {
     for (int round = 0; round < 2; round++) {
         for (int N = 1; N <= 15; N++) { matmul_check(N, 16, 8, 1, p.plans); }
     }
-    CHECK(matmul_plans_count(p.plans) == 45, "%zu plans for 15 shapes", matmul_plans_count(p.plans));
+    CHECK(matmul_plans_count(p.plans) == 60, "%zu plans for 15 shapes", matmul_plans_count(p.plans));
     planner_close(&p);
 }
 

@@ -40,6 +40,7 @@ static Net* net_open(const char* pattern, int kconv, int layers, int B, int T, K
 }
 
 static void net_close(Net* net) {
+    optimizer_close(&net->opt);
     model_close(&net->m);
     free(net);
 }

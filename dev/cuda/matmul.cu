@@ -7,6 +7,11 @@ static void forward(void* context) {
     matmul_forward(m->out, m->inp, m->weight, m->N, m->C, m->OC, m->plans, NULL);
 }
 
+static void forward_add(void* context) {
+    Matmul* m = (Matmul*)context;
+    matmul_forward_add(m->out, m->inp, m->weight, m->out, m->N, m->C, m->OC, m->plans, NULL);
+}
+
 static void backward_input(void* context) {
     Matmul* m = (Matmul*)context;
     matmul_backward_input(m->inp, m->out, m->weight, m->N, m->C, m->OC, m->plans, NULL);
@@ -24,6 +29,7 @@ static void bench_shape(const char* layer, int N, int C, int OC, struct MatmulPl
     snprintf(shape, sizeof shape, "\"layer\":\"%s\",\"N\":%d,\"C\":%d,\"OC\":%d", layer, N, C, OC);
     double flops = 2.0 * N * C * OC, bytes = 2.0 * (inps + outs + weights);
     bench_row("matmul_forward", shape, forward, &m, bytes, flops);
+    bench_row("matmul_forward_add", shape, forward_add, &m, bytes + 2.0 * outs, flops);
     bench_row("matmul_backward_weight", shape, backward_weight, &m, 2.0 * (inps + outs) + 4.0 * weights, flops);
     bench_row("matmul_backward_input", shape, backward_input, &m, bytes, flops);
     device_free(m.out); device_free(m.inp); device_free(m.weight); device_free(m.dweight);

@@ -125,6 +125,9 @@ WRAP(rmsnorm_backward, "rmsnorm_backward", 8.0 * N * C, 0,
 WRAP(matmul_forward, product_label("matmul_forward", N, C, OC), 0, 2.0 * N * C * OC,
      (floatX* out, const floatX* inp, const floatX* weight, int N, int C, int OC, struct MatmulPlans* plans, stream_t stream),
      (out, inp, weight, N, C, OC, plans, stream))
+WRAP(matmul_forward_add, product_label("matmul_forward_add", N, C, OC), 0, 2.0 * N * C * OC,
+     (floatX* out, const floatX* inp, const floatX* weight, const floatX* add, int N, int C, int OC, struct MatmulPlans* plans, stream_t stream),
+     (out, inp, weight, add, N, C, OC, plans, stream))
 WRAP(matmul_backward_input, product_label("matmul_backward_input", N, C, OC), 0, 2.0 * N * C * OC,
      (floatX* dinp, const floatX* dout, const floatX* weight, int N, int C, int OC, struct MatmulPlans* plans, stream_t stream),
      (dinp, dout, weight, N, C, OC, plans, stream))

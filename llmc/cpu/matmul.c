@@ -64,10 +64,10 @@ static void multiply_tile(double* sums, Strided a, Strided b, int rows, int colu
     }
 }
 
-// out = A B^T rounded to floatX, or unrounded (fp32 gradients), or out += A B^T      out: (M, N) row-major   a: (M, K)   b: (N, K)
-typedef enum { SET_ROUNDED, SET, ADD } Store;
+typedef enum { ROUNDED, UNROUNDED } Store;                            // to floatX, or fp32 gradients
 
-static void product(float* out, Strided a, Strided b, int M, int N, int K, Store store) {
+// out = add + A B^T      out, add: (M, N) row-major   a: (M, K)   b: (N, K)      add may be out, or NULL for 0
+static void product(float* out, const float* add, Strided a, Strided b, int M, int N, int K, Store store) {
     #pragma omp parallel for collapse(2) schedule(static)
     for (int i = 0; i < M; i += TILE) {
         for (int j = 0; j < N; j += TILE) {
@@ -75,8 +75,11 @@ static void product(float* out, Strided a, Strided b, int M, int N, int K, Store
             int rows = M - i < TILE ? M - i : TILE, columns = N - j < TILE ? N - j : TILE;
             multiply_tile(sums, (Strided){a.x + i * a.row, a.row, a.column}, (Strided){b.x + j * b.row, b.row, b.column}, rows, columns, K);
             for (int r = 0; r < rows; r++) {
-                float* to = out + (size_t)(i + r) * N + j;
-                for (int c = 0; c < columns; c++) { to[c] = store == ADD ? to[c] + sums[r * TILE + c] : store == SET ? sums[r * TILE + c] : ROUND(sums[r * TILE + c]); }
+                size_t at = (size_t)(i + r) * N + j;
+                for (int c = 0; c < columns; c++) {
+                    double sum = (add ? (double)add[at + c] : 0) + sums[r * TILE + c];
+                    out[at + c] = store == ROUNDED ? ROUND(sum) : sum;
+                }
             }
         }
     }
@@ -84,17 +87,23 @@ static void product(float* out, Strided a, Strided b, int M, int N, int K, Store
 
 void matmul_forward(floatX* out, const floatX* inp, const floatX* weight, int N, int C, int OC, struct MatmulPlans* plans, stream_t stream) {
     (void)plans; (void)stream;
-    product(out, (Strided){inp, C, 1}, (Strided){weight, C, 1}, N, OC, C, SET_ROUNDED);
+    product(out, NULL, (Strided){inp, C, 1}, (Strided){weight, C, 1}, N, OC, C, ROUNDED);
+}
+
+void matmul_forward_add(floatX* out, const floatX* inp, const floatX* weight, const floatX* add, int N, int C, int OC,
+                        struct MatmulPlans* plans, stream_t stream) {
+    (void)plans; (void)stream;
+    product(out, add, (Strided){inp, C, 1}, (Strided){weight, C, 1}, N, OC, C, ROUNDED);
 }
 
 void matmul_backward_input(floatX* dinp, const floatX* dout, const floatX* weight, int N, int C, int OC,
                            struct MatmulPlans* plans, stream_t stream) {
     (void)plans; (void)stream;
-    product(dinp, (Strided){dout, OC, 1}, (Strided){weight, 1, C}, N, C, OC, SET_ROUNDED);
+    product(dinp, NULL, (Strided){dout, OC, 1}, (Strided){weight, 1, C}, N, C, OC, ROUNDED);
 }
 
 void matmul_backward_weight(float* dweight, const floatX* dout, const floatX* inp, int N, int C, int OC, int add,
                             struct MatmulPlans* plans, stream_t stream) {
     (void)plans; (void)stream;
-    product(dweight, (Strided){dout, 1, OC}, (Strided){inp, 1, C}, OC, C, N, add ? ADD : SET);
+    product(dweight, add ? dweight : NULL, (Strided){dout, 1, OC}, (Strided){inp, 1, C}, OC, C, N, UNROUNDED);
 }

@@ -16,6 +16,7 @@ static int best_blocks(int* picked, const floatX* q, const float* centroid, int 
     int count = 0;
     for (int j = 0; j < past; j++) {
         float s = score(q, centroid + (size_t)j * D, D);
+        // cppcheck-suppress uninitvar ; slots >= 1, so that a full list has its last
         if (count == slots && !(s > best[slots - 1])) { continue; }
         int at = count < slots ? count++ : slots - 1;
         for (; at > 0 && s > best[at - 1]; at--) {
