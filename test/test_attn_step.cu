@@ -78,7 +78,7 @@ static void check_last_row_of_moba(int T, int block, int topk) {
     uint16_t *sel = (uint16_t*)calloc((size_t)H * T * slots + 1, 2), *picked = (uint16_t*)calloc((size_t)H * slots + 1, 2);
     memcpy(q + (size_t)(T - 1) * C, s.q, sizeof out);
     moba_centroid(centroid, s.k, shape, block, NULL);
-    moba_topk(sel, q, centroid, shape, block, topk, NULL);
+    moba_topk(sel, q, centroid, shape, block, topk, NULL, NULL);
     MobaRoute route = {sel, NULL, NULL};
     moba_attn_forward(all, lse, q, s.k, s.v, route, shape, block, topk, NULL, 0, NULL);
 
