@@ -1,57 +1,81 @@
 // Forward of MoBA attention on Hopper (wgmma), by the plan of the backward (moba_hopper_backward.cuh): a CTA is one warpgroup that owns KEYS
-// keys and values of a head and walks over the queries that see them, 64 at a time, its own block's first. Three CTAs an SM at D 64 hide
-// each other's softmax. A query meets the KEYS keys once, so that the softmax is one pass; its normalised partial output goes to the slot
-// of (query, part of a block) in bf16, the part its own position lies in to `out` itself, and log2-sum-exp beside. A last kernel merges.
+// keys and values of a head and walks over the queries that see them, 64 at a time, its own block's first. Four CTAs an SM at D 64 hide
+// each other's waits. A query meets the KEYS keys once, so that the softmax is one pass: exponentials relative to the row's maximum, their
+// sum, their products with the values. The latter go in bf16 to the slot of (query, part of a block), the part its own position lies in to
+// `out` itself, maximum and sum beside. A last kernel merges.
 //
-// In round i: S(i) is done, P(i) = softmax; then O(i) = P V and S(i+1) = Q K^T are issued together, and while they run the queries
-// of round i + STAGES are gathered; O(i) is normalised and stored while S(i+1) runs.
+// Queries and outputs never see shared memory. A lane of four that share row g holds of an accumulator columns 8n + 2c and the next, and of
+// a left operand the same; so memory would be met in pairs, 4 bytes at a time. Keys and values lie in shared memory with their columns
+// permuted instead: chunk C (8 columns) of every 4 is a column of the 4 x 4 words in which it is a row in memory. Then what lane c holds of
+// 32 columns is chunk c of them, 16 bytes that lie together, and no sum changes: both sides of Q K^T are permuted alike.
 #ifndef MOBA_HOPPER_FORWARD_CUH
 #define MOBA_HOPPER_FORWARD_CUH
 
 #include "moba_hopper_backward.cuh"
 
-template <int D, int KEYS> struct Routed {
-    static const int STAGES = D == 64 ? 3 : 2, RESIDENT = D == 64 ? 3 : 2, CHUNKS = D / 8, STEP = WARPGROUP / CHUNKS;
-};
+template <int D, int KEYS> struct Routed { static const int RESIDENT = D == 64 ? 4 : 3; };
 
 template <int D, int KEYS> struct ForwardShared {
-    floatX k[KEYS * D], v[KEYS * D], q[Routed<D, KEYS>::STAGES][QUERIES * D];
-    int entries[ENTRY_STAGES][QUERIES];
+    floatX k[KEYS * D], v[KEYS * D];
     KeyWalk walk;
 };
 
-// (heads, T, slot_rows + 1): log2-sum-exp of the slots, and of the own part, which comes last
-__device__ inline size_t lse2_at(const Backward& b, const Moba& m, int head, int t) {
+// (heads, T, slot_rows + 1): maximum and sum of the slots, and of the own part, which comes last
+__device__ inline size_t sums_at(const Backward& b, const Moba& m, int head, int t) {
     return ((size_t)head * m.shape.T + t) * (slot_rows(m.slots, b.parts) + 1);
 }
 
+// rows first .. first + KEYS - 1, columns permuted; zeros from row `end` on
 template <int D, int KEYS>
-__device__ inline void load_keys(floatX* tile, const floatX* matrix, int ld, int first, int end) {
-    const int STEP = Routed<D, KEYS>::STEP;
-    int chunk = threadIdx.x % Routed<D, KEYS>::CHUNKS, first_row = threadIdx.x / Routed<D, KEYS>::CHUNKS, at = panel_at<KEYS>(first_row, chunk);
-    #pragma unroll
-    for (int i = 0; i < KEYS / STEP; i++) {
-        int row = first + first_row + i * STEP;
-        bool live = row < end;
-        cp_async_16(tile + at + i * STEP * PANEL, matrix + (size_t)(live ? row : 0) * ld + 8 * chunk, live);
+__device__ inline void load_permuted(floatX* tile, const floatX* matrix, int ld, int first, int end) {
+    const int CHUNKS = D / 8, STEP = WARPGROUP / CHUNKS;
+    int chunk = threadIdx.x % CHUNKS, first_row = threadIdx.x / CHUNKS;
+    #pragma unroll 8
+    for (int row = first_row; row < KEYS; row += STEP) {
+        uint4 x = first + row < end ? *reinterpret_cast<const uint4*>(matrix + (size_t)(first + row) * ld + 8 * chunk) : make_uint4(0, 0, 0, 0);
+        uint32_t words[4] = {x.x, x.y, x.z, x.w};
+        #pragma unroll
+        for (int i = 0; i < 4; i++) { *reinterpret_cast<uint32_t*>(tile + panel_at<KEYS>(row, chunk / 4 * 4 + i) + 2 * (chunk % 4)) = words[i]; }
     }
 }
 
-// the queries of a tile, zeros where there are none
-template <int D, int KEYS>
-__device__ inline void gather_rows(ForwardShared<D, KEYS>& shared, int ldq, int tile) {
-    const int STEP = Routed<D, KEYS>::STEP;
-    const KeyWalk& w = shared.walk;
-    if (tile >= w.tiles) { return; }
-    const int* entries = shared.entries[tile % ENTRY_STAGES];
-    int chunk = threadIdx.x % Routed<D, KEYS>::CHUNKS, first_row = threadIdx.x / Routed<D, KEYS>::CHUNKS, live = live_rows(w, tile);
-    floatX* to = shared.q[tile % Routed<D, KEYS>::STAGES] + panel_at<QUERIES>(first_row, chunk);
+// The entries (query * MOBA_MAX_TOPK + slot) of the thread's rows g and g + 8 of a tile, -1 where there is none; own queries have the
+// slot behind the routed ones.
+__device__ inline void load_entries(int (&entries)[2], const KeyWalk& w, int slots, int tile) {
+    int row = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4;
     #pragma unroll
-    for (int i = 0; i < QUERIES / STEP; i++) {
-        int row = first_row + i * STEP;
-        bool is_live = row < live;
-        cp_async_16(to + i * STEP * PANEL, w.q + (size_t)(is_live ? entries[row] / MOBA_MAX_TOPK : 0) * ldq + 8 * chunk, is_live);
+    for (int half = 0; half < 2; half++) {
+        int own = w.key + tile * QUERIES + row + 8 * half, at = own - w.key - w.own_tiles * QUERIES;
+        entries[half] = -1;
+        if (tile < w.own_tiles && own < w.own_end) { entries[half] = own * MOBA_MAX_TOPK + slots; }
+        if (tile >= w.own_tiles && at < w.count)   { entries[half] = w.list[at]; }
     }
+}
+
+// the rows of the entries as a left operand; those of none hold anything
+template <int D>
+__device__ inline void load_queries(uint32_t (&q)[D / 16][4], const floatX* rows, int ldq, const int (&entries)[2]) {
+    #pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const floatX* row = rows + (size_t)(max(entries[half], 0) / MOBA_MAX_TOPK) * ldq + 8 * (threadIdx.x % 4);
+        #pragma unroll
+        for (int i = 0; i < D / 32; i++) {
+            uint4 x = *reinterpret_cast<const uint4*>(row + 32 * i);
+            q[2 * i][half] = x.x;
+            q[2 * i][2 + half] = x.y;
+            q[2 * i + 1][half] = x.z;
+            q[2 * i + 1][2 + half] = x.w;
+        }
+    }
+}
+
+// s (64 x KEYS) = Q K^T, issued and committed
+template <int D, int KEYS>
+__device__ inline void product_qk(float (&s)[KEYS / 2], const uint32_t (&q)[D / 16][4], const floatX* k) {
+    wgmma_fence();
+    #pragma unroll
+    for (int i = 0; i < D / 16; i++) { wgmma<0>(s, q[i], rows_operand<KEYS>(k, 0, i), i > 0); }
+    wgmma_commit();
 }
 
 // Keys after the query are not seen; rows are queries from `query` on, columns keys from 0.
@@ -64,58 +88,77 @@ __device__ inline void mask_later_keys(float (&s)[COUNT], int query) {
     }
 }
 
-// Scores become exponentials relative to the row's maximum; inverse: 1 / their sum, lse2: its log2 with the maximum; of rows g and g + 8.
+// Scores become exponentials relative to the row's maximum (times scale2), as a left operand. Of a quad's lanes, 0 gets maximum and sum of
+// row g, 1 those of row g + 8.
 template <int COUNT>
-__device__ inline void softmax_once(float (&s)[COUNT], float (&inverse)[2], float (&lse2)[2], float scale2) {
+__device__ inline float2 softmax_once(uint32_t (&p)[COUNT / 8][4], float (&s)[COUNT], float scale2) {
+    float top[2], sum[2];
     #pragma unroll
     for (int half = 0; half < 2; half++) {
-        float top = -INFINITY, sum = 0;
+        float even = s[2 * half], odd = s[2 * half + 1];
         #pragma unroll
-        for (int i = 2 * half; i < COUNT; i += 4) { top = fmaxf(top, fmaxf(s[i], s[i + 1])); }
-        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
-        top = scale2 * fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+        for (int i = 4 + 2 * half; i < COUNT; i += 4) { even = fmaxf(even, s[i]); odd = fmaxf(odd, s[i + 1]); }
+        top[half] = fmaxf(even, odd);
+        top[half] = fmaxf(top[half], __shfl_xor_sync(0xffffffffu, top[half], 1));
+        top[half] = scale2 * fmaxf(top[half], __shfl_xor_sync(0xffffffffu, top[half], 2));
+    }
+    #pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float even = 0, odd = 0;
         #pragma unroll
         for (int i = 2 * half; i < COUNT; i += 4) {
-            s[i] = exp2_approx(fmaf(s[i], scale2, -top));
-            s[i + 1] = exp2_approx(fmaf(s[i + 1], scale2, -top));
-            sum += s[i] + s[i + 1];
+            float left = exp2_approx(fmaf(s[i], scale2, -top[half])), right = exp2_approx(fmaf(s[i + 1], scale2, -top[half]));
+            even += left;
+            odd += right;
+            p[i / 8][i / 2 % 4] = pack_bf16(left, right);
         }
-        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-        inverse[half] = 1 / sum;
-        lse2[half] = top + log2f(sum);
+        sum[half] = even + odd;
     }
+    bool second = threadIdx.x % 2;
+    float mine = (second ? sum[1] : sum[0]) + __shfl_xor_sync(0xffffffffu, second ? sum[0] : sum[1], 1);
+    return make_float2(second ? top[1] : top[0], mine + __shfl_xor_sync(0xffffffffu, mine, 2));
 }
 
-// The tile's outputs to `out` (queries of these very keys) or to slots.
-template <int D, int KEYS>
-__device__ inline void store_partials(floatX* out_rows, float* lse2_rows, const Backward& b, const Moba& m, const KeyWalk& w, const int* entries, int live,
-                                      const float (&o)[D / 2], const float (&inverse)[2], const float (&lse2)[2]) {
-    int rows = slot_rows(m.slots, b.parts);
+// The sums of rows g and g + 8 that lanes 0 and 1 of a quad hold become 1, the outputs their share: as they will be where nothing joins them.
+template <int COUNT>
+__device__ inline void normalise(float (&o)[COUNT], float2& sums) {
     #pragma unroll
     for (int half = 0; half < 2; half++) {
-        int row = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4 + 8 * half;
-        floatX* to = NULL;
-        if (row < live) {
-            int t = entries[row] / MOBA_MAX_TOPK, slot = entries[row] % MOBA_MAX_TOPK;
-            bool own = slot == OWN_SLOT && t < w.key + KEYS;
-            int at = (slot == OWN_SLOT ? m.slots : slot) * b.parts;
-            to = own ? out_rows + (size_t)t * m.shape.ldo : w.slots + ((size_t)t * rows + at) * D;
-            if (threadIdx.x % 4 == 0) { lse2_rows[(size_t)t * (rows + 1) + (own ? rows : at + w.part)] = lse2[half]; }
-        }
+        float inverse = 1 / __shfl_sync(0xffffffffu, sums.y, half, 4);
         #pragma unroll
-        for (int panel = 0; panel < D / PANEL; panel++) {
-            store_row(to == NULL ? NULL : to + PANEL * panel, o, 32 * panel, half, inverse[half]);
+        for (int i = 2 * half; i < COUNT; i += 4) { o[i] *= inverse; o[i + 1] *= inverse; }
+    }
+    sums = make_float2(sums.x + log2f(sums.y), 1);
+}
+
+// The tile's outputs and sums to `out` (queries of these very keys) or to slots.
+template <int D, int KEYS>
+__device__ inline void store_partials(floatX* out_rows, float2* sums_rows, const Backward& b, const Moba& m, const KeyWalk& w, int tile,
+                                      const int (&entries)[2], float (&o)[D / 2], float2 sums) {
+    int rows = slot_rows(m.slots, b.parts);
+    bool own_part = tile < w.own_tiles && tile < KEYS / QUERIES;
+    uint32_t query = own_part ? m.shape.ldo : rows * D, slot = own_part ? 0 : b.parts * D;            // strides
+    if (own_part) { normalise(o, sums); }
+    floatX* to = (own_part ? out_rows : w.slots) + 8 * (threadIdx.x % 4);
+    #pragma unroll
+    for (int half = 0; half < 2; half++) {
+        if (entries[half] < 0) { continue; }
+        uint32_t t = entries[half] / MOBA_MAX_TOPK, s = entries[half] % MOBA_MAX_TOPK;
+        floatX* row = to + (size_t)t * query + s * slot;
+        #pragma unroll
+        for (int i = 0; i < D / 32; i++) {
+            const float* x = &o[16 * i + 2 * half];
+            *reinterpret_cast<uint4*>(row + 32 * i) = make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[4], x[5]), pack_bf16(x[8], x[9]), pack_bf16(x[12], x[13]));
         }
+        if (threadIdx.x % 4 == half) { sums_rows[(size_t)t * (rows + 1) + (own_part ? rows : s * b.parts + w.part)] = sums; }
     }
 }
 
 // one CTA per item: see find_walk
 template <int D, int KEYS>
 __global__ __launch_bounds__(WARPGROUP, (Routed<D, KEYS>::RESIDENT))
-void moba_hopper_forward_kernel(floatX* out, float* lse2_out, Backward b, Moba m) {
+void moba_hopper_forward_kernel(floatX* out, float2* sums_out, Backward b, Moba m) {
 #ifdef HOPPER_CODE
-    const int STAGES = Routed<D, KEYS>::STAGES;
     extern __shared__ __align__(1024) unsigned char moba_hopper_shared[];
     ForwardShared<D, KEYS>& shared = *reinterpret_cast<ForwardShared<D, KEYS>*>(moba_hopper_shared);
     const AttnShape& shape = m.shape;
@@ -127,46 +170,37 @@ void moba_hopper_forward_kernel(floatX* out, float* lse2_out, Backward b, Moba m
     __syncthreads();
     if (w.tiles == 0) { return; }
 
-    int head = m.head0 + w.head;
+    int head = m.head0 + w.head, entries[2], next_entries[2];
+    uint32_t q[D / 16][4];
     floatX* out_rows = head_rows(out, shape.ldo, shape, head);
-    float* lse2_rows = lse2_out + lse2_at(b, m, w.head, 0);
-    for (int tile = 0; tile < STAGES + 2; tile++) { fetch_entries(shared.entries[tile], w, tile); }
-    cp_async_commit();
-    load_keys<D, KEYS>(shared.k, head_rows(m.k, shape.ldk, shape, head), shape.ldk, w.key, shape.T);
-    load_keys<D, KEYS>(shared.v, head_rows(m.v, shape.ldv, shape, head), shape.ldv, w.key, shape.T);
-    cp_async_commit();
-    cp_async_wait<1>();
-    __syncthreads();
-    for (int tile = 0; tile < STAGES; tile++) {
-        gather_rows<D, KEYS>(shared, shape.ldq, tile);
-        cp_async_commit();
-    }
-    cp_async_wait<STAGES - 1>();
+    float2* sums_rows = sums_out + sums_at(b, m, w.head, 0);
+    load_entries(entries, w, m.slots, 0);
+    load_entries(next_entries, w, m.slots, 1);
+    load_queries<D>(q, w.q, shape.ldq, entries);
+    load_permuted<D, KEYS>(shared.k, head_rows(m.k, shape.ldk, shape, head), shape.ldk, w.key, shape.T);
+    load_permuted<D, KEYS>(shared.v, head_rows(m.v, shape.ldv, shape, head), shape.ldv, w.key, shape.T);
     fence_proxy_async();
     __syncthreads();
 
     float s[KEYS / 2];
-    product_abt<D, QUERIES, KEYS>(s, shared.q[0], 0, shared.k, 0);
+    product_qk<D, KEYS>(s, q, shared.k);
     #pragma unroll 1
     for (int tile = 0; tile < w.tiles; tile++) {
-        float o[D / 2], inverse[2], lse2[2];
+        float o[D / 2];
         uint32_t p[KEYS / 16][4];
+        int after_next[2];
         wgmma_wait<0>();
         wgmma_ready(s);
+        load_queries<D>(q, w.q, shape.ldq, next_entries);
+        load_entries(after_next, w, m.slots, tile + 2);
         if (tile < w.own_tiles && tile < KEYS / QUERIES) { mask_later_keys(s, QUERIES * tile); }
-        softmax_once(s, inverse, lse2, m.scale * LOG2E);
-        round_operand(p, s);
-        cp_async_wait<STAGES - 2>();                   // the next tile has landed, and entries of the one STAGES after this
-        fence_proxy_async();
-        __syncthreads();                               // for all; and all are done with this tile's queries
+        float2 sums = softmax_once(p, s, m.scale * LOG2E);
         product_ab<KEYS>(o, p, shared.v, 0, false);
-        product_abt<D, QUERIES, KEYS>(s, shared.q[(tile + 1) % STAGES], 0, shared.k, 0);     // after the last tile: of anything, for nobody
-        gather_rows<D, KEYS>(shared, shape.ldq, tile + STAGES);
-        fetch_entries(shared.entries[(tile + STAGES + 2) % ENTRY_STAGES], w, tile + STAGES + 2);
-        cp_async_commit();
-        wgmma_wait<1>();
+        wgmma_wait<0>();
         wgmma_ready(o);
-        store_partials<D, KEYS>(out_rows, lse2_rows, b, m, w, shared.entries[tile % ENTRY_STAGES], live_rows(w, tile), o, inverse, lse2);
+        store_partials<D, KEYS>(out_rows, sums_rows, b, m, w, tile, entries, o, sums);
+        product_qk<D, KEYS>(s, q, shared.k);           // after the last tile: of anything, for nobody
+        for (int half = 0; half < 2; half++) { entries[half] = next_entries[half]; next_entries[half] = after_next[half]; }
     }
     wgmma_wait<0>();
 #endif
@@ -181,30 +215,31 @@ __device__ inline void add_weighted(float (&x)[8], const floatX* from, float wei
 // D/8 lanes per query, grid (queries, heads)
 template <int D>
 __global__ __launch_bounds__(THREADS)
-void moba_hopper_merge_kernel(floatX* out, float* lse, const float* lse2_in, Backward b, Moba m) {
+void moba_hopper_merge_kernel(floatX* out, float* lse, const float2* sums_in, Backward b, Moba m) {
     int t = (blockIdx.x * THREADS + threadIdx.x) / (D / 8), chunk = threadIdx.x % (D / 8), head = m.head0 + blockIdx.y;
     if (t >= m.shape.T) { return; }
     int rows = slot_rows(m.slots, b.parts), used = 0, own = t % m.block / (m.block / b.parts), behind = m.slots * b.parts;
-    const float* lse2 = lse2_in + lse2_at(b, m, blockIdx.y, t);
+    const float2* sums = sums_in + sums_at(b, m, blockIdx.y, t);
     const floatX* slot = b.slots + ((size_t)blockIdx.y * m.shape.T + t) * rows * D + 8 * chunk;
     floatX* row = head_rows(out, m.shape.ldo, m.shape, head) + (size_t)t * m.shape.ldo + 8 * chunk;
     const uint16_t* sel = query_sel(m, head, t);
     while (used < m.slots && sel[used] != MOBA_NONE) { used++; }
     used *= b.parts;
-    float top = lse2[rows], sum, x[8] = {};
-    for (int part = 0; part < own; part++) { top = fmaxf(top, lse2[behind + part]); }
-    for (int s = 0; s < used; s++) { top = fmaxf(top, lse2[s]); }
-    sum = exp2_approx(lse2[rows] - top);
-    add_weighted(x, row, sum);
+    float top = sums[rows].x, sum, weight, x[8] = {};
+    for (int part = 0; part < own; part++) { top = fmaxf(top, sums[behind + part].x); }
+    for (int s = 0; s < used; s++) { top = fmaxf(top, sums[s].x); }
+    weight = exp2_approx(sums[rows].x - top);
+    sum = weight * sums[rows].y;
+    add_weighted(x, row, weight);
     for (int part = 0; part < own; part++) {
-        float weight = exp2_approx(lse2[behind + part] - top);
-        sum += weight;
+        weight = exp2_approx(sums[behind + part].x - top);
+        sum = fmaf(weight, sums[behind + part].y, sum);
         add_weighted(x, slot + (size_t)(behind + part) * D, weight);
     }
     #pragma unroll 8
     for (int s = 0; s < used; s++) {
-        float weight = exp2_approx(lse2[s] - top);
-        sum += weight;
+        weight = exp2_approx(sums[s].x - top);
+        sum = fmaf(weight, sums[s].y, sum);
         add_weighted(x, slot + (size_t)s * D, weight);
     }
     for (int e = 0; e < 8; e++) { x[e] /= sum; }
@@ -216,7 +251,7 @@ void moba_hopper_merge_kernel(floatX* out, float* lse, const float* lse2_in, Bac
 // bytes of scratch that one head needs
 static size_t hopper_forward_head_bytes(AttnShape s, int block, int topk) {
     size_t rows = (size_t)slot_rows(topk - 1, block / hopper_keys(block));
-    return s.T * (rows * s.D * sizeof(floatX) + (rows + 1) * sizeof(float));
+    return s.T * (rows * s.D * sizeof(floatX) + (rows + 1) * sizeof(float2));
 }
 
 template <int D, int KEYS>
@@ -229,13 +264,13 @@ static void hopper_forward_launch(floatX* out, float* lse, const Moba& m, void* 
     b.tails = hopper_tails(s, m.slots + 1);
     b.together = (int)min_size(heads, max_size(1, ((size_t)16 << 20) / ((size_t)s.T * D * sizeof(floatX))));
     b.slots = (floatX*)scratch;
-    float* lse2 = (float*)(b.slots + (size_t)heads * s.T * slot_rows(m.slots, b.parts) * D);
+    float2* sums = (float2*)(b.slots + (size_t)heads * s.T * slot_rows(m.slots, b.parts) * D);
     int items = heads * (b.tails * b.parts + b.tiles);
     allow_shared(moba_hopper_forward_kernel<D, KEYS>, sizeof(ForwardShared<D, KEYS>));
-    moba_hopper_forward_kernel<D, KEYS><<<items, WARPGROUP, sizeof(ForwardShared<D, KEYS>), stream>>>(out, lse2, b, m);
+    moba_hopper_forward_kernel<D, KEYS><<<items, WARPGROUP, sizeof(ForwardShared<D, KEYS>), stream>>>(out, sums, b, m);
     LAUNCH_CHECK();
     dim3 row_grid(ceil_div(s.T, THREADS / (D / 8)), heads);
-    moba_hopper_merge_kernel<D><<<row_grid, THREADS, 0, stream>>>(out, lse, lse2, b, m);
+    moba_hopper_merge_kernel<D><<<row_grid, THREADS, 0, stream>>>(out, lse, sums, b, m);
     LAUNCH_CHECK();
 }
 
