@@ -4,10 +4,10 @@
 // sum, their products with the values. The latter go in bf16 to the slot of (query, part of a block), the part its own position lies in to
 // `out` itself, maximum and sum beside. A last kernel merges.
 //
-// Queries and outputs never see shared memory. A lane of four that share row g holds of an accumulator columns 8n + 2c and the next, and of
-// a left operand the same; so memory would be met in pairs, 4 bytes at a time. Keys and values lie in shared memory with their columns
-// permuted instead: chunk C (8 columns) of every 4 is a column of the 4 x 4 words in which it is a row in memory. Then what lane c holds of
-// 32 columns is chunk c of them, 16 bytes that lie together, and no sum changes: both sides of Q K^T are permuted alike.
+// The warps of a CTA meet at the products alone. A warp gathers its own 16 queries of the next tile into its own corner of shared memory and
+// takes them from there as left operand. Outputs do not pass through shared memory: a lane of the four that share row g holds of an
+// accumulator columns 8n + 2c and the next, 4 bytes in a row; so the values lie in shared memory with their columns permuted: of 32 columns,
+// 4 chunks of 4 words (2 columns each), word w of chunk c where word c of chunk w would. Then a lane's four words are chunk c, 16 bytes.
 #ifndef MOBA_HOPPER_FORWARD_CUH
 #define MOBA_HOPPER_FORWARD_CUH
 
@@ -16,7 +16,7 @@
 template <int D, int KEYS> struct Routed { static const int RESIDENT = D == 64 ? 4 : 3; };
 
 template <int D, int KEYS> struct ForwardShared {
-    floatX k[KEYS * D], v[KEYS * D];
+    floatX k[KEYS * D], v[KEYS * D], q[4][16 * D];                      // q: of each warp
     KeyWalk walk;
 };
 
@@ -25,17 +25,31 @@ __device__ inline size_t sums_at(const Backward& b, const Moba& m, int head, int
     return ((size_t)head * m.shape.T + t) * (slot_rows(m.slots, b.parts) + 1);
 }
 
-// rows first .. first + KEYS - 1, columns permuted; zeros from row `end` on
+// rows first .. first + KEYS - 1, zeros from row `end` on
 template <int D, int KEYS>
-__device__ inline void load_permuted(floatX* tile, const floatX* matrix, int ld, int first, int end) {
+__device__ inline void load_keys(floatX* tile, const floatX* matrix, int ld, int first, int end) {
     const int CHUNKS = D / 8, STEP = WARPGROUP / CHUNKS;
-    int chunk = threadIdx.x % CHUNKS, first_row = threadIdx.x / CHUNKS;
+    int chunk = threadIdx.x % CHUNKS, first_row = threadIdx.x / CHUNKS, at = panel_at<KEYS>(first_row, chunk);
+    #pragma unroll
+    for (int i = 0; i < KEYS / STEP; i++) {
+        int row = first + first_row + i * STEP;
+        bool live = row < end;
+        cp_async_16(tile + at + i * STEP * PANEL, matrix + (size_t)(live ? row : 0) * ld + 8 * chunk, live);
+    }
+}
+
+// the same with columns permuted
+template <int D, int KEYS>
+__device__ inline void load_values(floatX* tile, const floatX* matrix, int ld, int first, int end) {
+    const int CHUNKS = D / 8, STEP = WARPGROUP / CHUNKS;
+    int chunk = threadIdx.x % CHUNKS;
     #pragma unroll 8
-    for (int row = first_row; row < KEYS; row += STEP) {
-        uint4 x = first + row < end ? *reinterpret_cast<const uint4*>(matrix + (size_t)(first + row) * ld + 8 * chunk) : make_uint4(0, 0, 0, 0);
+    for (int row = threadIdx.x / CHUNKS; row < KEYS; row += STEP) {
+        uint4 x = make_uint4(0, 0, 0, 0);
+        if (first + row < end) { x = load_16(matrix + (size_t)(first + row) * ld + 8 * chunk); }
         uint32_t words[4] = {x.x, x.y, x.z, x.w};
         #pragma unroll
-        for (int i = 0; i < 4; i++) { *reinterpret_cast<uint32_t*>(tile + panel_at<KEYS>(row, chunk / 4 * 4 + i) + 2 * (chunk % 4)) = words[i]; }
+        for (int w = 0; w < 4; w++) { *reinterpret_cast<uint32_t*>(tile + panel_at<KEYS>(row, chunk / 4 * 4 + w) + 2 * (chunk % 4)) = words[w]; }
     }
 }
 
@@ -43,35 +57,38 @@ __device__ inline void load_permuted(floatX* tile, const floatX* matrix, int ld,
 // slot behind the routed ones.
 __device__ inline void load_entries(int (&entries)[2], const KeyWalk& w, int slots, int tile) {
     int row = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4;
-    #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        int own = w.key + tile * QUERIES + row + 8 * half, at = own - w.key - w.own_tiles * QUERIES;
-        entries[half] = -1;
-        if (tile < w.own_tiles && own < w.own_end) { entries[half] = own * MOBA_MAX_TOPK + slots; }
-        if (tile >= w.own_tiles && at < w.count)   { entries[half] = w.list[at]; }
+    entries[0] = entries[1] = -1;
+    if (tile < w.own_tiles) {
+        int own = w.key + tile * QUERIES + row;
+        if (own < w.own_end)     { entries[0] = own * MOBA_MAX_TOPK + slots; }
+        if (own + 8 < w.own_end) { entries[1] = (own + 8) * MOBA_MAX_TOPK + slots; }
+    } else {
+        int at = (tile - w.own_tiles) * QUERIES + row;
+        const int* from = w.list + at;
+        if (at < w.count)     { entries[0] = __ldg(from); }
+        if (at + 8 < w.count) { entries[1] = __ldg(from + 8); }
     }
 }
 
-// the rows of the entries as a left operand; those of none hold anything
+// The rows of the entries to the warp's corner; those of none hold anything.
 template <int D>
-__device__ inline void load_queries(uint32_t (&q)[D / 16][4], const floatX* rows, int ldq, const int (&entries)[2]) {
+__device__ inline void gather_rows(floatX* corner, const floatX* rows, uint32_t ldq, const int (&entries)[2]) {
+    int g = threadIdx.x % WARP / 4, c = threadIdx.x % 4;
     #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const floatX* row = rows + (size_t)(max(entries[half], 0) / MOBA_MAX_TOPK) * ldq + 8 * (threadIdx.x % 4);
+        const floatX* row = rows + (size_t)((uint32_t)max(entries[half], 0) / MOBA_MAX_TOPK) * ldq + 8 * c;
         #pragma unroll
-        for (int i = 0; i < D / 32; i++) {
-            uint4 x = *reinterpret_cast<const uint4*>(row + 32 * i);
-            q[2 * i][half] = x.x;
-            q[2 * i][2 + half] = x.y;
-            q[2 * i + 1][half] = x.z;
-            q[2 * i + 1][2 + half] = x.w;
-        }
+        for (int i = 0; i < D / 32; i++) { cp_async_16(corner + panel_at<16>(g + 8 * half, 4 * i + c), row + 32 * i, true); }
     }
 }
 
 // s (64 x KEYS) = Q K^T, issued and committed
 template <int D, int KEYS>
-__device__ inline void product_qk(float (&s)[KEYS / 2], const uint32_t (&q)[D / 16][4], const floatX* k) {
+__device__ inline void product_qk(float (&s)[KEYS / 2], const floatX* corner, const floatX* k) {
+    uint32_t q[D / 16][4];
+    int lane = threadIdx.x % WARP;
+    #pragma unroll
+    for (int i = 0; i < D / 16; i++) { ldmatrix_x4(q[i], corner + panel_at<16>(lane % 16, 2 * i + lane / 16)); }
     wgmma_fence();
     #pragma unroll
     for (int i = 0; i < D / 16; i++) { wgmma<0>(s, q[i], rows_operand<KEYS>(k, 0, i), i > 0); }
@@ -135,23 +152,24 @@ __device__ inline void normalise(float (&o)[COUNT], float2& sums) {
 template <int D, int KEYS>
 __device__ inline void store_partials(floatX* out_rows, float2* sums_rows, const Backward& b, const Moba& m, const KeyWalk& w, int tile,
                                       const int (&entries)[2], float (&o)[D / 2], float2 sums) {
-    int rows = slot_rows(m.slots, b.parts);
     bool own_part = tile < w.own_tiles && tile < KEYS / QUERIES;
-    uint32_t query = own_part ? m.shape.ldo : rows * D, slot = own_part ? 0 : b.parts * D;            // strides
     if (own_part) { normalise(o, sums); }
+    uint32_t rows = slot_rows(m.slots, b.parts), query = own_part ? m.shape.ldo : rows * D, slot = own_part ? 0 : b.parts;   // strides
     floatX* to = (own_part ? out_rows : w.slots) + 8 * (threadIdx.x % 4);
     #pragma unroll
     for (int half = 0; half < 2; half++) {
-        if (entries[half] < 0) { continue; }
-        uint32_t t = entries[half] / MOBA_MAX_TOPK, s = entries[half] % MOBA_MAX_TOPK;
-        floatX* row = to + (size_t)t * query + s * slot;
+        uint32_t t = (uint32_t)entries[half] / MOBA_MAX_TOPK, s = entries[half] % MOBA_MAX_TOPK;
+        floatX* row = to + (size_t)t * query + s * slot * D;
         #pragma unroll
         for (int i = 0; i < D / 32; i++) {
             const float* x = &o[16 * i + 2 * half];
-            *reinterpret_cast<uint4*>(row + 32 * i) = make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[4], x[5]), pack_bf16(x[8], x[9]), pack_bf16(x[12], x[13]));
+            uint4 chunk = make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[4], x[5]), pack_bf16(x[8], x[9]), pack_bf16(x[12], x[13]));
+            if (entries[half] >= 0) { store_16(row + 32 * i, chunk); }
         }
-        if (threadIdx.x % 4 == half) { sums_rows[(size_t)t * (rows + 1) + (own_part ? rows : s * b.parts + w.part)] = sums; }
     }
+    int mine = threadIdx.x % 2 ? entries[1] : entries[0];
+    float2* sums_to = sums_rows + (own_part ? rows : w.part) + (size_t)((uint32_t)mine / MOBA_MAX_TOPK) * (rows + 1);
+    if (mine >= 0 && threadIdx.x % 4 < 2) { sums_to[mine % MOBA_MAX_TOPK * slot] = sums; }
 }
 
 // one CTA per item: see find_walk
@@ -170,78 +188,94 @@ void moba_hopper_forward_kernel(floatX* out, float2* sums_out, Backward b, Moba 
     __syncthreads();
     if (w.tiles == 0) { return; }
 
-    int head = m.head0 + w.head, entries[2], next_entries[2];
-    uint32_t q[D / 16][4];
-    floatX* out_rows = head_rows(out, shape.ldo, shape, head);
+    int head = m.head0 + w.head, entries[2], next[2], after_next[2];
+    floatX *out_rows = head_rows(out, shape.ldo, shape, head), *corner = shared.q[threadIdx.x / WARP];
     float2* sums_rows = sums_out + sums_at(b, m, w.head, 0);
     load_entries(entries, w, m.slots, 0);
-    load_entries(next_entries, w, m.slots, 1);
-    load_queries<D>(q, w.q, shape.ldq, entries);
-    load_permuted<D, KEYS>(shared.k, head_rows(m.k, shape.ldk, shape, head), shape.ldk, w.key, shape.T);
-    load_permuted<D, KEYS>(shared.v, head_rows(m.v, shape.ldv, shape, head), shape.ldv, w.key, shape.T);
+    load_entries(next, w, m.slots, 1);
+    load_keys<D, KEYS>(shared.k, head_rows(m.k, shape.ldk, shape, head), shape.ldk, w.key, shape.T);
+    gather_rows<D>(corner, w.q, shape.ldq, entries);
+    cp_async_commit();
+    load_values<D, KEYS>(shared.v, head_rows(m.v, shape.ldv, shape, head), shape.ldv, w.key, shape.T);
+    cp_async_wait<0>();
     fence_proxy_async();
     __syncthreads();
 
     float s[KEYS / 2];
-    product_qk<D, KEYS>(s, q, shared.k);
+    product_qk<D, KEYS>(s, corner, shared.k);
     #pragma unroll 1
     for (int tile = 0; tile < w.tiles; tile++) {
         float o[D / 2];
         uint32_t p[KEYS / 16][4];
-        int after_next[2];
+        __syncwarp();                                  // all lanes have read this tile's queries
+        gather_rows<D>(corner, w.q, shape.ldq, next);
+        cp_async_commit();
+        load_entries(after_next, w, m.slots, tile + 2);
         wgmma_wait<0>();
         wgmma_ready(s);
-        load_queries<D>(q, w.q, shape.ldq, next_entries);
-        load_entries(after_next, w, m.slots, tile + 2);
         if (tile < w.own_tiles && tile < KEYS / QUERIES) { mask_later_keys(s, QUERIES * tile); }
         float2 sums = softmax_once(p, s, m.scale * LOG2E);
         product_ab<KEYS>(o, p, shared.v, 0, false);
         wgmma_wait<0>();
         wgmma_ready(o);
         store_partials<D, KEYS>(out_rows, sums_rows, b, m, w, tile, entries, o, sums);
-        product_qk<D, KEYS>(s, q, shared.k);           // after the last tile: of anything, for nobody
-        for (int half = 0; half < 2; half++) { entries[half] = next_entries[half]; next_entries[half] = after_next[half]; }
+        cp_async_wait<0>();
+        __syncwarp();
+        product_qk<D, KEYS>(s, corner, shared.k);      // after the last tile: of anything, for nobody
+        for (int half = 0; half < 2; half++) { entries[half] = next[half]; next[half] = after_next[half]; }
     }
     wgmma_wait<0>();
 #endif
 }
 
-__device__ inline void add_weighted(float (&x)[8], const floatX* from, float weight) {
-    Pack8 part = load8(from);
-    for (int e = 0; e < 8; e++) { x[e] = fmaf(weight, __bfloat162float(part.x[e]), x[e]); }
+// ---- merge ------------------------------------------------------------------------------------------------------------------
+// x, eight columns of a sum of weight `sum` relative to 2^top, and with it `count` partial sums: row i's eight columns are at
+// slots + row * D, its maximum and sum in sums[row], with row = i, or i + skip from i = routed on. BATCH rows are in flight.
+template <int D>
+__device__ inline void add_partials(float (&x)[8], float& top, float& sum, const floatX* slots, const float2* sums, int count, int routed, int skip) {
+    const int BATCH = 8;
+    for (int first = 0; first < count; first += BATCH) {
+        float2 part_sums[BATCH];
+        Pack8 parts[BATCH];
+        #pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            int row = min(first + i, count - 1);
+            row += row >= routed ? skip : 0;
+            part_sums[i] = sums[row];
+            parts[i] = load8(slots + (size_t)row * D);
+        }
+        float highest = top;
+        #pragma unroll
+        for (int i = 0; i < BATCH; i++) { highest = fmaxf(highest, part_sums[i].x); }
+        float weight = exp2_approx(top - highest);
+        top = highest;
+        sum *= weight;
+        for (int e = 0; e < 8; e++) { x[e] *= weight; }
+        #pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            weight = first + i < count ? exp2_approx(part_sums[i].x - top) : 0;
+            sum = fmaf(weight, part_sums[i].y, sum);
+            for (int e = 0; e < 8; e++) { x[e] = fmaf(weight, __bfloat162float(parts[i].x[e]), x[e]); }
+        }
+    }
 }
 
-// out, of the part of its block in which a query lies, becomes the whole: with the block's earlier parts and the routed ones, in order.
+// out, of the part of its block in which a query lies, becomes the whole: with the routed ones and the block's earlier parts, in order.
 // D/8 lanes per query, grid (queries, heads)
 template <int D>
 __global__ __launch_bounds__(THREADS)
 void moba_hopper_merge_kernel(floatX* out, float* lse, const float2* sums_in, Backward b, Moba m) {
     int t = (blockIdx.x * THREADS + threadIdx.x) / (D / 8), chunk = threadIdx.x % (D / 8), head = m.head0 + blockIdx.y;
     if (t >= m.shape.T) { return; }
-    int rows = slot_rows(m.slots, b.parts), used = 0, own = t % m.block / (m.block / b.parts), behind = m.slots * b.parts;
+    int rows = slot_rows(m.slots, b.parts), routed = used_slots(query_sel(m, head, t), m.slots) * b.parts;
+    int earlier = t % m.block / (m.block / b.parts);
     const float2* sums = sums_in + sums_at(b, m, blockIdx.y, t);
-    const floatX* slot = b.slots + ((size_t)blockIdx.y * m.shape.T + t) * rows * D + 8 * chunk;
+    const floatX* slots = b.slots + ((size_t)blockIdx.y * m.shape.T + t) * rows * D + 8 * chunk;
     floatX* row = head_rows(out, m.shape.ldo, m.shape, head) + (size_t)t * m.shape.ldo + 8 * chunk;
-    const uint16_t* sel = query_sel(m, head, t);
-    while (used < m.slots && sel[used] != MOBA_NONE) { used++; }
-    used *= b.parts;
-    float top = sums[rows].x, sum, weight, x[8] = {};
-    for (int part = 0; part < own; part++) { top = fmaxf(top, sums[behind + part].x); }
-    for (int s = 0; s < used; s++) { top = fmaxf(top, sums[s].x); }
-    weight = exp2_approx(sums[rows].x - top);
-    sum = weight * sums[rows].y;
-    add_weighted(x, row, weight);
-    for (int part = 0; part < own; part++) {
-        weight = exp2_approx(sums[behind + part].x - top);
-        sum = fmaf(weight, sums[behind + part].y, sum);
-        add_weighted(x, slot + (size_t)(behind + part) * D, weight);
-    }
-    #pragma unroll 8
-    for (int s = 0; s < used; s++) {
-        weight = exp2_approx(sums[s].x - top);
-        sum = fmaf(weight, sums[s].y, sum);
-        add_weighted(x, slot + (size_t)s * D, weight);
-    }
+    Pack8 own = load8(row);
+    float top = sums[rows].x, sum = sums[rows].y, x[8];
+    for (int e = 0; e < 8; e++) { x[e] = __bfloat162float(own.x[e]); }
+    add_partials<D>(x, top, sum, slots, sums, routed + earlier, routed, m.slots * b.parts - routed);
     for (int e = 0; e < 8; e++) { x[e] /= sum; }
     store8_rounded(row, x);
     if (chunk == 0) { lse[(size_t)head * m.shape.T + t] = (top + log2f(sum)) * LN2; }
