@@ -4,10 +4,10 @@
 // sum, their products with the values. The latter go in bf16 to the slot of (query, part of a block), the part its own position lies in to
 // `out` itself, maximum and sum beside. A last kernel merges.
 //
-// The warps of a CTA meet at the products alone. A warp gathers its own 16 queries of the next tile into its own corner of shared memory and
-// takes them from there as left operand. Outputs do not pass through shared memory: a lane of the four that share row g holds of an
-// accumulator columns 8n + 2c and the next, 4 bytes in a row; so the values lie in shared memory with their columns permuted: of 32 columns,
-// 4 chunks of 4 words (2 columns each), word w of chunk c where word c of chunk w would. Then a lane's four words are chunk c, 16 bytes.
+// The warps of a CTA meet at the products alone: a warp gathers its own 16 queries of the next tile into its own corner of shared memory and
+// takes them from there as left operand. Outputs go from the registers straight to memory, 16 bytes a lane: of 32 columns, 4 chunks of 4
+// words (2 columns each), a lane of the four that share a row holds one word of each chunk. So partial rows lie with their words
+// transposed, word w of chunk c where word c of chunk w would; the merge puts them right once it has summed them.
 #ifndef MOBA_HOPPER_FORWARD_CUH
 #define MOBA_HOPPER_FORWARD_CUH
 
@@ -20,8 +20,8 @@ template <int D, int KEYS> struct ForwardShared {
     KeyWalk walk;
 };
 
-// (heads, T, slot_rows + 1): maximum and sum of the slots, and of the own part, which comes last
-__device__ inline size_t sums_at(const Backward& b, const Moba& m, int head, int t) {
+// (heads, T, slot_rows + 1): log2-sum-exp of the slots, and of the own part, which comes last
+__device__ inline size_t lse2_at(const Backward& b, const Moba& m, int head, int t) {
     return ((size_t)head * m.shape.T + t) * (slot_rows(m.slots, b.parts) + 1);
 }
 
@@ -35,21 +35,6 @@ __device__ inline void load_keys(floatX* tile, const floatX* matrix, int ld, int
         int row = first + first_row + i * STEP;
         bool live = row < end;
         cp_async_16(tile + at + i * STEP * PANEL, matrix + (size_t)(live ? row : 0) * ld + 8 * chunk, live);
-    }
-}
-
-// the same with columns permuted
-template <int D, int KEYS>
-__device__ inline void load_values(floatX* tile, const floatX* matrix, int ld, int first, int end) {
-    const int CHUNKS = D / 8, STEP = WARPGROUP / CHUNKS;
-    int chunk = threadIdx.x % CHUNKS;
-    #pragma unroll 8
-    for (int row = threadIdx.x / CHUNKS; row < KEYS; row += STEP) {
-        uint4 x = make_uint4(0, 0, 0, 0);
-        if (first + row < end) { x = load_16(matrix + (size_t)(first + row) * ld + 8 * chunk); }
-        uint32_t words[4] = {x.x, x.y, x.z, x.w};
-        #pragma unroll
-        for (int w = 0; w < 4; w++) { *reinterpret_cast<uint32_t*>(tile + panel_at<KEYS>(row, chunk / 4 * 4 + w) + 2 * (chunk % 4)) = words[w]; }
     }
 }
 
@@ -70,15 +55,15 @@ __device__ inline void load_entries(int (&entries)[2], const KeyWalk& w, int slo
     }
 }
 
-// The rows of the entries to the warp's corner; those of none hold anything.
+// The rows of the entries to the warp's corner, D/8 lanes a row; those of none hold anything.
 template <int D>
 __device__ inline void gather_rows(floatX* corner, const floatX* rows, uint32_t ldq, const int (&entries)[2]) {
-    int g = threadIdx.x % WARP / 4, c = threadIdx.x % 4;
+    const int CHUNKS = D / 8, STEP = WARP / CHUNKS;
+    int row = threadIdx.x % WARP / CHUNKS, chunk = threadIdx.x % CHUNKS;
     #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const floatX* row = rows + (size_t)((uint32_t)max(entries[half], 0) / MOBA_MAX_TOPK) * ldq + 8 * c;
-        #pragma unroll
-        for (int i = 0; i < D / 32; i++) { cp_async_16(corner + panel_at<16>(g + 8 * half, 4 * i + c), row + 32 * i, true); }
+    for (int first = 0; first < 16; first += STEP) {
+        int entry = __shfl_sync(0xffffffffu, entries[first / 8], (first % 8 + row) * 4);
+        cp_async_16(corner + panel_at<16>(first + row, chunk), rows + (size_t)((uint32_t)max(entry, 0) / MOBA_MAX_TOPK) * ldq + 8 * chunk, true);
     }
 }
 
@@ -105,10 +90,10 @@ __device__ inline void mask_later_keys(float (&s)[COUNT], int query) {
     }
 }
 
-// Scores become exponentials relative to the row's maximum (times scale2), as a left operand. Of a quad's lanes, 0 gets maximum and sum of
-// row g, 1 those of row g + 8.
+// Scores become exponentials relative to the row's maximum (times scale2), as a left operand; inverse: 1 / their sum, of rows g and g + 8;
+// the return value: log2-sum-exp of row g in the even lanes, of row g + 8 in the odd.
 template <int COUNT>
-__device__ inline float2 softmax_once(uint32_t (&p)[COUNT / 8][4], float (&s)[COUNT], float scale2) {
+__device__ inline float softmax_once(uint32_t (&p)[COUNT / 8][4], float (&inverse)[2], float (&s)[COUNT], float scale2) {
     float top[2], sum[2];
     #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -130,52 +115,46 @@ __device__ inline float2 softmax_once(uint32_t (&p)[COUNT / 8][4], float (&s)[CO
             p[i / 8][i / 2 % 4] = pack_bf16(left, right);
         }
         sum[half] = even + odd;
+        sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 1);
+        sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 2);
+        inverse[half] = __fdividef(1, sum[half]);
     }
     bool second = threadIdx.x % 2;
-    float mine = (second ? sum[1] : sum[0]) + __shfl_xor_sync(0xffffffffu, second ? sum[0] : sum[1], 1);
-    return make_float2(second ? top[1] : top[0], mine + __shfl_xor_sync(0xffffffffu, mine, 2));
+    return (second ? top[1] : top[0]) + log2f(second ? sum[1] : sum[0]);
 }
 
-// The sums of rows g and g + 8 that lanes 0 and 1 of a quad hold become 1, the outputs their share: as they will be where nothing joins them.
-template <int COUNT>
-__device__ inline void normalise(float (&o)[COUNT], float2& sums) {
-    #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        float inverse = 1 / __shfl_sync(0xffffffffu, sums.y, half, 4);
-        #pragma unroll
-        for (int i = 2 * half; i < COUNT; i += 4) { o[i] *= inverse; o[i + 1] *= inverse; }
-    }
-    sums = make_float2(sums.x + log2f(sums.y), 1);
-}
-
-// The tile's outputs and sums to `out` (queries of these very keys) or to slots.
+// The tile's outputs to `out` (queries of these very keys) or to slots.
 template <int D, int KEYS>
-__device__ inline void store_partials(floatX* out_rows, float2* sums_rows, const Backward& b, const Moba& m, const KeyWalk& w, int tile,
-                                      const int (&entries)[2], float (&o)[D / 2], float2 sums) {
+__device__ inline void store_partials(floatX* out_rows, float* lse2_rows, const Backward& b, const Moba& m, const KeyWalk& w, int tile,
+                                      const int (&entries)[2], const float (&o)[D / 2], const float (&inverse)[2], float lse2) {
     bool own_part = tile < w.own_tiles && tile < KEYS / QUERIES;
-    if (own_part) { normalise(o, sums); }
     uint32_t rows = slot_rows(m.slots, b.parts), query = own_part ? m.shape.ldo : rows * D, slot = own_part ? 0 : b.parts;   // strides
     floatX* to = (own_part ? out_rows : w.slots) + 8 * (threadIdx.x % 4);
     #pragma unroll
     for (int half = 0; half < 2; half++) {
-        uint32_t t = (uint32_t)entries[half] / MOBA_MAX_TOPK, s = entries[half] % MOBA_MAX_TOPK;
+        uint32_t entry = entries[half], t = entry / MOBA_MAX_TOPK, s = entry % MOBA_MAX_TOPK;
         floatX* row = to + (size_t)t * query + s * slot * D;
         #pragma unroll
         for (int i = 0; i < D / 32; i++) {
-            const float* x = &o[16 * i + 2 * half];
-            uint4 chunk = make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[4], x[5]), pack_bf16(x[8], x[9]), pack_bf16(x[12], x[13]));
-            if (entries[half] >= 0) { store_16(row + 32 * i, chunk); }
+            uint32_t words[4];
+            #pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const float* x = &o[16 * i + 4 * j + 2 * half];
+                words[j] = pack_bf16(x[0] * inverse[half], x[1] * inverse[half]);
+            }
+            if (entries[half] >= 0) { store_16(row + 32 * i, make_uint4(words[0], words[1], words[2], words[3])); }
         }
     }
     int mine = threadIdx.x % 2 ? entries[1] : entries[0];
-    float2* sums_to = sums_rows + (own_part ? rows : w.part) + (size_t)((uint32_t)mine / MOBA_MAX_TOPK) * (rows + 1);
-    if (mine >= 0 && threadIdx.x % 4 < 2) { sums_to[mine % MOBA_MAX_TOPK * slot] = sums; }
+    uint32_t t = (uint32_t)mine / MOBA_MAX_TOPK, s = (uint32_t)mine % MOBA_MAX_TOPK;
+    float* lse2_to = lse2_rows + (own_part ? rows : w.part) + (size_t)t * (rows + 1);
+    if (mine >= 0 && threadIdx.x % 4 < 2) { lse2_to[s * slot] = lse2; }
 }
 
 // one CTA per item: see find_walk
 template <int D, int KEYS>
 __global__ __launch_bounds__(WARPGROUP, (Routed<D, KEYS>::RESIDENT))
-void moba_hopper_forward_kernel(floatX* out, float2* sums_out, Backward b, Moba m) {
+void moba_hopper_forward_kernel(floatX* out, float* lse2_out, Backward b, Moba m) {
 #ifdef HOPPER_CODE
     extern __shared__ __align__(1024) unsigned char moba_hopper_shared[];
     ForwardShared<D, KEYS>& shared = *reinterpret_cast<ForwardShared<D, KEYS>*>(moba_hopper_shared);
@@ -190,13 +169,13 @@ void moba_hopper_forward_kernel(floatX* out, float2* sums_out, Backward b, Moba 
 
     int head = m.head0 + w.head, entries[2], next[2], after_next[2];
     floatX *out_rows = head_rows(out, shape.ldo, shape, head), *corner = shared.q[threadIdx.x / WARP];
-    float2* sums_rows = sums_out + sums_at(b, m, w.head, 0);
+    float* lse2_rows = lse2_out + lse2_at(b, m, w.head, 0);
     load_entries(entries, w, m.slots, 0);
     load_entries(next, w, m.slots, 1);
     load_keys<D, KEYS>(shared.k, head_rows(m.k, shape.ldk, shape, head), shape.ldk, w.key, shape.T);
+    load_keys<D, KEYS>(shared.v, head_rows(m.v, shape.ldv, shape, head), shape.ldv, w.key, shape.T);
     gather_rows<D>(corner, w.q, shape.ldq, entries);
     cp_async_commit();
-    load_values<D, KEYS>(shared.v, head_rows(m.v, shape.ldv, shape, head), shape.ldv, w.key, shape.T);
     cp_async_wait<0>();
     fence_proxy_async();
     __syncthreads();
@@ -214,11 +193,11 @@ void moba_hopper_forward_kernel(floatX* out, float2* sums_out, Backward b, Moba 
         wgmma_wait<0>();
         wgmma_ready(s);
         if (tile < w.own_tiles && tile < KEYS / QUERIES) { mask_later_keys(s, QUERIES * tile); }
-        float2 sums = softmax_once(p, s, m.scale * LOG2E);
+        float inverse[2], lse2 = softmax_once(p, inverse, s, m.scale * LOG2E);
         product_ab<KEYS>(o, p, shared.v, 0, false);
         wgmma_wait<0>();
         wgmma_ready(o);
-        store_partials<D, KEYS>(out_rows, sums_rows, b, m, w, tile, entries, o, sums);
+        store_partials<D, KEYS>(out_rows, lse2_rows, b, m, w, tile, entries, o, inverse, lse2);
         cp_async_wait<0>();
         __syncwarp();
         product_qk<D, KEYS>(s, corner, shared.k);      // after the last tile: of anything, for nobody
@@ -229,32 +208,32 @@ void moba_hopper_forward_kernel(floatX* out, float2* sums_out, Backward b, Moba 
 }
 
 // ---- merge ------------------------------------------------------------------------------------------------------------------
-// x, eight columns of a sum of weight `sum` relative to 2^top, and with it `count` partial sums: row i's eight columns are at
-// slots + row * D, its maximum and sum in sums[row], with row = i, or i + skip from i = routed on. BATCH rows are in flight.
+// x, eight columns of a sum of weight `sum` relative to 2^top, and with it `count` partial outputs: row i's eight columns are at
+// slots + row * D, its log2-sum-exp is lse2[row], with row = i, or i + skip from i = routed on. BATCH rows are in flight.
 template <int D>
-__device__ inline void add_partials(float (&x)[8], float& top, float& sum, const floatX* slots, const float2* sums, int count, int routed, int skip) {
+__device__ inline void add_partials(float (&x)[8], float& top, float& sum, const floatX* slots, const float* lse2, int count, int routed, int skip) {
     const int BATCH = 8;
     for (int first = 0; first < count; first += BATCH) {
-        float2 part_sums[BATCH];
+        float part_lse2[BATCH];
         Pack8 parts[BATCH];
         #pragma unroll
         for (int i = 0; i < BATCH; i++) {
             int row = min(first + i, count - 1);
             row += row >= routed ? skip : 0;
-            part_sums[i] = sums[row];
+            part_lse2[i] = lse2[row];
             parts[i] = load8(slots + (size_t)row * D);
         }
         float highest = top;
         #pragma unroll
-        for (int i = 0; i < BATCH; i++) { highest = fmaxf(highest, part_sums[i].x); }
+        for (int i = 0; i < BATCH; i++) { highest = fmaxf(highest, part_lse2[i]); }
         float weight = exp2_approx(top - highest);
         top = highest;
         sum *= weight;
         for (int e = 0; e < 8; e++) { x[e] *= weight; }
         #pragma unroll
         for (int i = 0; i < BATCH; i++) {
-            weight = first + i < count ? exp2_approx(part_sums[i].x - top) : 0;
-            sum = fmaf(weight, part_sums[i].y, sum);
+            weight = first + i < count ? exp2_approx(part_lse2[i] - top) : 0;
+            sum += weight;
             for (int e = 0; e < 8; e++) { x[e] = fmaf(weight, __bfloat162float(parts[i].x[e]), x[e]); }
         }
     }
@@ -264,28 +243,31 @@ __device__ inline void add_partials(float (&x)[8], float& top, float& sum, const
 // D/8 lanes per query, grid (queries, heads)
 template <int D>
 __global__ __launch_bounds__(THREADS)
-void moba_hopper_merge_kernel(floatX* out, float* lse, const float2* sums_in, Backward b, Moba m) {
-    int t = (blockIdx.x * THREADS + threadIdx.x) / (D / 8), chunk = threadIdx.x % (D / 8), head = m.head0 + blockIdx.y;
-    if (t >= m.shape.T) { return; }
+void moba_hopper_merge_kernel(floatX* out, float* lse, const float* lse2_in, Backward b, Moba m) {
+    int query = (blockIdx.x * THREADS + threadIdx.x) / (D / 8), t = min(query, m.shape.T - 1), chunk = threadIdx.x % (D / 8), head = m.head0 + blockIdx.y;
     int rows = slot_rows(m.slots, b.parts), routed = used_slots(query_sel(m, head, t), m.slots) * b.parts;
     int earlier = t % m.block / (m.block / b.parts);
-    const float2* sums = sums_in + sums_at(b, m, blockIdx.y, t);
+    const float* lse2 = lse2_in + lse2_at(b, m, blockIdx.y, t);
     const floatX* slots = b.slots + ((size_t)blockIdx.y * m.shape.T + t) * rows * D + 8 * chunk;
     floatX* row = head_rows(out, m.shape.ldo, m.shape, head) + (size_t)t * m.shape.ldo + 8 * chunk;
     Pack8 own = load8(row);
-    float top = sums[rows].x, sum = sums[rows].y, x[8];
+    float top = lse2[rows], sum = 1, x[8];
     for (int e = 0; e < 8; e++) { x[e] = __bfloat162float(own.x[e]); }
-    add_partials<D>(x, top, sum, slots, sums, routed + earlier, routed, m.slots * b.parts - routed);
-    for (int e = 0; e < 8; e++) { x[e] /= sum; }
-    store8_rounded(row, x);
-    if (chunk == 0) { lse[(size_t)head * m.shape.T + t] = (top + log2f(sum)) * LN2; }
+    add_partials<D>(x, top, sum, slots, lse2, routed + earlier, routed, m.slots * b.parts - routed);
+    uint32_t words[4];
+    for (int i = 0; i < 4; i++) { words[i] = pack_bf16(x[2 * i] / sum, x[2 * i + 1] / sum); }
+    quad_transpose(words);
+    if (query < m.shape.T) {
+        *reinterpret_cast<uint4*>(row) = make_uint4(words[0], words[1], words[2], words[3]);
+        if (chunk == 0) { lse[(size_t)head * m.shape.T + t] = (top + log2f(sum)) * LN2; }
+    }
 }
 
 // ---- launch -----------------------------------------------------------------------------------------------------------------
 // bytes of scratch that one head needs
 static size_t hopper_forward_head_bytes(AttnShape s, int block, int topk) {
     size_t rows = (size_t)slot_rows(topk - 1, block / hopper_keys(block));
-    return s.T * (rows * s.D * sizeof(floatX) + (rows + 1) * sizeof(float2));
+    return s.T * (rows * s.D * sizeof(floatX) + (rows + 1) * sizeof(float));
 }
 
 template <int D, int KEYS>
@@ -298,13 +280,13 @@ static void hopper_forward_launch(floatX* out, float* lse, const Moba& m, void* 
     b.tails = hopper_tails(s, m.slots + 1);
     b.together = (int)min_size(heads, max_size(1, ((size_t)16 << 20) / ((size_t)s.T * D * sizeof(floatX))));
     b.slots = (floatX*)scratch;
-    float2* sums = (float2*)(b.slots + (size_t)heads * s.T * slot_rows(m.slots, b.parts) * D);
+    float* lse2 = (float*)(b.slots + (size_t)heads * s.T * slot_rows(m.slots, b.parts) * D);
     int items = heads * (b.tails * b.parts + b.tiles);
     allow_shared(moba_hopper_forward_kernel<D, KEYS>, sizeof(ForwardShared<D, KEYS>));
-    moba_hopper_forward_kernel<D, KEYS><<<items, WARPGROUP, sizeof(ForwardShared<D, KEYS>), stream>>>(out, sums, b, m);
+    moba_hopper_forward_kernel<D, KEYS><<<items, WARPGROUP, sizeof(ForwardShared<D, KEYS>), stream>>>(out, lse2, b, m);
     LAUNCH_CHECK();
     dim3 row_grid(ceil_div(s.T, THREADS / (D / 8)), heads);
-    moba_hopper_merge_kernel<D><<<row_grid, THREADS, 0, stream>>>(out, lse, sums, b, m);
+    moba_hopper_merge_kernel<D><<<row_grid, THREADS, 0, stream>>>(out, lse, lse2, b, m);
     LAUNCH_CHECK();
 }
 
