@@ -1,5 +1,6 @@
 // train_moba: pre-training of sliding-window / MoBA hybrids. Parse, plan, open, loop, close; the only file that sees all.
 // In the common subset of C11 and C++17: nvcc compiles it for the GPU program, the C compiler for train_moba_cpu.
+#include <errno.h>
 #include <math.h>
 #include <signal.h>
 #include <string.h>
@@ -10,28 +11,27 @@
 #include "config.h"
 #include "dataloader.h"
 #include "device.h"
+#include "dryrun.h"
 #include "eval.h"
+#include "evalfile.h"
+#include "fit.h"
 #include "flops.h"
 #include "json.h"
 #include "logger.h"
 #include "model.h"
+#include "ops.h"
 #include "optimizer.h"
+#include "ranks.h"
 #include "report.h"
+#include "resume.h"
 #include "rundir.h"
 #include "sample.h"
+#include "saver.h"
 #include "schedule.h"
 #include "signals.h"
 #include "state.h"
+#include "step.h"
 #include "tokenizer.h"
-
-// a failed call that filled an Error ends the program with the Error's own exit status
-#define TRY(call) do { if (!(call)) { FAIL(err.code, "%s", err.text); } } while (0)
-
-static double now_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
 
 static bool due(int64_t step, int every) { return every > 0 && step % every == 0; }
 
@@ -66,52 +66,11 @@ static Tokenizer* open_tokenizer(const Config* cfg) {
     return tokenizer;
 }
 
-// ---- checkpoints ------------------------------------------------------------------------------------------------------------
-
-// The checkpoint --resume asks for, whole and verified; NULL if it is 'none', or 'auto' and there is none.
-static Checkpoint* open_checkpoint(const Config* cfg, const char* checkpoints_dir) {
-    Error err;
-    memset(&err, 0, sizeof err);
-    if (strcmp(cfg->resume, "none") == 0) { return NULL; }
-    if (strcmp(cfg->resume, "auto") != 0) {
-        Checkpoint* checkpoint = checkpoint_open(cfg->resume, &err);
-        TRY(checkpoint);
-        return checkpoint;
-    }
-    char* passed_over = NULL;
-    Checkpoint* checkpoint = checkpoint_open_newest(checkpoints_dir, &passed_over, &err);
-    if (passed_over) { fprintf(stderr, "warning: %s\n", passed_over); }
-    if (passed_over && checkpoint) { fprintf(stderr, "warning: resuming from %s instead\n", checkpoint->path); }
-    free(passed_over);
-    TRY(checkpoint || err.code == 0);
-    return checkpoint;
-}
-
-// Starting over, or from an older step, would cut the log of what came after; that takes another directory.
-static void refuse_to_overwrite(const Config* cfg, const char* checkpoints_dir, int64_t from_step) {
-    int64_t* steps = NULL;
-    int count = checkpoint_steps(checkpoints_dir, &steps);
-    if (strcmp(cfg->resume, "auto") != 0 && count > 0 && steps[count - 1] > from_step) {
-        FAIL(EXIT_USAGE, "--resume %s: %s already holds step %lld; give another --out, or remove what is there", cfg->resume, checkpoints_dir,
-             (long long)steps[count - 1]);
-    }
-    free(steps);
-}
-
-static Config checkpoint_config(const Checkpoint* checkpoint) {
-    Error err;
-    Config saved;
-    char* options = checkpoint_read_text(checkpoint, "options", &err);
-    TRY(options);
-    TRY(config_from_json(&saved, options, strlen(options), &err));
-    free(options);
-    return saved;
-}
-
 // ---- training ---------------------------------------------------------------------------------------------------------------
 
 typedef struct {
     const Config* cfg;
+    Ranks         ranks;
     char*         options;             // cfg as JSON
     Device        device;
     RunDir        dir;
@@ -120,122 +79,153 @@ typedef struct {
     Tokenizer*    tokenizer;           // NULL unless samples are asked for
     Model         model;
     Optimizer     opt;
-    Logger*       log;
-    Progress      progress;
+    Reduction     reduction;
+    Stepper       stepper;
+    Logger*       log;                 // rank 0's; NULL elsewhere
+    Progress      progress;            // step: begun; its outcome may still be on its way (settle)
+    double        max_loss, max_norm;  // above these the step under way is skipped (--skip-z); INFINITY: no limit
+    Saver*        saver;
+    double        save_pause_ms;       // what the save under way has held up so far
+    int64_t       saved_step;          // the newest checkpoint on disk
     double        flops_per_token;
     StepStats     last;
 } Run;
 
-// Forward and backward of one global batch, micro-batch by micro-batch. Each target counts 1 / targets of the whole step.
-static void accumulate_gradients(Run* run) {
-    const Config* cfg = run->cfg;
-    float scale = (float)(1.0 / (double)cfg->total_batch);
-    model_zero(&run->model);
-    for (int64_t row = 0; row < rows_per_step(cfg); row += cfg->micro_batch) {
-        Error err;
-        const int *inputs, *targets;
-        TRY(loader_next(run->train, &inputs, &targets, &err));
-        model_batch(&run->model, inputs, targets, cfg->micro_batch, cfg->seq_len);
-        model_forward(&run->model);
-        model_loss_backward(&run->model, scale);
-        model_backward(&run->model);
-    }
-}
-
-// What only faults can show (R12, R14), in a program of the tests: MOBA_TEST_NAN_STEPS=FIRST-LAST puts a NaN into a gradient of these steps,
-// MOBA_TEST_STOP_STEP=N sends SIGTERM when step N is wholly done.
 #ifdef LLMC_TEST
-static void test_spoil_gradient(const Run* run) {
-    const char* range = getenv("MOBA_TEST_NAN_STEPS");
-    long long first, last, step = run->progress.step + 1;
-    if (!range || sscanf(range, "%lld-%lld", &first, &last) != 2 || step < first || step > last) { return; }
-    float nan = NAN;
-    device_upload(run->model.grads + run->model.table.matrix_elements / 2, &nan, sizeof nan, run->model.stream);
-    stream_sync(run->model.stream);
-}
-
-static void test_stop(const Run* run) {
-    const char* step = getenv("MOBA_TEST_STOP_STEP");
-    if (step && atoll(step) == run->progress.step) { raise(SIGTERM); }
-}
+#include "faults.h"              // test/faults.h
 #else
 #define test_spoil_gradient(run) ((void)0)
 #define test_stop(run)           ((void)0)
+#define test_flip(run)           ((void)0)
+#define test_link(run)           ((void)0)
 #endif
 
-static void skip_step(Run* run, double loss, double norm) {
-    char why[96];
-    snprintf(why, sizeof why, "loss %g, gradient norm %g: not finite", loss, norm);
+// Takes note of a save that has ended; with `wait` of the one under way. One that failed is a warning: training goes on, older ones are whole.
+static void collect_save(Run* run, bool wait) {
+    SaveReport r;
+    double start = clock_ms();
+    bool ended = saver_poll(run->saver, wait, &r);
+    run->save_pause_ms += clock_ms() - start;
+    if (!ended) { return; }
+    if (!r.ok) {
+        fprintf(stderr, "warning: step %lld is not saved: %s\n", (long long)r.step, r.error.text);
+        return;
+    }
+    run->saved_step = r.step;
+    if (!run->log) { return; }
+    char* path = checkpoint_path(run->dir.checkpoints, r.step);
+    log_save(run->log, (int)r.step, path, r.bytes, r.ms, run->save_pause_ms);
+    free(path);
+    if (r.error.code) { fprintf(stderr, "warning: %s\n", r.error.text); }
+}
+
+static void skip_step(Run* run, const StepOutcome* o) {
+    char why[160];
+    bool finite = isfinite(o->loss) && isfinite(o->norm);
+    if (finite) { snprintf(why, sizeof why, "loss %g, gradient norm %g: above %g or %g (--skip-z)", o->loss, o->norm, run->max_loss, run->max_norm); }
+    else        { snprintf(why, sizeof why, "loss %g, gradient norm %g: not finite", o->loss, o->norm); }
     run->progress.bad_steps++;
-    log_skip(run->log, (int)run->progress.step, why);
+    if (run->log) { log_skip(run->log, (int)o->step, why); }
     if (run->progress.bad_steps >= run->cfg->max_bad_steps) {
-        FAIL(EXIT_INTERNAL, "step %lld: %lld steps in a row were not finite (--max-bad-steps); stopped without saving, the checkpoints in %s are intact",
-             (long long)run->progress.step, (long long)run->progress.bad_steps, run->dir.checkpoints);
+        collect_save(run, true);                                 // one under way is of a good state
+        Error err;
+        error_set(&err, EXIT_INTERNAL, "step %lld: %lld steps in a row were skipped (--max-bad-steps); stopped without saving, the checkpoints in %s are intact",
+             (long long)o->step, (long long)run->progress.bad_steps, run->dir.checkpoints);
+        ranks_agree(&run->ranks, &err, "the end after skipped steps");
     }
 }
 
-// One optimizer step, index progress.step; counts it as done.
-static void train_step(Run* run) {
+// Waits for the oldest step under way and logs what it came to.
+static void finish_step(Run* run) {
     const Config* cfg = run->cfg;
-    double start = now_ms();
-    AdamWSettings settings = {schedule_lr(cfg, run->progress.step), 0.9, 0.95, 1e-8, cfg->weight_decay, cfg->clip};
-    accumulate_gradients(run);
-    test_spoil_gradient(run);
-    double norm = optimizer_grad_norm(&run->opt, &run->model);
-    double loss = model_total(&run->model) / (double)cfg->total_batch;
-    run->progress.step++;
-    if (!isfinite(norm) || !isfinite(loss)) {
-        skip_step(run, loss, norm);
+    Progress* p = &run->progress;
+    StepOutcome o = stepper_wait(&run->stepper);
+    p->updates = run->opt.updates;
+    if (isfinite(o.loss) && isfinite(o.norm) && o.norm > 0) {
+        outliers_add(&p->loss, o.loss, run->max_loss);
+        outliers_add(&p->log_norm, log(o.norm), log(run->max_norm));
+    }
+    comm_step_end(run->ranks.comm);
+    if (!o.applied) {
+        skip_step(run, &o);
         return;
     }
-    run->progress.bad_steps = 0;
-    optimizer_update(&run->opt, &run->model, &settings, norm);
-    stream_sync(run->model.stream);
+    p->bad_steps = 0;
+    if (!run->log) { return; }
     StepStats* s = &run->last;
-    s->step = (int)run->progress.step;
-    s->loss = loss;
-    s->norm = norm;
-    s->lr = settings.lr;
-    s->ms = now_ms() - start;
+    s->step = (int)o.step;
+    s->loss = o.loss;
+    s->norm = o.norm;
+    s->lr = o.lr;
+    s->ms = o.ms;
     s->tok_s = (double)cfg->total_batch / s->ms * 1e3;
-    s->mfu = run->device.peak_flops > 0 ? run->flops_per_token * s->tok_s / run->device.peak_flops : 0;
-    s->tokens = run->progress.step * cfg->total_batch;
+    s->mfu = run->device.peak_flops > 0 ? run->flops_per_token * s->tok_s / (run->device.peak_flops * run->ranks.world) : 0;
+    s->tokens = p->rows * cfg->seq_len - (p->step - o.step) * cfg->total_batch;
     s->mem_mib = (double)device_memory_in_use() / (1 << 20);
     log_step(run->log, s);
 }
 
-// A save that fails is a warning while training goes on, and false.
-static bool save(Run* run) {
+// Before anything that reads the state: every step begun is finished and logged.
+static void settle(Run* run) {
+    while (run->stepper.under_way > 0) { finish_step(run); }
+}
+
+// Begins the optimizer step with index progress.step, and finishes the one before it: the log is one step late, the device never idle.
+static void train_step(Run* run) {
     Error err;
-    double start = now_ms();
-    int64_t bytes = 0;
-    bool ok = logger_sync(run->log, &err)
-           && state_save(&run->opt, &run->model, &run->progress, run->options, run->dir.checkpoints, &bytes, &err);
-    if (!ok) {
+    const Config* cfg = run->cfg;
+    if (cfg->skip_z > 0) { settle(run); }                        // the limits come from every step before this one
+    run->max_loss = outliers_limit(&run->progress.loss, cfg->skip_z);
+    run->max_norm = exp(outliers_limit(&run->progress.log_norm, cfg->skip_z));
+    AdamWSettings settings = {schedule_lr(cfg, run->progress.step), 0.9, 0.95, 1e-8, cfg->weight_decay, cfg->clip, run->max_norm,
+                              run->max_loss * (double)cfg->total_batch};
+    comm_step(run->ranks.comm, run->progress.step + 1);
+    if (!stepper_gradients(&run->stepper, &err)) {
+        settle(run);                                             // the steps before it are good
+        collect_save(run, true);
+        FAIL(err.code, "%s", err.text);
+    }
+    test_spoil_gradient(run);
+    run->progress.rows += rows_per_step(cfg);
+    stepper_update(&run->stepper, ++run->progress.step, &settings);
+    double error = reduction_bf16_error(&run->reduction);
+    if (error >= 0) { printf("reduce      bf16: the first bucket of gradients is off by %.3g of its 2-norm\n", error); }
+    if (run->stepper.under_way == STEPS_AHEAD) { finish_step(run); }
+}
+
+// Training waits for the save before this one, if that goes on still, and for the copy of the state into host memory.
+static void save(Run* run) {
+    Error err;
+    double start = clock_ms();
+    collect_save(run, true);
+    run->save_pause_ms = 0;
+    bool logged = !run->log || logger_sync(run->log, &err);
+    if (!ranks_all(&run->ranks, logged)) {
+        if (logged) { return; }
         fprintf(stderr, "warning: step %lld is not saved: %s\n", (long long)run->progress.step, err.text);
-        return false;
+        return;
     }
-    char* path = checkpoint_path(run->dir.checkpoints, run->progress.step);
-    double ms = now_ms() - start;
-    log_save(run->log, (int)run->progress.step, path, bytes, ms, ms);
-    free(path);
-    if (!checkpoint_prune(run->dir.checkpoints, run->progress.step, run->cfg->keep, run->cfg->keep_major, &err)) {
-        fprintf(stderr, "warning: %s\n", err.text);
-    }
-    return true;
+    saver_start(run->saver, &run->progress, run->options);
+    run->save_pause_ms = clock_ms() - start;
 }
 
 static void validate(Run* run) {
     Error err;
     err.code = 0;
-    double loss = eval_loss(&run->model, run->valid, run->cfg->micro_batch, run->cfg->seq_len, run->cfg->eval_batches, &err);
+    double loss = eval_loss(&run->model, run->valid, run->cfg->micro_batch, run->cfg->seq_len, run->cfg->eval_batches, &run->ranks, &err);
     TRY(err.code == 0);
-    log_eval(run->log, (int)run->progress.step, "validation", loss);
+    if (run->log) { log_eval(run->log, (int)run->progress.step, "validation", loss); }
 }
 
 static SampleSettings sample_settings(const Config* cfg, uint64_t stream) {
     SampleSettings s = {cfg->sample_tokens, cfg->temperature, cfg->top_k, cfg->top_p, (uint64_t)cfg->seed, stream};
     return s;
+}
+
+// Room in the plan for what sampling remembers: a prompt of so many bytes, end-of-text before it, and the tokens to come.
+static void plan_sampling(Model* m, const Config* cfg, size_t prompt_bytes) {
+    size_t tokens = 1 + prompt_bytes + (size_t)cfg->sample_tokens;
+    kvcache_plan(&m->cache, &m->arena, &m->shape, (int)min_size(tokens, (size_t)m->max_T));
 }
 
 static void print_sample(Run* run) {
@@ -244,35 +234,73 @@ static void print_sample(Run* run) {
     sample_text(&run->model, run->tokenizer, "", &settings, stdout);
 }
 
+// A signal may reach one rank alone: all ask each other at every step, and hear the answer at the next, for which nobody has to wait.
+static bool stopping(Run* run) {
+    if (run->ranks.world == 1) { return stop_requested(); }
+    bool stop = comm_answer(run->ranks.comm);
+    comm_ask(run->ranks.comm, stop_requested());
+    return stop;
+}
+
 // False: the last state could not be saved. After the last step, and after a signal wherever it came, nothing is left unsaved.
 static bool loop(Run* run) {
     const Config* cfg = run->cfg;
-    int64_t on_disk = run->progress.step;
-    while (run->progress.step < cfg->steps && !stop_requested()) {
+    run->saved_step = run->progress.step;
+    while (run->progress.step < cfg->steps && !stopping(run)) {
         train_step(run);
+        test_flip(run);
         int64_t done = run->progress.step;
         bool last = done == cfg->steps;
-        if (run->valid && (last || due(done, cfg->eval_every)))       { validate(run); }
-        if (run->tokenizer && (last || due(done, cfg->sample_every))) { print_sample(run); }
-        if (!last && due(done, cfg->save_every) && save(run))         { on_disk = done; }
+        bool eval = run->valid && (last || due(done, cfg->eval_every)), sample = run->tokenizer && (last || due(done, cfg->sample_every));
+        bool keep = !last && due(done, cfg->save_every), compare = run->ranks.world > 1 && (last || due(done, cfg->check_every)) && cfg->check_every;
+        if (eval || sample || keep || compare) { settle(run); }
+        if (compare)                { ranks_check_equal(&run->ranks, optimizer_fingerprint(&run->opt, &run->model), "weights", done); }
+        if (eval)                   { validate(run); }
+        if (sample && run->log)     { print_sample(run); }
+        if (keep)                   { save(run); }
+        collect_save(run, false);
         test_stop(run);
     }
-    return on_disk == run->progress.step || save(run);
+    settle(run);
+    collect_save(run, true);
+    if (run->saved_step != run->progress.step) {
+        save(run);
+        collect_save(run, true);
+    }
+    return run->saved_step == run->progress.step;
 }
 
 // Everything that can be wrong with the input is found here, before a device is touched.
 static void open_input(Run* run) {
     const Config* cfg = run->cfg;
+    Error err;
     run->train_set = open_shards(cfg, cfg->train_data);
+    run->progress.data_tokens = run->train_set->tokens;
+    TRY(shard_fingerprint(run->train_set, &run->progress.data_print, &err));
     if (cfg->val_data[0])  { run->valid_set = open_shards(cfg, cfg->val_data); }
     if (cfg->sample_every) { run->tokenizer = open_tokenizer(cfg); }
 }
 
 static void open_loaders(Run* run) {
     const Config* cfg = run->cfg;
-    run->train = loader_open(run->train_set, cfg->micro_batch, rows_per_step(cfg), 0, 1, (uint64_t)cfg->seed, true);
-    loader_seek(run->train, run->progress.step);
-    if (run->valid_set) { run->valid = loader_open(run->valid_set, cfg->micro_batch, cfg->micro_batch, 0, 1, 0, false); }
+    run->train = loader_open(run->train_set, cfg->micro_batch, rows_per_step(cfg), run->ranks.rank, run->ranks.world, (uint64_t)cfg->seed, true);
+    loader_seek_item(run->train, run->progress.rows);
+    run->stepper = stepper_open(&run->model, &run->opt, run->train, &run->reduction, cfg->micro_batch, cfg->seq_len, cfg->total_batch);
+    if (run->valid_set) { run->valid = loader_open(run->valid_set, cfg->micro_batch, (int64_t)cfg->micro_batch * run->ranks.world, run->ranks.rank, run->ranks.world, 0, false); }
+}
+
+static void open_saver(Run* run) {
+    const Config* cfg = run->cfg;
+    uint64_t id = checkpoint_new_id();
+    ranks_broadcast(&run->ranks, &id, sizeof id, "the exchange of the saves' id");
+    SaverRanks ranks = {run->ranks.rank, run->ranks.world, id, ranks_all, &run->ranks};
+    bool often = cfg->save_every > 0 && cfg->save_every < cfg->steps - run->progress.step;
+    run->saver = saver_open(run->dir.checkpoints, &run->model, state_share(&run->opt), ranks, cfg->keep, cfg->keep_major, often);
+    if (run->progress.step > 0) { saver_know(run->saver, run->progress.step); }
+    if (often) {
+        printf("saves       %s, %zu MiB of host memory\n", saver_is_staged(run->saver) ? "while training goes on" : "stop training: too little host memory to copy the state",
+               saver_host_bytes(run->saver) >> 20);
+    }
 }
 
 static void write_config(const Run* run) {
@@ -317,62 +345,169 @@ static void close_run(Run* run, bool saved, double seconds) {
     bool finished = run->progress.step >= run->cfg->steps;
     int status = !saved ? EXIT_IO : finished ? 0 : EXIT_STOPPED;
     char why[64];
-    snprintf(why, sizeof why, finished ? "finished" : "stopped by %s", stop_signal_name());
-    EndRecord end = {(int)run->progress.step, status, why, seconds, run->last.loss, run->progress.step * run->cfg->total_batch};
-    log_end(run->log, &end);
-    TRY(logger_close(run->log, &err));
+    snprintf(why, sizeof why, finished ? "finished" : "stopped by %s", stop_requested() ? stop_signal_name() : "a signal to another rank");
+    EndRecord end = {(int)run->progress.step, status, why, seconds, run->last.loss, run->progress.rows * run->cfg->seq_len};
+    if (run->log) {
+        log_end(run->log, &end);
+        if (run->stepper.steps_ms > 0) {
+            printf("loader      %.3f %% of the steps' time was spent waiting for data\n", 100 * run->stepper.loader_ms / run->stepper.steps_ms);
+        }
+        TRY(logger_close(run->log, &err));
+        report_communication(comm_times(run->ranks.comm));
+    }
+    saver_close(run->saver);
+    stepper_close(&run->stepper);
     loader_close(run->train);
     loader_close(run->valid);
+    optimizer_close(&run->opt);
+    ranks_close(&run->ranks);
     model_close(&run->model);
     close_input(run);
     free(run->options);
 }
 
-static int train(const Config* cfg) {
+// One rehearsal loads every kernel and gives every product its plan: the checkpoint's where it has one for this GPU, else the fastest, or
+// with --deterministic the library's first proposal.
+static void rehearse(Run* run, bool resumed) {
+    Model* m = &run->model;
+    if (!run->device.is_gpu) { return; }
+    double start = clock_ms();
+    size_t kept = matmul_plans_count(m->plans);
+    if (run->ranks.rank > 0) { state_share_plans(m, &run->ranks); }   // rank 0 measures for all
+    matmul_measure(m->plans, !run->cfg->deterministic);
+    model_rehearse(m);
+    matmul_measure(m->plans, 0);
+    if (run->ranks.rank == 0) { state_share_plans(m, &run->ranks); }
+    size_t made = matmul_plans_count(m->plans) - kept;
+    printf("GEMM plans  %zu from the checkpoint, %zu %s, in %.1f s\n", kept, made, run->cfg->deterministic ? "by the library's first proposal" : "measured",
+           (clock_ms() - start) / 1e3);
+    if (resumed && made > 0) {
+        printf("            the checkpoint has no plan of this GPU and library for these %zu: from here on the last bits may differ from those of a run never stopped\n", made);
+    }
+}
+
+// May this run go on from the checkpoint? False if there is nothing left to do; ends the program if not.
+static bool check_resume(Run* run, Config* cfg, const Checkpoint* checkpoint) {
     Error err;
-    double start = now_ms();
+    Config saved = resume_config(checkpoint);
+    TRY(config_check_resume(cfg, &saved, &err));
+    if (!cfg->micro_batch && cfg->total_batch % ((int64_t)saved.micro_batch * cfg->seq_len * cfg->ranks) == 0) { cfg->micro_batch = saved.micro_batch; }
+    config_close(&saved);
+    int64_t tokens = run->progress.data_tokens;
+    uint64_t print = run->progress.data_print;
+    TRY(state_read_progress(&run->progress, checkpoint, &err));
+    if (run->progress.data_print != print && !cfg->new_schedule) {
+        FAIL(EXIT_USAGE, "--train-data: the checkpoint was trained on a set of %lld tokens (%016llx), '%.200s' has %lld (%016llx); the order of rows would change; "
+             "give the same shards, under any name, or add --new-schedule to go on with these", (long long)run->progress.data_tokens,
+             (unsigned long long)run->progress.data_print, cfg->train_data, (long long)tokens, (unsigned long long)print);
+    }
+    run->progress.data_tokens = tokens;
+    run->progress.data_print = print;
+    if (checkpoint->step < cfg->steps) { return true; }
+    printf("%s: this run has finished its %d steps; --steps with --new-schedule goes on\n", checkpoint->path, cfg->steps);
+    return false;
+}
+
+// --micro-batch auto: what the checkpoint was trained with, so that the same command writes the same bytes, else what fits the device now
+static void choose_micro_batch(Ranks* ranks, Config* cfg) {
+    Error err;
+    if (cfg->micro_batch) { return; }
+    int64_t rows = rows_per_step(cfg) / ranks->world;
+    size_t room = ranks_least(ranks, device_memory_free());
+    TRY(fit_micro_batch(cfg, rows, room, &cfg->micro_batch, &err));
+    printf("micro-batch %d of %lld rows: the most that divide a rank's step and fit %.1f MiB\n", cfg->micro_batch, (long long)rows, (double)room / (1 << 20));
+}
+
+// What may be wrong with options, files or the checkpoint is found here, by all ranks together and before a device is touched.
+// False: nothing is left to do.
+static bool open_files(Run* run, Config* cfg, Checkpoint** checkpoint) {
+    Error err;
+    char path[4096] = "";
+    ranks_together(&run->ranks);
+    free(shape_of(cfg).layer);                                   // a shape that cannot be is refused first
+    open_input(run);
+    if (run->ranks.rank == 0) {
+        TRY(rundir_open(&run->dir, cfg->out, cfg->take_lock, &err));
+        *checkpoint = resume_open(cfg, run->dir.checkpoints);
+        resume_refuse_to_overwrite(cfg, run->dir.checkpoints, *checkpoint ? (*checkpoint)->step : 0);
+        snprintf(path, sizeof path, "%s", *checkpoint ? (*checkpoint)->path : "");
+    }
+    ranks_agree(&run->ranks, NULL, "the opening of files");
+    ranks_broadcast(&run->ranks, path, sizeof path, "the choice of a checkpoint");
+    ranks_together(&run->ranks);
+    if (run->ranks.rank > 0) {
+        rundir_follow(&run->dir, cfg->out);
+        *checkpoint = path[0] ? checkpoint_open_unverified(path, &err) : NULL;      // rank 0 has verified it
+        TRY(*checkpoint || !path[0]);
+    }
+    bool go_on = !*checkpoint || check_resume(run, cfg, *checkpoint);
+    ranks_agree(&run->ranks, NULL, "the opening of the checkpoint");
+    return go_on;
+}
+
+// The memory of a run, as the dry run plans it too
+static void plan_run(Model* m, Optimizer* opt, const Config* cfg, int level, int rank, int ranks, bool sharded) {
+    ModelShape shape = shape_of(cfg);
+    shape.ranks = ranks;
+    model_plan(m, shape, cfg->micro_batch, cfg->seq_len, (KeepLevel)level, (size_t)cfg->scratch << 20);
+    optimizer_plan_part(opt, m, rank, ranks, sharded);
+    if (cfg->sample_every) { plan_sampling(m, cfg, 0); }
+}
+
+// Plans and prints, then takes the memory, and fills it from the checkpoint or afresh.
+static void open_model(Run* run, Config* cfg, Checkpoint* checkpoint) {
+    Error err;
+    ranks_together(&run->ranks);
+    run->device = device_open(ranks_gpu(&run->ranks, device_count()));
+    ranks_agree(&run->ranks, NULL, "the opening of devices");
+    ranks_connect(&run->ranks, &run->device);
+    choose_micro_batch(&run->ranks, cfg);
+    run->options = config_to_json(cfg);
+    plan_run(&run->model, &run->opt, cfg, cfg->recompute, run->ranks.rank, run->ranks.world, cfg->zero == 1);
+    run->model.attn_path = (AttnPath)cfg->attn_path;
+    run->opt.comm = run->ranks.comm;
+    if (run->device.is_gpu) { arena_count(&run->model.arena, MEM_RUNTIME, device_memory_in_use()); }
+    run->flops_per_token = flops_per_token(&run->model.shape, cfg->seq_len, false);
+    print_header(run);
+    ranks_together(&run->ranks);
+    model_allocate(&run->model);
+    ranks_agree(&run->ranks, NULL, "the taking of memory");
+    reduction_open(&run->reduction, &run->model, run->ranks.comm, &run->opt.partition, (ReduceType)cfg->reduce);
+    test_link(run);
+    if (checkpoint) {
+        TRY(state_load(&run->opt, &run->model, &run->progress, checkpoint, &err));
+        printf("resuming    from %s\n", checkpoint->path);
+        checkpoint_close(checkpoint);
+    } else {
+        optimizer_init(&run->opt, &run->model, (uint64_t)cfg->seed);
+    }
+}
+
+static int train(Config* cfg) {
+    double start = clock_ms();
     Run run;
     signals_install();
     memset(&run, 0, sizeof run);
     run.cfg = cfg;
-    ModelShape shape = shape_of(cfg);
-    open_input(&run);
-    TRY(rundir_open(&run.dir, cfg->out, cfg->take_lock, &err));
-    Checkpoint* checkpoint = open_checkpoint(cfg, run.dir.checkpoints);
-    refuse_to_overwrite(cfg, run.dir.checkpoints, checkpoint ? checkpoint->step : 0);
-    if (checkpoint) {
-        Config saved = checkpoint_config(checkpoint);
-        TRY(config_check_resume(cfg, &saved, &err));
-        config_close(&saved);
-        if (checkpoint->step >= cfg->steps) {
-            printf("%s: this run has finished its %d steps; --steps with --new-schedule goes on\n", checkpoint->path, cfg->steps);
-            checkpoint_close(checkpoint);
-            close_input(&run);
-            free(shape.layer);
-            return 0;
-        }
-    }
-    run.options = config_to_json(cfg);
-    run.device = device_open(0);
-    model_plan(&run.model, shape, cfg->micro_batch, cfg->seq_len, (KeepLevel)cfg->recompute, (size_t)cfg->scratch << 20);
-    run.model.attn_path = (AttnPath)cfg->attn_path;
-    optimizer_plan(&run.opt, &run.model);
-    run.flops_per_token = flops_per_token(&run.model.shape, cfg->seq_len, false);
-    print_header(&run);
-    model_allocate(&run.model);
-    if (checkpoint) {
-        TRY(state_load(&run.opt, &run.model, &run.progress, checkpoint, &err));
-        printf("resuming    from %s\n", checkpoint->path);
+    run.ranks = ranks_open(cfg);
+    Checkpoint* checkpoint = NULL;
+    if (!open_files(&run, cfg, &checkpoint)) {
         checkpoint_close(checkpoint);
-    } else {
-        optimizer_init(&run.opt, &run.model, (uint64_t)cfg->seed);
+        close_input(&run);
+        ranks_close(&run.ranks);
+        return 0;
     }
+    open_model(&run, cfg, checkpoint);
+    rehearse(&run, run.progress.step > 0);
     open_loaders(&run);
-    write_config(&run);
-    open_log(&run);
+    open_saver(&run);
+    if (run.ranks.rank == 0) {
+        write_config(&run);
+        open_log(&run);
+    }
     bool saved = loop(&run);
     bool finished = run.progress.step >= cfg->steps;
-    close_run(&run, saved, (now_ms() - start) / 1e3);
+    close_run(&run, saved, (clock_ms() - start) / 1e3);
     return !saved ? EXIT_IO : finished ? 0 : EXIT_STOPPED;
 }
 
@@ -382,76 +517,77 @@ static int train(const Config* cfg) {
 static Checkpoint* adopt_checkpoint(Config* cfg) {
     Error err;
     char* checkpoints_dir = xformat("%s/checkpoints", cfg->out);
-    Checkpoint* checkpoint = open_checkpoint(cfg, checkpoints_dir);
+    Checkpoint* checkpoint = resume_open(cfg, checkpoints_dir);
     if (!checkpoint) { FAIL(EXIT_NO_INPUT, "%s holds no checkpoint; give the run's --out, or --resume with a checkpoint's directory", checkpoints_dir); }
-    Config saved = checkpoint_config(checkpoint);
+    Config saved = resume_config(checkpoint);
     TRY(config_adopt(cfg, &saved, &err));
     config_close(&saved);
     free(checkpoints_dir);
     return checkpoint;
 }
 
-// Its weights, in a model planned for B rows of T tokens; closes it.
-static void open_trained(Model* m, const Config* cfg, Checkpoint* checkpoint, int B, int T) {
+// Its weights, in a model planned for B rows of T tokens.
+static void open_trained(Model* m, const Config* cfg, const Checkpoint* checkpoint, int B, int T) {
     Error err;
     ModelShape shape = shape_of(cfg);
     device_open(0);
     model_plan(m, shape, B, T, FORWARD_ONLY, (size_t)cfg->scratch << 20);
+    if (cfg->prompt[0]) { plan_sampling(m, cfg, strlen(cfg->prompt)); }
     model_allocate(m);
     TRY(state_load_weights(m, checkpoint, &err));
     m->dense_moba = cfg->eval_attention == EVAL_DENSE;
     m->attn_path = (AttnPath)cfg->attn_path;
-    printf("checkpoint  %s\n", checkpoint->path);
-    checkpoint_close(checkpoint);
-}
-
-// A stream of tokens to score, and what its sidecar says of the text.
-typedef struct { int* tokens; int64_t count; Sidecar sidecar; } EvalText;
-
-static EvalText open_eval_text(const Config* cfg) {
-    Error err;
-    EvalText text;
-    ShardSet* set = shard_open(cfg->eval_data, 1, cfg->vocab, &err);
-    TRY(set);
-    if (set->count != 1) { FAIL(EXIT_USAGE, "--eval-data %s names %d shards; a perplexity is that of one", cfg->eval_data, set->count); }
-    TRY(sidecar_open(&text.sidecar, set->shards[0].path, &err));
-    text.tokens = shard_read_all(set, 0, &text.count, &err);
-    TRY(text.tokens);
-    shard_close(set);
-    return text;
-}
-
-static void evaluate_perplexity(Model* m, const Config* cfg, EvalText* text) {
-    Perplexity p = eval_perplexity(m, text->tokens, text->count, cfg->eval_context, cfg->eval_stride);
-    printf("attention         %s\n", m->dense_moba ? "dense" : "sparse, as trained");
-    perplexity_print(&p, &text->sidecar);
-    free(text->tokens);
-    sidecar_close(&text->sidecar);
 }
 
 static void evaluate_loss(Model* m, const Config* cfg, ShardSet* set) {
     Error err;
     err.code = 0;
     DataLoader* loader = loader_open(set, cfg->micro_batch, cfg->micro_batch, 0, 1, 0, false);
-    double loss = eval_loss(m, loader, cfg->micro_batch, cfg->seq_len, cfg->eval_batches, &err);
+    double loss = eval_loss(m, loader, cfg->micro_batch, cfg->seq_len, cfg->eval_batches, NULL, &err);
     TRY(err.code == 0);
     printf("validation loss   %.6f  (perplexity %.4f, %s)\n", loss, exp(loss), cfg->val_data);
     loader_close(loader);
     shard_close(set);
 }
 
+static FILE* open_scores(const Config* cfg) {
+    FILE* out = fopen(cfg->eval_out, "w");
+    if (!out) { FAIL(EXIT_NO_OUTPUT, "--eval-out %s cannot be written: %s", cfg->eval_out, strerror(errno)); }
+    return out;
+}
+
+// Each shard of --eval-data has a model planned for it: rows of its own length.
+static void evaluate_files(const Config* cfg, const Checkpoint* checkpoint, EvalFile* files, int count) {
+    FILE* scores = cfg->eval_out[0] ? open_scores(cfg) : NULL;
+    for (int i = 0; i < count; i++) {
+        Model m;
+        int B, T;
+        evalfile_plan(&files[i], cfg, &B, &T);
+        open_trained(&m, cfg, checkpoint, B, T);
+        evalfile_run(&files[i], &m, cfg, scores);
+        model_close(&m);
+    }
+    if (scores && fclose(scores) != 0) { FAIL(EXIT_IO, "--eval-out %s: %s", cfg->eval_out, strerror(errno)); }
+    evalfiles_close(files, count);
+}
+
 static int evaluate(Config* cfg) {
-    Model m;
-    EvalText text;
+    Error err;
+    EvalFile* files = NULL;
     ShardSet* valid = NULL;
+    int count = 0;
     Checkpoint* checkpoint = adopt_checkpoint(cfg);
-    if (cfg->eval_data[0]) { text = open_eval_text(cfg); }
+    if (cfg->eval_data[0]) { TRY(files = evalfiles_open(cfg, &count, &err)); }
     if (cfg->val_data[0])  { valid = open_shards(cfg, cfg->val_data); }
-    int T = valid ? max_int(cfg->seq_len, cfg->eval_context) : cfg->eval_context;
-    open_trained(&m, cfg, checkpoint, cfg->micro_batch, T);
-    if (cfg->eval_data[0]) { evaluate_perplexity(&m, cfg, &text); }
-    if (valid)             { evaluate_loss(&m, cfg, valid); }
-    model_close(&m);
+    printf("checkpoint  %s\n", checkpoint->path);
+    if (files) { evaluate_files(cfg, checkpoint, files, count); }
+    if (valid) {
+        Model m;
+        open_trained(&m, cfg, checkpoint, cfg->micro_batch, cfg->seq_len);
+        evaluate_loss(&m, cfg, valid);
+        model_close(&m);
+    }
+    checkpoint_close(checkpoint);
     return 0;
 }
 
@@ -460,36 +596,20 @@ static int complete(Config* cfg) {
     Checkpoint* checkpoint = adopt_checkpoint(cfg);
     Tokenizer* tokenizer = open_tokenizer(cfg);
     open_trained(&m, cfg, checkpoint, 1, max_int(cfg->seq_len, cfg->eval_context));
+    printf("checkpoint  %s\n", checkpoint->path);
+    checkpoint_close(checkpoint);
     SampleSettings settings = sample_settings(cfg, 0);
-    sample_text(&m, tokenizer, cfg->prompt, &settings, stdout);
+    SampleTimes times = sample_text(&m, tokenizer, cfg->prompt, &settings, stdout);
+    fprintf(stderr, "%d tokens after a prompt of %d (context %d): prompt %.3f s, then %.2f ms a token\n", times.tokens, times.prompt_tokens,
+            sample_context(&m), times.prompt_ms / 1e3, times.ms / max_int(times.tokens - 1, 1));
     tokenizer_close(tokenizer);
     model_close(&m);
     return 0;
 }
 
-static int dry_run(const Config* cfg) {
-    static const char* level_name[] = {"keep all", "redo norms and SwiGLU", "redo gate and up too", "keep layer inputs", "keep every second layer's input"};
-    Model m;
-    Optimizer opt;
-    config_print(cfg, stdout);
-    for (int level = RECOMPUTE_NONE; level <= RECOMPUTE_PAIR; level++) {
-        model_plan(&m, shape_of(cfg), cfg->micro_batch, cfg->seq_len, (KeepLevel)level, (size_t)cfg->scratch << 20);
-        optimizer_plan(&opt, &m);
-        if (level == RECOMPUTE_NONE) {
-            report_model(&m);
-            report_parameters(&m);
-            report_flops(cfg, &m);
-        }
-        printf("--recompute %d (%s)\n  ", level, level_name[level]);
-        arena_print(&m.arena);
-        model_unplan(&m);
-    }
-    return 0;
-}
-
 int main(int argc, char** argv) {
     Config cfg = config_parse(argc, argv);
-    int status = cfg.dry_run ? dry_run(&cfg) : cfg.eval_only ? evaluate(&cfg) : cfg.prompt[0] ? complete(&cfg) : train(&cfg);
+    int status = cfg.dry_run ? dry_run(&cfg, plan_run) : cfg.eval_only ? evaluate(&cfg) : cfg.prompt[0] ? complete(&cfg) : train(&cfg);
     config_close(&cfg);
     return status;
 }

@@ -142,12 +142,14 @@ static size_t training_part(const Document* d, size_t left) {
 
 static bool write_documents(Output* train, Output* val, const Documents* d, size_t train_bytes, Error* err) {
     size_t left = train_bytes;
+    ToolProgress progress = tool_progress_open("bytes", (double)d->bytes);
     for (size_t i = 0; i < d->count; i++) {
         const Document* doc = &d->all[i];
         size_t head = val ? training_part(doc, left) : doc->bytes;
         if ((head > 0 || doc->bytes == 0) && !write_document(train, doc->text, head, err)) { return false; }
         if (head < doc->bytes && !write_document(val, doc->text + head, doc->bytes - head, err)) { return false; }
         left -= min_size(left, head);
+        tool_progress(&progress, (double)(train->bytes + (val ? val->bytes : 0)));
     }
     if (val && val->bytes == 0) {
         return error_set(err, EXIT_DATA, "no line starts in the validation part of the text; give more text or a larger --val-fraction");

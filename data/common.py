@@ -115,9 +115,9 @@ def whole_file(path):
             os.remove(temporary)
 
 
-def write_json(path, record):
+def write_json(path, record, indent=1):
     with whole_file(path) as file:
-        file.write((json.dumps(record, indent=1) + "\n").encode())
+        file.write((json.dumps(record, indent=indent) + "\n").encode())
 
 
 # ---- shards -----------------------------------------------------------------------------------------------------------
@@ -260,5 +260,8 @@ class Progress:
             print(f"{self.label}: {self.done:,}{share} {self.unit}, {self.done / (now - self.start):,.0f}/s", file=sys.stderr, flush=True)
 
     def close(self):
+        """Ends the bar; returns a sentence on what was done and how fast."""
         if self.bar is not None:
             self.bar.close()
+        seconds = max(time.monotonic() - self.start, 1e-3)
+        return f"{self.done:,} {self.unit} in {seconds:,.1f} s: {self.done / seconds:,.0f} {self.unit}/s"

@@ -1,25 +1,26 @@
 #!/usr/bin/env python3
-"""Tokenizes FineWeb-Edu into training shards with GPT-2's byte-pair encoding, named as llm.c names them.
+"""Tokenizes FineWeb-Edu, or any documents in such files, into training shards: GPT-2's byte-pair encoding, or any tokenizers JSON file.
 
     python3 data/fineweb_edu.py --version 10B                          streamed from the Hugging Face hub (pip install datasets)
     python3 data/fineweb_edu.py --out shards sample/10BT/*.parquet     from files (.parquet .jsonl .jsonl.gz .jsonl.zst) or folders
+    python3 data/fineweb_edu.py --out shards --name mine --tokenizer tokenizer.json --field body my_documents.jsonl.zst
 
 An end-of-text token stands before each document; documents run on from one shard into the next. The first shard is for validation.
 The shards depend on the documents and --shard-size alone, not on --processes. Run again after a stop, it goes on behind the last
 whole shard: fineweb_edu.json in the output folder says where each ended."""
 import collections
 import concurrent.futures
-import contextlib
 import gzip
 import hashlib
 import io
 import json
 import os
 import signal
-import subprocess
 import sys
+import time
 
 import common
+import encoders
 from common import EXIT_DATA, EXIT_INTERNAL, EXIT_NO_INPUT, EXIT_NO_OUTPUT, EXIT_USAGE, ToolError
 
 DATASET = "HuggingFaceFW/fineweb-edu"
@@ -29,11 +30,17 @@ BATCH_CHARACTERS = 1 << 18                             # of text a process takes
 
 # ---- documents --------------------------------------------------------------------------------------------------------
 
-def parquet_texts(path, field):
+def need_pyarrow(path, kind):
     try:
-        import pyarrow.parquet
+        import pyarrow
+        return pyarrow
     except ImportError:
-        raise ToolError(EXIT_NO_INPUT, f"{path}: reading Parquet needs the Python package pyarrow: pip install pyarrow")
+        raise ToolError(EXIT_NO_INPUT, f"{path}: reading {kind} needs the Python package pyarrow: pip install pyarrow")
+
+
+def parquet_texts(path, field):
+    need_pyarrow(path, "Parquet")
+    import pyarrow.parquet
     file = pyarrow.parquet.ParquetFile(path)
     if field not in file.schema_arrow.names:
         raise ToolError(EXIT_DATA, f"{path}: no column '{field}', it has {', '.join(file.schema_arrow.names)} (see --field)")
@@ -41,17 +48,9 @@ def parquet_texts(path, field):
         yield from batch.column(0).to_pylist()
 
 
-@contextlib.contextmanager
 def zstd_lines(path):
-    """By the program, which unlike the Python package notices a file that was cut."""
-    try:
-        process = subprocess.Popen(["zstd", "-dcq", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    except FileNotFoundError:
-        raise ToolError(EXIT_NO_INPUT, f"{path}: reading .zst needs the program zstd: apt-get install zstd")
-    with io.TextIOWrapper(process.stdout, encoding="utf-8", newline="\n") as lines:
-        yield lines
-    if process.wait() != 0:
-        raise ToolError(EXIT_DATA, f"{path}: damaged or not .zst")
+    """By Arrow, which notices a file that was cut and reads frame after frame."""
+    return io.TextIOWrapper(need_pyarrow(path, ".zst").input_stream(path, compression="zstd"), encoding="utf-8", newline="\n")
 
 
 def open_lines(path):
@@ -120,29 +119,24 @@ def input_files(names):
 
 # ---- tokens -----------------------------------------------------------------------------------------------------------
 
-class Encoder:
+def encode(texts, encoder):
     """Texts to token arrays, each with the end-of-text token before it."""
-
-    def __init__(self, options):
-        self.encoding = common.gpt2_encoding(options)
-
-    def encode(self, texts):
-        documents = []
-        for text in texts:
-            tokens = common.token_array(self.encoding.n_vocab)
-            tokens.append(self.encoding.eot_token)
-            tokens.extend(self.encoding.encode_ordinary(text))
-            documents.append(tokens)
-        return documents
+    documents = []
+    for text in texts:
+        tokens = common.token_array(encoder.vocab)
+        tokens.append(encoder.eot)
+        tokens.extend(encoder.encode(text))
+        documents.append(tokens)
+    return documents
 
 
 def start_process(options):
     signal.signal(signal.SIGINT, signal.SIG_IGN)       # the main process stops the others
-    start_process.encoder = Encoder(options)
+    start_process.encoder = encoders.open_encoder(options)
 
 
 def encode_in_process(texts):
-    return start_process.encoder.encode(texts)
+    return encode(texts, start_process.encoder)
 
 
 def batched(texts):
@@ -161,7 +155,7 @@ def encoded(texts, encoder, options):
     """Token arrays in the order of the texts, by so many processes; few batches are under way, so memory stays bounded."""
     if options.processes == 1:
         for batch in batched(texts):
-            yield from encoder.encode(batch)
+            yield from encode(batch, encoder)
         return
     pool = concurrent.futures.ProcessPoolExecutor(options.processes, initializer=start_process, initargs=(options,))
     under_way = collections.deque()
@@ -180,27 +174,28 @@ def encoded(texts, encoder, options):
 
 # ---- shards -----------------------------------------------------------------------------------------------------------
 
-def shard_name(index):
-    return f"edu_fineweb_{'train' if index else 'val'}_{index:06d}.bin"
+def shard_name(name, index):
+    return f"{name}_{'train' if index else 'val'}_{index:06d}.bin"
 
 
 class Shards:
     """The shards of an output folder and the record of where in the documents each ends."""
 
-    def __init__(self, folder, made_from):
+    def __init__(self, folder, made_from, name):
+        self.name = name
         self.folder, self.record_path = folder, os.path.join(folder, "fineweb_edu.json")
         self.record = {"made_from": made_from, "finished": False, "shards": []}
         common.make_directory(folder)
         if os.path.exists(self.record_path):
             self.resume(made_from)
-        elif any(name.startswith("edu_fineweb_") for name in os.listdir(folder)):
+        elif any(file.startswith(f"{name}_") and file.endswith(".bin") for file in os.listdir(folder)):
             raise ToolError(EXIT_NO_OUTPUT, f"{folder}: it holds shards this tool did not make (no fineweb_edu.json); give another --out")
         common.write_json(self.record_path, self.record)             # before any shard, so that a folder of shards always has it
 
     def resume(self, made_from):
         try:
             record = json.loads(common.read_bytes(self.record_path, "record"))
-            differing = [key for key in made_from if record["made_from"].get(key) != made_from[key]]
+            differing = sorted(key for key in {**record["made_from"], **made_from} if record["made_from"].get(key) != made_from.get(key))
             shards = [dict(shard, next_document=int(shard["next_document"]), next_token=int(shard["next_token"])) for shard in record["shards"]]
             finished = bool(record["finished"])
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -213,7 +208,7 @@ class Shards:
 
     def is_whole(self, index, shard):
         try:
-            return common.check_shard(os.path.join(self.folder, shard_name(index))) == shard["tokens"]
+            return common.check_shard(os.path.join(self.folder, shard_name(self.name, index))) == shard["tokens"]
         except ToolError:
             return False
 
@@ -226,7 +221,7 @@ class Shards:
         return len(self.record["shards"])
 
     def write(self, tokens, next_document, next_token):
-        name = shard_name(self.count())
+        name = shard_name(self.name, self.count())
         common.write_shard(os.path.join(self.folder, name), tokens)
         self.record["shards"].append({"file": name, "tokens": len(tokens), "next_document": next_document, "next_token": next_token})
         common.write_json(self.record_path, self.record)
@@ -245,6 +240,12 @@ def skip(texts, count):
     return texts
 
 
+def say_rate(progress, options):
+    sentence, processes = progress.close(), options.processes
+    each = progress.done / max(time.monotonic() - progress.start, 1e-3) / processes
+    print(f"{sentence}" + (f", {each:,.0f} a process of {processes}" if processes > 1 else ""), file=sys.stderr)
+
+
 def write_shards(shards, texts, encoder, options):
     document, used = shards.position()                 # the document at hand, and how many of its tokens are in shards already
     pending = None
@@ -260,7 +261,7 @@ def write_shards(shards, texts, encoder, options):
                 shards.write(pending, document, used)
                 del pending[:]
                 if shards.count() == options.shards:
-                    progress.close()
+                    say_rate(progress, options)
                     return
         document, used = document + 1, 0
     if pending:
@@ -268,13 +269,13 @@ def write_shards(shards, texts, encoder, options):
     if shards.count() == 0:
         raise ToolError(EXIT_DATA, "the input holds no document, so there is no shard")
     shards.finish()
-    progress.close()
+    say_rate(progress, options)
 
 
 # ---- command line -----------------------------------------------------------------------------------------------------
 
 def parse_options():
-    parser = common.Parser("FineWeb-Edu to token shards for training: GPT-2 BPE, llm.c's format and file names; "
+    parser = common.Parser("FineWeb-Edu, or other documents, to token shards for training: llm.c's format and file names; "
                            "the first shard is for validation.")
     parser.add_argument("inputs", nargs="*",
                         help=f"files ({' '.join(SUFFIXES)}) or folders of them; none: {DATASET} is streamed from the Hugging Face hub")
@@ -285,32 +286,42 @@ def parse_options():
     parser.add_argument("--processes", type=common.whole_number(1, 1024), default=max(1, (os.cpu_count() or 1) - 1), metavar="N",
                         help="tokenizing processes")
     parser.add_argument("--field", default="text", help="column or key that holds the text")
-    common.add_bpe_options(parser)
+    parser.add_argument("--name", default="edu_fineweb", help="shards are called NAME_val_000000.bin, NAME_train_000001.bin, ...")
+    encoders.add_options(parser)
     options = parser.parse_args()
     options.out = options.out or f"edu_fineweb{options.version}"
-    common.check_bpe_options(options)
+    if os.path.basename(options.name) != options.name or not options.name:
+        raise ToolError(EXIT_USAGE, f"--name: '{options.name}' is no part of a file name; folders go into --out")
+    encoders.check_options(options)
     return options
 
 
 def origin(options, files):
     """All that decides what the shards hold; a folder of shards is continued only where it is the same."""
     source = [[os.path.basename(file), os.path.getsize(file)] for file in files] if files else f"{DATASET} sample-{options.version}T"
-    merges = hashlib.sha256(common.read_bytes(options.vocab_bpe, "merges")).hexdigest() if options.vocab_bpe else common.GPT2_SHA256["vocab.bpe"]
-    return {"source": source, "field": options.field, "shard_size": options.shard_size, "merges_sha256": merges}
+    record = {"source": source, "field": options.field, "shard_size": options.shard_size}
+    sha256 = lambda path, what: hashlib.sha256(common.read_bytes(path, what)).hexdigest()
+    if options.tokenizer == "byte":
+        return {**record, "tokenizer": "byte"}
+    if options.tokenizer != "gpt2":
+        return {**record, "tokenizer_sha256": sha256(options.tokenizer, "tokenizer"), "eot": options.eot}
+    return {**record, "merges_sha256": sha256(options.vocab_bpe, "merges") if options.vocab_bpe else common.GPT2_SHA256["vocab.bpe"]}
 
 
 def main():
     options = parse_options()
     files = input_files(options.inputs)
-    shards = Shards(options.out, origin(options, files))
+    shards = Shards(options.out, origin(options, files), options.name)
     if shards.record["finished"] or 0 < options.shards <= shards.count():
         print(f"{options.out}: all {shards.count()} shards are there")
         return
     if shards.count() > 0:
         print(f"{options.out}: {shards.count()} whole shards are there, going on behind them", flush=True)
-    encoder = Encoder(options)
+    encoder = encoders.open_encoder(options)
     texts = (text for file in files for text in file_texts(file, options.field)) if files else streamed_texts(options)
     write_shards(shards, texts, encoder, options)
+    if options.tokenizer != "gpt2":
+        print(f"train with --vocab {encoder.vocab}")
     if shards.count() < 2:
         print(f"note: {shards.count()} shard, for validation, none to train on; a smaller --shard-size makes more", file=sys.stderr)
 

@@ -6,13 +6,12 @@
 // line, and one at the end of the file, belong to no document ("A\n<|endoftext|>\nB\n" holds "A" and "B").
 // An end-of-text token stands before each document, as in llm.c's shards, unless --no-eot.
 #define _GNU_SOURCE      // memmem
+#include "tool.h"
+
 #include "shard.h"
 #include "tokenizer.h"
 
-#include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -54,6 +53,8 @@ typedef struct {
     const Tokenizer* tok;
     bool             eot;
     int64_t          documents;
+    ToolProgress     progress;
+    double           bytes;           // of text, so far
 } Output;
 
 static void write_document(Output* o, const char* text, size_t n) {
@@ -63,6 +64,8 @@ static void write_document(Output* o, const char* text, size_t n) {
     Error err;
     if (!shard_writer_add(&o->shard, (const uint32_t*)ids, count, &err)) { FAIL(err.code, "%s", err.text); }
     o->documents++;
+    o->bytes += (double)n;
+    tool_progress(&o->progress, o->bytes);
     free(ids);
 }
 
@@ -89,17 +92,27 @@ static void write_text_file(Output* o, const char* path) {
     close(fd);
 }
 
+// of the files that are there; what is wrong with the others is said when their turn comes
+static double total_bytes(char* const* paths, int count) {
+    struct stat info;
+    double total = 0;
+    for (int i = 0; i < count; i++) { total += stat(paths[i], &info) == 0 ? (double)info.st_size : 0; }
+    return total;
+}
+
 int main(int argc, char** argv) {
     Options options = parse_options(argc, argv);
     Error err;
     Tokenizer* tok = tokenizer_open(options.tokenizer, &err);
     if (!tok) { FAIL(err.code, "%s", err.text); }
-    Output out = {.tok = tok, .eot = options.eot};
+    Output out = {.tok = tok, .eot = options.eot, .progress = tool_progress_open("tokenize", total_bytes(argv + optind, argc - optind))};
     int token_bytes = tokenizer_vocab_size(tok) <= 1 << 16 ? 2 : 4;
     if (!shard_writer_open(&out.shard, options.out, token_bytes, &err)) { FAIL(err.code, "%s", err.text); }
     for (int i = optind; i < argc; i++) { write_text_file(&out, argv[i]); }
     long long tokens = (long long)out.shard.tokens;
     if (!shard_writer_close(&out.shard, &err)) { FAIL(err.code, "%s", err.text); }
+    double seconds = tool_seconds(&out.progress);
+    fprintf(stderr, "%.1f MB in %.1f s: %.0f tokens/s\n", out.bytes / 1e6, seconds, (double)tokens / seconds);
     printf("%s: %lld tokens of %lld documents\n", options.out, tokens, (long long)out.documents);
     tokenizer_close(tok);
     return 0;

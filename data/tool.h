@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <string.h>
+#include <time.h>
 
 // a whole number in [low, high], or exit 64
 static inline int64_t tool_int(const char* option, const char* text, int64_t low, int64_t high) {
@@ -55,6 +56,28 @@ static inline char* tool_sidecar_name(const char* shard) {
     memcpy(name, shard, n);
     memcpy(name + n, ".json", 6);
     return name;
+}
+
+// A line on stderr every few seconds: how far a tool is, and how fast.
+typedef struct { const char* label; double total; struct timespec start; double said; } ToolProgress;      // said: seconds after start
+
+static inline double tool_seconds(const ToolProgress* p) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)(now.tv_sec - p->start.tv_sec) + (double)(now.tv_nsec - p->start.tv_nsec) * 1e-9;
+}
+
+static inline ToolProgress tool_progress_open(const char* label, double total_bytes) {
+    ToolProgress p = { label, total_bytes, { 0, 0 }, 0 };
+    clock_gettime(CLOCK_MONOTONIC, &p.start);
+    return p;
+}
+
+static inline void tool_progress(ToolProgress* p, double done_bytes) {
+    double seconds = tool_seconds(p);
+    if (seconds - p->said < 10) { return; }
+    p->said = seconds;
+    fprintf(stderr, "%s: %.0f of %.0f MB (%.0f%%), %.1f MB/s\n", p->label, done_bytes / 1e6, p->total / 1e6, 100 * done_bytes / p->total, done_bytes / 1e6 / seconds);
 }
 
 #endif

@@ -3,13 +3,17 @@
 
     python3 data/wikitext2.py --encoder encoder.json --vocab-bpe vocab.bpe --out wikitext2_hf.bin wiki.test.raw
 
-The join is that of the Hugging Face perplexity recipe (protocol A): rows are the lines of the file, blank ones are empty, and
-"\\n\\n" stands between rows. The test set gives 287,644 GPT-2 tokens, one stream without an end-of-text token."""
+--protocol a joins as the Hugging Face perplexity recipe does: rows are the lines of the file, blank ones are empty, and "\\n\\n" stands between
+rows. The test set gives 287,644 GPT-2 tokens, one stream without an end-of-text token.
+--protocol b is the task `wikitext` of lm-evaluation-harness: one document a page, its text detokenised, end-of-text before each; words and bytes are
+those of the pages before that."""
 import hashlib
 import io
 import os
+import re
 
 import common
+import encoders
 from common import EXIT_DATA, EXIT_USAGE, ToolError
 
 WIKI_TEST_RAW = "173c87a53759e0201f33e0ccf978e510c2042d7f2cb78229d9a50d79b9e7dd08"      # sha256 of the set that published figures are for
@@ -34,8 +38,44 @@ def read_source(path):
     return data, text
 
 
-def sidecar(data, text, tokens):
-    """What an evaluation divides by: figures of the raw file, not of the joined text."""
+# ---- protocol B ------------------------------------------------------------------------------------------------------------
+
+def is_title(line):
+    """' = Name = ', but not ' = = Section = = '"""
+    heading = line.replace("= = =", "===").replace("= =", "==").strip()
+    return heading.startswith("= ") and heading.endswith(" =")
+
+
+def pages_of(text):
+    """The documents of the harness' data set: each begins at a title. Blank lines before the first title are no page."""
+    lines = text.split("\n")
+    starts = [number for number, line in enumerate(lines) if is_title(line)]
+    pages = ["\n".join(lines[start:end]) for start, end in zip([0] + starts, starts + [len(lines)])]
+    return [page for page in pages[:-1] if page.strip()] + pages[-1:]
+
+
+#                  what the set spaced out, and how a text has it; in this order
+DETOKENISED = [
+    ("s '", "s'"), (re.compile(r"/' [0-9]/"), r"/'[0-9]/"),
+    (" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", "."),
+    (" : ", ": "), (" ; ", "; "), (" . ", ". "), (" ! ", "! "), (" ? ", "? "), (" , ", ", "),
+    (re.compile(r"\(\s*([^\)]*?)\s*\)"), r"(\1)"), (re.compile(r"\[\s*([^\]]*?)\s*\]"), r"[\1]"), (re.compile(r"{\s*([^}]*?)\s*}"), r"{\1}"),
+    (re.compile(r"\"\s*([^\"]*?)\s*\""), r'"\1"'), (re.compile(r"'\s*([^']*?)\s*'"), r"'\1'"),
+    ("= = = =", "===="), ("= = =", "==="), ("= =", "=="), (" \u00b0 ", "\u00b0"), (" \n", "\n"), ("\n ", "\n"), (" N ", " 1 "), (" 's", "'s"),
+]
+
+
+def detokenise(page):
+    for spaced, plain in DETOKENISED:
+        page = page.replace(spaced, plain) if isinstance(spaced, str) else spaced.sub(plain, page)
+    return page
+
+
+# ---- tokens and sidecar ----------------------------------------------------------------------------------------------------
+
+def stream(data, text, encoder, tokens):
+    """Protocol A. The sidecar has figures of the raw file, not of the joined text."""
+    tokens.extend(encoder.encode(join_hf(text)))
     words = len(text.split())
     return {
         "bytes": len(data),
@@ -43,31 +83,47 @@ def sidecar(data, text, tokens):
         "words_without_line_ends": words,
         "join": "hf",
         "documents": [0],                              # token offsets where a context begins anew: the recipe scores one stream
-        "tokens": len(tokens),
-        "tokenizer": "gpt2",
-        "source_sha256": hashlib.sha256(data).hexdigest(),
+    }
+
+
+def documents(text, encoder, tokens):
+    """Protocol B."""
+    pages, starts = pages_of(text), []
+    for page in pages:
+        starts.append(len(tokens))
+        tokens.append(encoder.eot)
+        tokens.extend(encoder.encode(detokenise(page)))
+    return {
+        "bytes": sum(len(page.encode()) for page in pages),
+        "words": sum(len(re.split(r"\s+", page)) for page in pages),
+        "join": "documents",
+        "documents": starts,
     }
 
 
 def main():
-    parser = common.Parser("WikiText-2 (raw) to an evaluation shard and its sidecar, joined as the Hugging Face recipe does.")
-    common.add_bpe_options(parser)
-    parser.add_argument("--out", default="wikitext2_hf.bin", metavar="NAME.bin", help="the shard to write; the sidecar is NAME.json beside it")
+    parser = common.Parser("WikiText-2 (raw) to an evaluation shard and its sidecar.")
+    encoders.add_options(parser)
+    parser.add_argument("--protocol", choices=("a", "b"), default="a",
+                        help="a: Hugging Face's perplexity recipe, b: lm-evaluation-harness' task wikitext")
+    parser.add_argument("--out", metavar="NAME.bin",
+                        help="the shard to write; the sidecar is NAME.json beside it (default: wikitext2_hf.bin, wikitext2_b.bin)")
     parser.add_argument("source", help="wiki.test.raw")
     options = parser.parse_args()
-    name, extension = os.path.splitext(options.out)
+    out = options.out or ("wikitext2_hf.bin" if options.protocol == "a" else "wikitext2_b.bin")
+    name, extension = os.path.splitext(out)
     if extension != ".bin":
-        raise ToolError(EXIT_USAGE, f"--out: {options.out} does not end in .bin")
+        raise ToolError(EXIT_USAGE, f"--out: {out} does not end in .bin")
 
     data, text = read_source(options.source)
-    encoding = common.gpt2_encoding(options)
-    tokens = common.token_array(encoding.n_vocab)
-    tokens.extend(encoding.encode_ordinary(join_hf(text)))
-    record = sidecar(data, text, tokens)
-    common.make_directory(os.path.dirname(options.out))
-    common.write_shard(options.out, tokens)
+    encoder = encoders.open_encoder(options)
+    tokens = common.token_array(encoder.vocab)
+    record = stream(data, text, encoder, tokens) if options.protocol == "a" else documents(text, encoder, tokens)
+    record |= {"tokens": len(tokens), "tokenizer": encoder.name, "vocab": encoder.vocab, "source_sha256": hashlib.sha256(data).hexdigest()}
+    common.make_directory(os.path.dirname(out))
+    common.write_shard(out, tokens)
     common.write_json(f"{name}.json", record)
-    print(f"{options.out}: {len(tokens)} tokens; {name}.json: {record['bytes']} bytes, {record['words']} words")
+    print(f"{out}: {len(tokens)} tokens; {name}.json: {record['bytes']} bytes, {record['words']} words")
     if record["source_sha256"] != WIKI_TEST_RAW:
         print(f"note: {options.source} is not the published test split; its perplexity compares with nothing published")
 

@@ -45,25 +45,26 @@ EPS = 1e-6
 
 
 # ---- the dump --------------------------------------------------------------------------------------------------------
-HEADER = struct.Struct("<8sIIqQQ16sII")
-RECORD = struct.Struct("<64sII4QQQII")
-DTYPES = {1: "<f4", 2: "<u8", 3: "u1"}
+HEADER = struct.Struct("<8sIIqQQIIQII")
+RECORD = struct.Struct("<64sBBHI4QQQQ")
+DTYPES = {1: "<f4", 2: "<u8", 3: "u1", 4: "<f8"}
 
 
 def read_dump(path):
-    """Records of a state.bin by name, as arrays of their shape."""
-    with open(os.path.join(path, "step_00000001", "state.bin"), "rb") as file:
+    """Records of a checkpoint of one part by name, as arrays of their shape."""
+    with open(os.path.join(path, "step_00000001", "part_0000.bin"), "rb") as file:
         data = file.read()
-    magic, version, count, _, table, size, _, _, _ = HEADER.unpack_from(data)
-    assert magic == b"mobackpt" and version == 1 and size == len(data), f"{path}: not a dump"
+    magic, version, count, _, table, size, _, parts, _, _, _ = HEADER.unpack_from(data)
+    assert magic == b"mobackpt" and version == 2 and parts == 1 and size == len(data), f"{path}: not a dump"
     records = {}
     for i in range(count):
-        name, dtype, ndim, *rest = RECORD.unpack_from(data, table + i * RECORD.size)
-        shape, offset, length, crc = rest[:ndim], rest[4], rest[5], rest[6]
+        name, dtype, ndim, _, crc, *rest = RECORD.unpack_from(data, table + i * RECORD.size)
+        shape, offset, elements = rest[:ndim], rest[4], rest[6]
+        length = elements * np.dtype(DTYPES[dtype]).itemsize
         padded = data[offset:offset + (length + 63) // 64 * 64]
         name = name.rstrip(b"\0").decode()
         assert zlib.crc32(padded) == crc, f"{path}: {name} is damaged"
-        records[name] = np.frombuffer(data, DTYPES[dtype], length // np.dtype(DTYPES[dtype]).itemsize, offset).reshape(shape)
+        records[name] = np.frombuffer(data, DTYPES[dtype], elements, offset).reshape(shape)
     return records
 
 

@@ -42,6 +42,7 @@ static size_t scratch_need(const ModelShape* s, int B, int T, KeepLevel level, s
     for (int l = 0; l < s->L; l++) {
         if (!is_moba(s, l)) { continue; }
         int block = s->layer[l].block, topk = s->layer[l].topk;
+        need = max_size(need, moba_topk_scratch(shape, block, topk));
         need = max_size(need, moba_index_scratch(B, s->H, T, block, topk));
         need = max_size(need, moba_attn_forward_scratch(shape, block, topk, cap));
         if (backward) { need = max_size(need, moba_attn_backward_scratch(shape, block, topk, cap)); }
@@ -70,17 +71,21 @@ static void plan_layers(Acts* acts, Arena* arena, const ModelShape* s, size_t N,
 }
 
 static void plan_routing(Acts* acts, Arena* arena, const ModelShape* s, int B, int T) {
-    size_t centroids = 0, offsets = 0, entries = 0, heads = (size_t)B * s->H;
+    size_t centroids = 0, heads = (size_t)B * s->H;
     for (int l = 0; l < s->L; l++) {
         if (!is_moba(s, l)) { continue; }
         size_t n = (size_t)ceil_div(T, s->layer[l].block);
         centroids = max_size(centroids, heads * n * s->D);
-        offsets = max_size(offsets, heads * (n + 1));
-        entries = max_size(entries, heads * T * (s->layer[l].topk - 1));
+        arena_add(arena, MEM_WORKSPACE, (void**)&acts->route_offset[l], heads * (n + 1) * sizeof(int));
     }
     arena_add(arena, MEM_WORKSPACE, (void**)&acts->centroid, centroids * sizeof(float));
-    arena_add(arena, MEM_WORKSPACE, (void**)&acts->route_offset, offsets * sizeof(int));
-    arena_add(arena, MEM_WORKSPACE, (void**)&acts->route_list, entries * sizeof(int));
+}
+
+// as few chunks as fit, of equal size but for rounding up to 128
+static int logit_rows(const ModelShape* s, int N) {
+    size_t most = max_size(LOGIT_BYTES / ((size_t)s->Vp * sizeof(floatX)) / 128 * 128, 128);
+    int chunks = (int)(((size_t)N + most - 1) / most);
+    return min_int(N, (int)round_up((size_t)ceil_div(N, chunks), 128));
 }
 
 void acts_plan(Acts* acts, Arena* arena, const ModelShape* s, int B, int T, KeepLevel level, size_t scratch_cap) {
@@ -89,13 +94,13 @@ void acts_plan(Acts* acts, Arena* arena, const ModelShape* s, int B, int T, Keep
     bool backward = level != FORWARD_ONLY;
     acts->x = (floatX**)xcalloc((size_t)s->L + 1, sizeof(floatX*));
     acts->layer = (LayerActs*)xcalloc((size_t)s->L, sizeof(LayerActs));
+    acts->route_offset = (int**)xcalloc((size_t)s->L, sizeof(int*));
     for (int l = 0; l <= s->L; l++) {
         if (x_kept(l, level)) { arena_add(arena, MEM_ACTIVATIONS, (void**)&acts->x[l], NC); }
     }
     plan_layers(acts, arena, s, N, level);
     arena_add(arena, MEM_ACTIVATIONS, (void**)&acts->normf, NC);
     arena_add(arena, MEM_ACTIVATIONS, (void**)&acts->rstdf, N * sizeof(float));
-    arena_add(arena, MEM_WORKSPACE, (void**)&acts->branch, NC);
     if (backward) {
         arena_add(arena, MEM_WORKSPACE, (void**)&acts->dx, NC);
         arena_add(arena, MEM_WORKSPACE, (void**)&acts->dy, NC);
@@ -103,8 +108,7 @@ void acts_plan(Acts* acts, Arena* arena, const ModelShape* s, int B, int T, Keep
         arena_add(arena, MEM_WORKSPACE, (void**)&acts->dkprime, s->W ? NC : 0);
         arena_add(arena, MEM_WORKSPACE, (void**)&acts->dproduct, min_size(N, MLP_CHUNK) * s->F * sizeof(floatX));
     }
-    size_t rows = LOGIT_BYTES / ((size_t)s->Vp * sizeof(floatX)) / 128 * 128;
-    acts->logit_rows = (int)min_size(N, max_size(rows, 128));
+    acts->logit_rows = logit_rows(s, (int)N);
     arena_add(arena, MEM_WORKSPACE, (void**)&acts->logits, (size_t)acts->logit_rows * s->Vp * sizeof(floatX));
     arena_add(arena, MEM_WORKSPACE, (void**)&acts->losses, N * sizeof(float));
     arena_add(arena, MEM_WORKSPACE, (void**)&acts->total, sizeof(double));
@@ -127,4 +131,5 @@ void acts_share(Acts* acts, const ModelShape* s, KeepLevel level) {
 void acts_free(Acts* acts) {
     free(acts->x);
     free(acts->layer);
+    free(acts->route_offset);
 }

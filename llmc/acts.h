@@ -18,6 +18,7 @@ typedef enum { RECOMPUTE_NONE, RECOMPUTE_CHEAP, RECOMPUTE_GATE_UP, RECOMPUTE_LAY
         X(qkv,     floatX,   3 * s->C,               RECOMPUTE_LAYER,    ALL)   /* q and k after RoPE on S layers */ \
         X(kprime,  floatX,   kprime_width(s, l),     RECOMPUTE_LAYER,    ALL)   /* k' = k + silu(conv k), M layers with kconv */ \
         X(sel,     uint16_t, routed_slots(s, l),     RECOMPUTE_LAYER,    ALL)   /* MoBA's picked blocks, (B, H, T, topk-1) */ \
+        X(list,    int,      routed_slots(s, l),     RECOMPUTE_CHEAP,    ALL)   /* who picked each block: MobaRoute */ \
         X(att,     floatX,   s->C,                   RECOMPUTE_LAYER,    ALL)   /* attention's output, before wo */ \
         X(lse,     float,    s->H,                   RECOMPUTE_LAYER,    ALL)   /* (B, H, T) */ \
         X(x2,      floatX,   s->C,                   RECOMPUTE_LAYER,    ALL)   /* residual stream after attention */ \
@@ -35,7 +36,6 @@ typedef struct {
     LayerActs* layer;         // (L)
     floatX* normf;            // (N, C) final norm
     float*  rstdf;            // (N)
-    floatX* branch;           // (N, C) a branch's output before it joins the residual stream
     floatX* dx;               // (N, C) gradient of the residual stream
     floatX* dy;               // (N, C) gradient of a norm's or of attention's output, on its way
     floatX* dqkv;             // (N, 3C)
@@ -48,7 +48,7 @@ typedef struct {
     int    *tokens, *targets; // (N)
     float*  rope;             // (T, D/2, 2) cos, sin
     float*  centroid;         // (B, H, n, D)
-    int    *route_offset, *route_list;
+    int**   route_offset;     // (L) where each block's part of a layer's list begins, (B, H, n + 1); M layers only
     void*   scratch;          // shared by all ops, one at a time
     size_t  scratch_bytes;
 } Acts;

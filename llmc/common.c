@@ -3,10 +3,24 @@
 #include <stdarg.h>
 #include <string.h>
 
+static void (*fail_listener)(void*, const Error*);
+static void* fail_argument;
+
+void fail_listen(void (*listener)(void* argument, const Error* err), void* argument) {
+    fail_listener = listener;
+    fail_argument = argument;
+}
+
 void fail_at(int code, const char* file, int line, const char* format, ...) {
     fflush(stdout);
     va_list args;
     va_start(args, format);
+    if (fail_listener) {
+        Error err;
+        vsnprintf(err.text, sizeof err.text, format, args);
+        err.code = code;
+        fail_listener(fail_argument, &err);
+    }
     fprintf(stderr, "error: ");
     vfprintf(stderr, format, args);
     fprintf(stderr, "  [%s:%d]\n", file, line);

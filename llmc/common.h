@@ -34,6 +34,10 @@ extern "C" {
 __attribute__((noreturn, format(printf, 4, 5)))
 void fail_at(int code, const char* file, int line, const char* format, ...);
 
+// While set, fail_at gives its sentence to the listener instead of ending the program by itself: where several processes must end together
+// (ranks.h). The listener does not return. NULL: none.
+void fail_listen(void (*listener)(void* argument, const Error* err), void* argument);
+
 // Fills *err and returns false, for `return error_set(err, EXIT_DATA, "...", ...)`. err may be NULL.
 __attribute__((format(printf, 3, 4)))
 bool error_set(Error* err, int code, const char* format, ...);

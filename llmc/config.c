@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "json.h"
+#include "meet.h"
 #include "pattern.h"
 
 #define OPTION_LINE(type, field, name, preset, min, max, choices, resume, group, help) \
@@ -36,9 +37,13 @@ static void set_text(const char** field, const char* text) {
 
 static bool set_whole(Config* cfg, const Option* option, const char* text, Error* err) {
     size_t sign = text[0] == '-';
+    if (option->choices[0] && strcmp(text, option->choices) == 0) {
+        *(int*)field_of(cfg, option) = 0;
+        return true;
+    }
     if (text[sign] == 0 || text[sign + strspn(text + sign, "0123456789")] != 0) {
-        return error_set(err, EXIT_USAGE, "--%s: '%.*s' is not a whole number; it takes one in [%.17g, %.17g]",
-                         option->name, shown(text), text, option->min, option->max);
+        return error_set(err, EXIT_USAGE, "--%s: '%.*s' is not a whole number; it takes one in [%.17g, %.17g]%s%s",
+                         option->name, shown(text), text, option->min, option->max, option->choices[0] ? " or " : "", option->choices);
     }
     errno = 0;
     long long number = strtoll(text, NULL, 10);
@@ -101,6 +106,11 @@ static bool same_value(const Config* a, const Config* b, const Option* option) {
     }
 }
 
+// an INT that holds its word instead of a number
+static bool is_word(const Config* cfg, const Option* option) {
+    return option->type == TYPE_INT && option->choices[0] && *(const int*)const_field_of(cfg, option) == 0;
+}
+
 char* config_value_text(const Config* cfg, const Option* option) {
     const void* field = const_field_of(cfg, option);
     switch (option->type) {
@@ -117,7 +127,7 @@ char* config_value_text(const Config* cfg, const Option* option) {
             for (int i = *(const int*)field; i > 0; i--) { word += strcspn(word, "|") + 1; }
             return xformat("%.*s", (int)strcspn(word, "|"), word);
         }
-        default: return xformat("%d", *(const int*)field);
+        default: return is_word(cfg, option) ? xstrdup(option->choices) : xformat("%d", *(const int*)field);
     }
 }
 
@@ -223,7 +233,8 @@ Config config_parse(int argc, char** argv) {
     Config cfg;
     Error err;
     if (!config_parse_into(&cfg, argc, argv, &err) || !config_resolve(&cfg, &err)) {
-        fprintf(stderr, "error: %s\n", err.text);
+        int rank = 0, ranks = 1;
+        if (!launch_environment(true, &rank, &ranks) || rank == 0) { fprintf(stderr, "error: %s\n", err.text); }      // once, not by each rank
         exit(err.code);
     }
     return cfg;
@@ -236,9 +247,12 @@ static bool check_uses(const Config* cfg, Error* err) {
     int uses = cfg->dry_run + cfg->eval_only + (cfg->prompt[0] != 0);
     if (uses > 1) { return error_set(err, EXIT_USAGE, "--dry-run, --eval-only and --prompt contradict each other: give one of them"); }
     if (cfg->eval_only && !cfg->eval_data[0] && !cfg->val_data[0]) {
-        return error_set(err, EXIT_USAGE, "--eval-only needs --eval-data (a perplexity) or --val-data (a loss)");
+        return error_set(err, EXIT_USAGE, "--eval-only needs --eval-data (texts, tasks) or --val-data (a loss)");
     }
     if (!cfg->eval_only && cfg->eval_data[0]) { return error_set(err, EXIT_USAGE, "--eval-data is only used with --eval-only"); }
+    if (!cfg->eval_data[0] && (cfg->eval_out[0] || cfg->eval_items)) {
+        return error_set(err, EXIT_USAGE, "--eval-out and --eval-items are only used with --eval-data");
+    }
     if (!cfg->eval_only && cfg->eval_attention == EVAL_DENSE) {
         return error_set(err, EXIT_USAGE, "--eval-attention dense is only used with --eval-only");
     }
@@ -299,8 +313,54 @@ static bool check_pass(const Config* cfg, const char* option, int row, Error* er
                                             cfg->micro_batch, option, row, tokens, INT32_MAX);
 }
 
+// Who this process is among how many. --init says how they meet; the launcher's environment the numbers that are not given.
+static bool resolve_ranks(Config* cfg, Error* err) {
+    static const char* init_name[] = {"auto", "mpi", "tcp", "file"};
+    int rank = 0, ranks = 1;
+    if (cfg->dry_run) { cfg->ranks = max_int(cfg->ranks, 1); return true; }
+    bool launched = launch_environment(cfg->init == INIT_TCP || cfg->init == INIT_FILE, &rank, &ranks);
+    bool by_hand = cfg->ranks > 1 || cfg->rank >= 0 || cfg->meet[0];
+    if (cfg->init == INIT_AUTO && launched && ranks > 1) { cfg->init = INIT_MPI; }
+    if (cfg->init <= INIT_MPI && by_hand && !(cfg->ranks == ranks && cfg->rank == rank && !cfg->meet[0])) {
+        return error_set(err, EXIT_USAGE, "--ranks, --rank and --meet are for --init tcp and file; with mpi it is mpirun that says them");
+    }
+    if (cfg->init > INIT_MPI) {
+        if (!cfg->meet[0]) {
+            return error_set(err, EXIT_USAGE, "--init %s needs --meet: %s", init_name[cfg->init],
+                             cfg->init == INIT_TCP ? "HOST:PORT of rank 0, the same for all ranks" : "the path of a file that all hosts share");
+        }
+        if (cfg->ranks == 0 && launched) { cfg->ranks = ranks; }
+        if (cfg->rank < 0 && launched)   { cfg->rank = rank; }
+        if (cfg->ranks == 0 || cfg->rank < 0 || cfg->rank >= cfg->ranks) {
+            return error_set(err, EXIT_USAGE, "--init %s: rank %d of %d ranks cannot be; give --rank and --ranks, or start with srun", init_name[cfg->init],
+                             cfg->rank, cfg->ranks);
+        }
+        return true;
+    }
+    if (cfg->init == INIT_MPI && mpi_refusal()) { return error_set(err, EXIT_USAGE, "--init mpi: %s", mpi_refusal()); }
+    cfg->rank = cfg->init == INIT_MPI ? rank : 0;
+    cfg->ranks = cfg->init == INIT_MPI ? ranks : 1;
+    if (cfg->ranks > 1 && needs_checkpoint(cfg)) {
+        return error_set(err, EXIT_USAGE, "--%s runs in one process, and this is one of %d", cfg->eval_only ? "eval-only" : "prompt", cfg->ranks);
+    }
+    return true;
+}
+
+// --micro-batch auto: the trainer decides when it knows the device (fit.h); until then the steps alone are checked
+static bool resolve_auto_batch(const Config* cfg, Error* err) {
+    if (cfg->dry_run || needs_checkpoint(cfg)) {
+        return error_set(err, EXIT_USAGE, "--micro-batch: auto asks the device what fits a training step; with --%s give a number",
+                         cfg->dry_run ? "dry-run" : cfg->eval_only ? "eval-only" : "prompt");
+    }
+    if (!cfg->total_batch) { return error_set(err, EXIT_USAGE, "--micro-batch: auto needs --total-batch, or a step would depend on the device's memory"); }
+    if (cfg->total_batch % ((int64_t)cfg->seq_len * cfg->ranks) == 0) { return true; }
+    return error_set(err, EXIT_USAGE, "--total-batch: %" PRId64 " is not a multiple of --seq-len %d on each of %d ranks", cfg->total_batch, cfg->seq_len,
+                     cfg->ranks);
+}
+
 static bool resolve_batch(Config* cfg, Error* err) {
-    int64_t unit = (int64_t)cfg->micro_batch * cfg->seq_len;
+    if (!cfg->micro_batch) { return resolve_auto_batch(cfg, err); }
+    int64_t unit = (int64_t)cfg->micro_batch * cfg->seq_len * cfg->ranks;
     if (!check_pass(cfg, "seq-len", cfg->seq_len, err)) { return false; }
     if (!cfg->total_batch) { cfg->total_batch = unit; }
     if (cfg->total_batch > INT64_MAX / cfg->steps) {
@@ -309,8 +369,10 @@ static bool resolve_batch(Config* cfg, Error* err) {
     }
     if (needs_checkpoint(cfg) || cfg->total_batch % unit == 0) { return true; }      // those two take no steps
     int64_t nearest = (cfg->total_batch + unit / 2) / unit * unit;
-    return error_set(err, EXIT_USAGE, "--total-batch: %" PRId64 " is not a multiple of micro-batch x seq-len = %d x %d; the nearest that is: %" PRId64,
-                     cfg->total_batch, cfg->micro_batch, cfg->seq_len, nearest ? nearest : unit);
+    char ranks[32] = "", times[32] = "";
+    if (cfg->ranks > 1) { snprintf(ranks, sizeof ranks, " x ranks"); snprintf(times, sizeof times, " x %d", cfg->ranks); }
+    return error_set(err, EXIT_USAGE, "--total-batch: %" PRId64 " is not a multiple of micro-batch x seq-len%s = %d x %d%s; the nearest that is: %" PRId64,
+                     cfg->total_batch, ranks, cfg->micro_batch, cfg->seq_len, times, nearest ? nearest : unit);
 }
 
 static bool resolve_eval(Config* cfg, Error* err) {
@@ -346,7 +408,7 @@ static bool resolve_pattern(Config* cfg, Error* err) {
 }
 
 static bool resolve_all(Config* cfg, Error* err) {
-    return check_uses(cfg, err) && resolve_model(cfg, err) && resolve_schedule(cfg, err) && resolve_batch(cfg, err) &&
+    return check_uses(cfg, err) && resolve_ranks(cfg, err) && resolve_model(cfg, err) && resolve_schedule(cfg, err) && resolve_batch(cfg, err) &&
            resolve_eval(cfg, err) && resolve_pattern(cfg, err);
 }
 
@@ -382,7 +444,10 @@ bool config_adopt(Config* cfg, const Config* saved, Error* err) {
         bool size = i == OPTION_layers || i == OPTION_channels || i == OPTION_heads || i == OPTION_mlp || i == OPTION_vocab;
         if (option->resume != RESUME_ALWAYS && !cfg->given[i] && !(size && sized)) { copy_value(cfg, saved, option); }
     }
-    return resolve_all(cfg, err) && config_check_resume(cfg, saved, err);
+    if (!resolve_all(cfg, err)) { return false; }
+    Config compared = *cfg;
+    compared.seed = saved->seed;                 // no step is taken: the seed draws samples, and any will do
+    return config_check_resume(&compared, saved, err);
 }
 
 // ---- JSON ------------------------------------------------------------------------------------------------------------
@@ -392,7 +457,10 @@ char* config_to_json(const Config* cfg) {
         const Option* option = &config_options[i];
         const void* field = const_field_of(cfg, option);
         switch (option->type) {
-            case TYPE_INT:    json_put_int(&json, option->name, *(const int*)field); break;
+            case TYPE_INT:
+                if (is_word(cfg, option)) { json_put_text(&json, option->name, option->choices); }
+                else { json_put_int(&json, option->name, *(const int*)field); }
+                break;
             case TYPE_TOKENS: json_put_int(&json, option->name, *(const int64_t*)field); break;
             case TYPE_REAL:   json_put_exact(&json, option->name, *(const double*)field); break;
             case TYPE_FLAG:   json_put_bool(&json, option->name, *(const int*)field); break;
@@ -414,6 +482,7 @@ static char* value_as_given(const Option* option, JsonValue value) {
     switch (option->type) {
         case TYPE_TEXT: case TYPE_ENUM: return json_get_text(value);
         case TYPE_FLAG: return json_get_bool(value, &flag) ? xstrdup(flag ? "1" : "0") : NULL;
+        case TYPE_INT:  if (option->choices[0] && kind == '"') { return json_get_text(value); }     // fall through
         default:        return kind == '0' ? xformat("%.*s", (int)(value.end - value.at), value.at) : NULL;
     }
 }

@@ -17,6 +17,7 @@
 enum { PRESET_TINY, PRESET_30M, PRESET_124M, PRESET_340M, PRESET_1B };
 enum { SCHEDULE_COSINE, SCHEDULE_WSD, SCHEDULE_LINEAR, SCHEDULE_CONSTANT };
 enum { EVAL_SPARSE, EVAL_DENSE };
+enum { INIT_AUTO, INIT_MPI, INIT_TCP, INIT_FILE };
 
 enum { OPTIONS(OPTION_INDEX) NUM_OPTIONS };
 typedef enum { TYPE_INT, TYPE_TOKENS, TYPE_REAL, TYPE_TEXT, TYPE_ENUM, TYPE_FLAG } OptionType;
@@ -52,7 +53,7 @@ Config config_parse(int argc, char** argv);
 // argv[1..] into *cfg, defaults elsewhere; nothing derived yet. On false *cfg holds nothing to close. argv needs no ending NULL.
 bool config_parse_into(Config* cfg, int argc, char** argv, Error* err);
 
-// Fills what is derived (preset sizes, warmup, cooldown, total_batch, eval_context, eval_stride; the pattern in its shortest spelling),
+// Fills what is derived (rank and ranks from the launcher's environment, preset sizes, warmup, cooldown, total_batch, eval_context, eval_stride; the pattern in its shortest spelling),
 // then checks options against each other. Resolving twice changes nothing. On false *cfg is still to be closed.
 // With --eval-only or --prompt the model is the checkpoint's, and so nothing is derived before config_adopt.
 bool config_resolve(Config* cfg, Error* err);
@@ -63,7 +64,7 @@ void config_close(Config* cfg);
 bool config_check_resume(const Config* now, const Config* saved, Error* err);
 
 // For --eval-only and --prompt: what a resumed run may not change (model, tokenizer, ...) and was not given on the command line is taken
-// from the checkpoint; what was given must agree with it. Then resolves.
+// from the checkpoint; what was given must agree with it, but for --seed, which draws samples. Then resolves.
 bool config_adopt(Config* cfg, const Config* saved, Error* err);
 
 // One flat JSON object, every option by name. Reads back to the same values exactly. The text is the caller's to free.

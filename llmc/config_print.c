@@ -7,14 +7,15 @@ enum { HELP_WIDTH = 100, HELP_COLUMN = 34 };
 
 static const struct { const char *name, *title; } groups[] = {
     { "data", "Data" }, { "model", "Model" }, { "optimizer", "Optimizer" }, { "run", "Run" },
-    { "memory", "Memory and speed" }, { "safety", "Safety" }, { "other", "Other uses" },
+    { "memory", "Memory and speed" }, { "ranks", "Many GPUs" }, { "safety", "Safety" }, { "other", "Other uses" },
 };
 enum { NUM_GROUPS = sizeof groups / sizeof groups[0] };
 
 // "N", "tiny|30M", ... after the option's name; "" for a flag
 static const char* value_word(const Option* option) {
     switch (option->type) {
-        case TYPE_INT: case TYPE_TOKENS: return "N";
+        case TYPE_INT: return option->choices[0] ? "N|auto" : "N";
+        case TYPE_TOKENS: return "N";
         case TYPE_REAL: return "X";
         case TYPE_TEXT: return "TEXT";
         case TYPE_ENUM: return option->choices;
@@ -24,16 +25,18 @@ static const char* value_word(const Option* option) {
 
 // "1 to 1000", "tiny, 30M", "text", "flag"
 static void allowed_text(const Option* option, char* text, size_t room) {
-    const char* separator = strchr(option->choices, '|');
     if (option->type == TYPE_TEXT) { snprintf(text, room, "text"); }
     else if (option->type == TYPE_FLAG) { snprintf(text, room, "flag"); }
-    else if (option->type != TYPE_ENUM) { snprintf(text, room, option->type == TYPE_REAL ? "%g to %g" : "%.17g to %.17g", option->min, option->max); }
+    else if (option->type != TYPE_ENUM) {
+        int used = snprintf(text, room, option->type == TYPE_REAL ? "%g to %g" : "%.17g to %.17g", option->min, option->max);
+        if (option->choices[0]) { snprintf(text + used, room - (size_t)used, ", %s", option->choices); }
+    }
     else {
         size_t used = 0;
-        for (const char* word = option->choices; used + 1 < room; word = separator + 1) {
-            separator = word + strcspn(word, "|");
-            used += (size_t)snprintf(text + used, room - used, "%.*s%s", (int)(separator - word), word, *separator ? ", " : "");
-            if (*separator == 0) { break; }
+        for (const char *word = option->choices, *end; used + 1 < room; word = end + 1) {
+            end = word + strcspn(word, "|");
+            used += (size_t)snprintf(text + used, room - used, "%.*s%s", (int)(end - word), word, *end ? ", " : "");
+            if (*end == 0) { break; }
         }
     }
 }

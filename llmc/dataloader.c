@@ -21,6 +21,7 @@ struct DataLoader {
     int64_t  batch_rows;
     uint64_t seed;
     bool     shuffle;
+    int64_t  origin;           // item that step 0 begins with
     int64_t  next;             // micro-batch of this rank that loader_next returns next, counted from step 0 on
     int      slot;             // where it is or will be read to
     bool     requested;        // it has been asked of the thread
@@ -51,7 +52,7 @@ static void read_micro_batch(DataLoader* d, Slot* slot, int64_t micro) {
     int64_t step = micro / micro_batches_a_step(d), m = micro % micro_batches_a_step(d);
     slot->ok = true;
     for (int j = 0; j < d->micro_rows && slot->ok; j++) {
-        int64_t item = step * d->batch_rows + (m * d->world + d->rank) * d->micro_rows + j;
+        int64_t item = d->origin + step * d->batch_rows + (m * d->world + d->rank) * d->micro_rows + j;
         int64_t row = loader_row_of_item(item, d->set->rows, d->seed, d->shuffle);
         int* inputs = slot->inputs + (size_t)j * T;
         int* targets = slot->targets + (size_t)j * T;
@@ -150,7 +151,14 @@ void loader_close(DataLoader* d) {
 void loader_seek(DataLoader* d, int64_t step) {
     REQUIRE(step >= 0, "loader: step %lld asked for", (long long)step);
     wait_until_idle(d);                          // what was read ahead is dropped
+    d->origin = 0;
     d->next = step * micro_batches_a_step(d);
+}
+
+void loader_seek_item(DataLoader* d, int64_t item) {
+    REQUIRE(item >= 0, "loader: item %lld asked for", (long long)item);
+    loader_seek(d, 0);
+    d->origin = item;
 }
 
 bool loader_next(DataLoader* d, const int** inputs, const int** targets, Error* err) {

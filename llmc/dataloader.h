@@ -24,6 +24,8 @@ void        loader_close(DataLoader* loader);
 
 // the next batch is micro-batch 0 of `step`, counted from 0
 void        loader_seek(DataLoader* loader, int64_t step);
+// the next step, counted as 0 from here on, begins with this item: a run that changed its batch size goes on behind the last item it used
+void        loader_seek_item(DataLoader* loader, int64_t item);
 
 // *inputs, *targets: (micro_rows, T) each, pinned, valid until the next call on this loader. The micro-batches of a step follow each
 // other, then those of the next step. On false nothing has moved on: *err says which shard and token is bad; calling again tries again.

@@ -20,6 +20,11 @@ static double peak_flops_of(const char* name) {
     return 0;
 }
 
+int device_count(void) {
+    int count = 0;
+    return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
 Device device_open(int index) {
     int count = 0;
     cudaError_t status = cudaGetDeviceCount(&count);
@@ -35,6 +40,7 @@ Device device_open(int index) {
     CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
     Device device = {};
     snprintf(device.name, sizeof device.name, "%.127s", properties.name);
+    for (int i = 0; i < 16; i++) { snprintf(device.uuid + 2 * i, 3, "%02x", (unsigned char)properties.uuid.bytes[i]); }
     device.is_gpu = true;
     device.index = index;
     device.capability = properties.major * 10 + properties.minor;
@@ -91,6 +97,15 @@ size_t device_memory_in_use(void) {
     return total - free_bytes;
 }
 
+// cuBLASLt's kernels and ours are loaded when they are first launched
+static const size_t RUNTIME_STILL_TAKES = (size_t)768 << 20;
+
+size_t device_memory_free(void) {
+    size_t free_bytes = 0, total = 0;
+    CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total));
+    return free_bytes > RUNTIME_STILL_TAKES ? free_bytes - RUNTIME_STILL_TAKES : 0;
+}
+
 void device_upload(void* device, const void* host, size_t bytes, stream_t stream) {
     CUDA_CHECK(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream));
 }
@@ -101,6 +116,10 @@ void device_download(void* host, const void* device, size_t bytes, stream_t stre
 
 void device_copy(void* to, const void* from, size_t bytes, stream_t stream) {
     CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream));
+}
+
+void device_copy_rows(void* to, size_t to_stride, const void* from, size_t from_stride, size_t row_bytes, size_t rows, stream_t stream) {
+    CUDA_CHECK(cudaMemcpy2DAsync(to, to_stride, from, from_stride, row_bytes, rows, cudaMemcpyDeviceToDevice, stream));
 }
 
 void device_zero(void* device, size_t bytes, stream_t stream) { CUDA_CHECK(cudaMemsetAsync(device, 0, bytes, stream)); }
@@ -124,4 +143,29 @@ float event_ms(DeviceEvent* from, DeviceEvent* to) {
     float ms = 0;
     CUDA_CHECK(cudaEventElapsedTime(&ms, from->event, to->event));
     return ms;
+}
+
+struct DeviceGraph { cudaGraphExec_t work; };
+
+// thread-local: what other threads (loader, saver) ask of the device meanwhile is none of it
+bool graph_begin(stream_t stream) {
+    CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    return true;
+}
+
+DeviceGraph* graph_end(stream_t stream) {
+    cudaGraph_t recorded;
+    DeviceGraph* graph = (DeviceGraph*)xmalloc(sizeof(DeviceGraph));
+    CUDA_CHECK(cudaStreamEndCapture(stream, &recorded));
+    CUDA_CHECK(cudaGraphInstantiate(&graph->work, recorded, 0));
+    CUDA_CHECK(cudaGraphDestroy(recorded));
+    return graph;
+}
+
+void graph_launch(DeviceGraph* graph, stream_t stream) { CUDA_CHECK(cudaGraphLaunch(graph->work, stream)); }
+
+void graph_close(DeviceGraph* graph) {
+    if (!graph) { return; }
+    CUDA_CHECK(cudaGraphExecDestroy(graph->work));
+    free(graph);
 }

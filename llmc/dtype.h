@@ -71,6 +71,15 @@ typedef struct {
     const int*      list;     // (B, H, T*slots)   entries t * MOBA_MAX_TOPK + slot, ascending within a block
 } MobaRoute;
 
+// What the device decided about an update (adamw_decide): adamw_update reads it there, the host a step later for its log.
+typedef struct {
+    int64_t updates;          // applied so far, this one included if it is
+    double  norm, total;      // gradient norm before clipping, sum of the step's losses
+    float   grad_scale;       // of clipping
+    float   c1, c2;           // bias corrections 1 - beta^updates
+    int     apply;            // 0: the update is skipped and changes nothing
+} UpdateDecision;
+
 enum { MOBA_MAX_TOPK = 32, MOBA_NONE = 0xFFFF };
 
 #endif

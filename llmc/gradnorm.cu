@@ -20,7 +20,7 @@ __global__ void gradnorm_partial_kernel(double* partial, const float* grad, size
 // one block of BLOCKS threads, a partial sum each
 __global__ void gradnorm_final_kernel(double* sumsq, const double* partial) {
     double sum = block_sum(partial[threadIdx.x]);
-    if (threadIdx.x == 0) { *sumsq = sum; }
+    if (threadIdx.x == 0) { *sumsq += sum; }
 }
 
 extern "C" size_t gradnorm_scratch(size_t n) {

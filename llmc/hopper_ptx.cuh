@@ -32,7 +32,7 @@ template <int COUNT> __device__ inline void wgmma_ready(float (&d)[COUNT]) {
 }
 
 // d = a b + (add ? d : 0) over 16 columns of a = rows of b. Operands in shared memory are named by descriptors (hopper_tile.cuh); one whose
-// 16 run along its rows has TRANS 0, one whose 16 are its rows has TRANS 1. N = 64 or 128 is twice the accumulators' length.
+// 16 run along its rows has TRANS 0, one whose 16 are its rows has TRANS 1. N = 32, 64 or 128 is twice the accumulators' length.
 template <int TRANS_A, int TRANS_B>
 __device__ inline void wgmma(float (&d)[32], uint64_t a, uint64_t b, bool add) {
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %34, 0;\n"
@@ -65,6 +65,17 @@ __device__ inline void wgmma(float (&d)[64], uint64_t a, uint64_t b, bool add) {
                    "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
                    "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
                  : "l"(a), "l"(b), "r"((int)add), "n"(TRANS_A), "n"(TRANS_B) : "memory");
+}
+
+template <int TRANS_B>
+__device__ inline void wgmma(float (&d)[16], const uint32_t (&a)[4], uint64_t b, bool add) {
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %21, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
+                 "{%16, %17, %18, %19}, %20, p, 1, 1, %22; }"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+                   "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add), "n"(TRANS_B) : "memory");
 }
 
 template <int TRANS_B>
@@ -144,6 +155,12 @@ __device__ inline void fence_proxy_async() { asm volatile("fence.proxy.async.sha
 __device__ inline void tma_load(void* shared, const void* map, int column, int row, int matrix, uint64_t* barrier) {
     asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];"
                  :: "r"(shared_address(shared)), "l"(map), "r"(column), "r"(row), "r"(matrix), "r"(shared_address(barrier)) : "memory");
+}
+
+// bytes that follow each other to shared memory, counted on the barrier; both 16-byte aligned. One thread calls it.
+__device__ inline void bulk_load(void* shared, const void* from, int bytes, uint64_t* barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                 :: "r"(shared_address(shared)), "l"(from), "r"(bytes), "r"(shared_address(barrier)) : "memory");
 }
 __device__ inline void tma_prefetch(const void* map) { asm volatile("prefetch.tensormap [%0];" :: "l"(map) : "memory"); }
 

@@ -43,7 +43,6 @@ static void append_quoted(Json* json, const char* text) {
             snprintf(escape, sizeof escape, "\\u%04x", *s);
         } else if (length == 0) {
             snprintf(escape, sizeof escape, "\\udc%02x", *s);
-            length = 1;
         } else {
             append(json, (const char*)s, length);
             s += length;

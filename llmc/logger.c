@@ -27,11 +27,10 @@ struct Logger {
 };
 
 // ---- log.jsonl -------------------------------------------------------------------------------------------------------
-// Bytes of the file up to the first record of a step beyond resume_step, or up to an unfinished last line. -1: cannot be read.
-static off_t bytes_to_keep(FILE* file, int64_t resume_step) {
+int64_t log_bytes_to_keep(FILE* file, int64_t resume_step) {
     char* line = NULL;
     size_t room = 0;
-    off_t keep = 0;
+    int64_t keep = 0;
     for (ssize_t length; (length = getline(&line, &room, file)) > 0; keep += length) {
         JsonValue record, value;
         int64_t step;
@@ -48,7 +47,7 @@ static bool open_file(Logger* logger, int64_t resume_step, Error* err) {
     logger->file = open(logger->path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     if (logger->file < 0) { return error_set(err, EXIT_NO_OUTPUT, "%s cannot be opened: %s", logger->path, strerror(errno)); }
     FILE* reader = fopen(logger->path, "r");
-    logger->whole = reader ? bytes_to_keep(reader, resume_step) : -1;
+    logger->whole = reader ? log_bytes_to_keep(reader, resume_step) : -1;
     int why = errno;
     if (reader) { fclose(reader); }
     if (logger->whole < 0) { return error_set(err, EXIT_IO, "%s cannot be read: %s", logger->path, strerror(why)); }

@@ -58,6 +58,8 @@ void log_eval(Logger* logger, int step, const char* set, double loss); // ppl = 
 void log_save(Logger* logger, int step, const char* path, int64_t bytes, double ms, double pause_ms);   // pause: what training waited
 void log_end(Logger* logger, const EndRecord* end);
 
+// Bytes of a log up to the first record of a step beyond resume_step, or up to an unfinished last line. -1: cannot be read.
+int64_t log_bytes_to_keep(FILE* file, int64_t resume_step);
 // The console line of a step, without newline; bar: with the progress bar.
 void log_step_text(char* text, size_t room, const StepStats* stats, int total_steps, double ms_left, bool bar);
 

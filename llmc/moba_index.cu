@@ -1,22 +1,23 @@
 // From "which blocks does a query read" to "which queries read a block": count, scan, stable scatter. Integers only.
 //
-// The queries of a head are cut into chunks, one thread block each. Pass one counts a chunk's picks per block; a scan over the chunks and over
-// the blocks turns the counts (in scratch) into the place where the chunk's first entry of each block goes; pass two sorts the chunk by block
-// in shared memory and copies the runs out, so that neighbours in a list are written together (single entries would each touch a sector
-// of memory). Every step keeps the order of the queries: lists ascend.
+// The queries of a head are cut into chunks, one thread block each. Pass one counts a chunk's picks per block; the sums over the chunks before
+// and the blocks before are the place where the chunk's first entry of each block goes; pass two sorts the chunk by block in shared memory and
+// copies the runs out, so that neighbours in a list are written together (single entries would each touch a sector of memory).
+// Every step keeps the order of the queries: lists ascend.
 #include "cuda_common.cuh"
 #include "ops.h"
 
 enum { INDEX_WARPS   = 8,
        INDEX_THREADS = INDEX_WARPS * WARP,
-       INDEX_WINDOW  = 2048,    // blocks sorted at a time; with more blocks a chunk is read again for each window
+       INDEX_WINDOW  = 1024,    // blocks sorted at a time; with more blocks a chunk is read again for each window
        INDEX_ENTRIES = 28672,   // of a chunk at most: its places fit in 16 bits, its sorted entries in the 99 KB of an L40 or 4090
        INDEX_QUERIES = 512,     // of a chunk at least
        INDEX_RUN     = 16,      // entries of a chunk per block that are worth a longer chunk
-       INDEX_AHEAD   = 8,       // picks a lane loads before it looks at the first
+       INDEX_BATCH   = 16,      // queries whose picks a warp sorts at a time: half a word of bits
        COUNT_WINDOW  = 8192,    // blocks counted at a time
        SCAN_THREADS  = 1024,
-       SCAN_AHEAD    = 16 };
+       SCAN_AHEAD    = 16,
+       SUM_CHUNKS    = 64 };    // up to so many chunks of up to INDEX_THREADS blocks, every thread block of pass two sums the counts itself
 
 // queries a chunk; a function of the shape alone
 static int chunk_length(int T, int n, int slots) {
@@ -25,12 +26,40 @@ static int chunk_length(int T, int n, int slots) {
     return length;
 }
 
+// ---- counting -----------------------------------------------------------------------------------------------------------------------
+// Adds `one` to counter[block - window] for the picks sel[from .. to-1] of blocks in the window, eight picks a load. `threads` threads share the
+// work, this one is number `thread`.
+__device__ inline void count_picks(unsigned* counter, unsigned one, const uint16_t* sel, int from, int to, int window, int width,
+                                   int thread, int threads) {
+    int skip = (int)((uintptr_t)sel / sizeof(uint16_t) % 8);             // sel - skip begins a 16-byte word
+    #pragma unroll 2
+    for (int at = (from + skip) / 8 * 8 - skip + 8 * thread; at < to; at += 8 * threads) {
+        uint32_t pair[4];
+        if (at >= from && at + 8 <= to) {
+            uint4 eight = *reinterpret_cast<const uint4*>(sel + at);
+            pair[0] = eight.x; pair[1] = eight.y; pair[2] = eight.z; pair[3] = eight.w;
+        } else {
+            #pragma unroll
+            for (int i = 0; i < 4; i++) {
+                uint32_t low  = at + 2 * i >= from && at + 2 * i < to ? sel[at + 2 * i] : MOBA_NONE;
+                uint32_t high = at + 2 * i + 1 >= from && at + 2 * i + 1 < to ? sel[at + 2 * i + 1] : MOBA_NONE;
+                pair[i] = low | high << 16;
+            }
+        }
+        #pragma unroll
+        for (int i = 0; i < 8; i++) {
+            unsigned place = (pair[i / 2] >> (i % 2 * 16) & 0xffff) - window;     // MOBA_NONE lies behind every window
+            if (place < (unsigned)width) { atomicAdd(&counter[place], one); }
+        }
+    }
+}
+
 // entries of a chunk: picks (query, slot) in order
 __device__ inline int chunk_entries(int T, int chunk, int length, int slots) { return min(length, T - chunk * length) * slots; }
 
 // one thread block per (head, chunk); counts: (heads, chunks, n)
 __global__ void __launch_bounds__(INDEX_THREADS) count_kernel(int* counts, const uint16_t* sel, int T, int n, int slots, int length) {
-    __shared__ int counter[COUNT_WINDOW];
+    __shared__ unsigned counter[COUNT_WINDOW];
     int chunk = blockIdx.x, chunks = gridDim.x, head = blockIdx.y, entries = chunk_entries(T, chunk, length, slots);
     sel += ((size_t)head * T + (size_t)chunk * length) * slots;
     counts += ((size_t)head * chunks + chunk) * n;
@@ -38,13 +67,9 @@ __global__ void __launch_bounds__(INDEX_THREADS) count_kernel(int* counts, const
         int width = min((int)COUNT_WINDOW, n - window);
         for (int j = threadIdx.x; j < width; j += INDEX_THREADS) { counter[j] = 0; }
         __syncthreads();
-        #pragma unroll 4
-        for (int entry = threadIdx.x; entry < entries; entry += INDEX_THREADS) {
-            unsigned at = sel[entry] - window;                           // MOBA_NONE lies behind every window
-            if (at < (unsigned)width) { atomicAdd(&counter[at], 1); }
-        }
+        count_picks(counter, 1, sel, 0, entries, window, width, threadIdx.x, INDEX_THREADS);
         __syncthreads();
-        for (int j = threadIdx.x; j < width; j += INDEX_THREADS) { counts[window + j] = counter[j]; }
+        for (int j = threadIdx.x; j < width; j += INDEX_THREADS) { counts[window + j] = (int)counter[j]; }
         __syncthreads();
     }
 }
@@ -95,107 +120,144 @@ __global__ void __launch_bounds__(SCAN_THREADS) scan_kernel(int* offset, int* co
     if (threadIdx.x == 0) { offset[n] = before; }
 }
 
+// The same of few chunks and blocks, by each thread block for itself; shift[j] = where its chunk's first entry of block j goes.
+__device__ inline void sum_counts(int* shift, int* offset, const int* counts, int n, int chunk, int chunks) {
+    __shared__ int sums[INDEX_WARPS];
+    int j = threadIdx.x, before = 0, length = 0, total;
+    if (j < n) {
+        #pragma unroll 16
+        for (int i = 0; i < chunks; i++) {
+            int count = counts[(size_t)i * n + j];
+            before += i < chunk ? count : 0;
+            length += count;
+        }
+    }
+    int start = block_exclusive<INDEX_WARPS>(length, sums, &total);
+    if (j < n) {
+        shift[j] = start + before;
+        if (chunk == 0) { offset[j] = start; }
+    }
+    if (chunk == 0 && j == 0) { offset[n] = total; }
+}
+
 // ---- sorting a chunk --------------------------------------------------------------------------------------------------------------
-// Shared memory of place_kernel: per warp a 16-bit counter for each block of the window, shift[] (below), the sorted entries.
+// Shared memory of place_kernel: per warp a word for each block of the window, shift[] (below), the sorted entries. The high half of a word is
+// the place of the warp's next entry of the block, in its low half the queries of a batch that pick the block leave their bits.
 static size_t place_shared_bytes(int n, int length, int slots) {
-    size_t stride = round_up(min_int(n, INDEX_WINDOW), 2);
-    return stride * (INDEX_WARPS * sizeof(uint16_t) + sizeof(int)) + (size_t)length * slots * sizeof(uint16_t);
+    return (size_t)min_int(n, INDEX_WINDOW) * (INDEX_WARPS + 1) * sizeof(int) + (size_t)length * slots * sizeof(uint16_t);
 }
 
-// The warp's share of the chunk, in order; the blocks of entries first + lane, + 32, ... as places in the window, -1 for those outside.
-__device__ inline void load_picks(int (&at)[INDEX_AHEAD], const uint16_t* sel, int first, int end, int window, int width) {
-    #pragma unroll
-    for (int i = 0; i < INDEX_AHEAD; i++) {
-        int entry = first + i * WARP + threadIdx.x % WARP;
-        at[i] = entry < end ? sel[entry] - window : -1;
-    }
-    #pragma unroll
-    for (int i = 0; i < INDEX_AHEAD; i++) { at[i] = (unsigned)at[i] < (unsigned)width ? at[i] : -1; }
-}
-
-__device__ inline void count_share(uint16_t* counter, const uint16_t* sel, int from, int end, int window, int width) {
-    int* pair = reinterpret_cast<int*>(counter);                         // atomics have no 16 bits: two counters a word, which never carry
-    for (int first = from; first < end; first += INDEX_AHEAD * WARP) {
-        int at[INDEX_AHEAD];
-        load_picks(at, sel, first, end, window, width);
+// The picks of queries from .. to-1 to their places in the sorted chunk. A query picks a block once, so an entry's place in its batch is the
+// number of lower bits. Lane = query of the batch and parity of the slots.
+__device__ inline void sort_share(uint16_t* sorted, unsigned* word, const uint16_t* sel, int from, int to, int slots, int window, int width) {
+    const int PICKS = MOBA_MAX_TOPK / 2;
+    int lane = threadIdx.x % WARP, bit = lane % INDEX_BATCH, odd = lane / INDEX_BATCH;
+    unsigned lower = (1u << bit) - 1;
+    for (int query = from + bit; query - bit < to; query += INDEX_BATCH) {
+        unsigned at[PICKS], seen[PICKS];
         #pragma unroll
-        for (int i = 0; i < INDEX_AHEAD; i++) {
-            if (at[i] >= 0) { atomicAdd(&pair[at[i] / 2], at[i] % 2 ? 65536 : 1); }
+        for (int i = 0; i < PICKS; i++) {
+            if (2 * i >= slots) { break; }
+            int slot = 2 * i + odd;
+            at[i] = query < to && slot < slots ? sel[query * slots + slot] - window : 0xffffffffu;
         }
-    }
-}
-
-// counter: where the warp's next entry of a block goes. Of lanes that name the same block, the lowest moves it on for all.
-__device__ inline void sort_share(uint16_t* sorted, uint16_t* counter, const uint16_t* sel, int from, int end, int window, int width) {
-    int lane = threadIdx.x % WARP;
-    for (int first = from; first < end; first += INDEX_AHEAD * WARP) {
-        int at[INDEX_AHEAD];
-        load_picks(at, sel, first, end, window, width);
         #pragma unroll
-        for (int i = 0; i < INDEX_AHEAD; i++) {
-            unsigned same = __match_any_sync(0xffffffffu, at[i]), before = same & ((1u << lane) - 1);
-            int place = at[i] >= 0 ? counter[at[i]] : 0;
-            __syncwarp();
-            if (at[i] >= 0) {
-                if (before == 0) { counter[at[i]] = (uint16_t)(place + __popc(same)); }
-                sorted[place + __popc(before)] = (uint16_t)(first + i * WARP + lane);
+        for (int i = 0; i < PICKS; i++) {
+            if (2 * i >= slots) { break; }
+            if (at[i] < (unsigned)width) { atomicOr(&word[at[i]], 1u << bit); }
+        }
+        __syncwarp();
+        #pragma unroll
+        for (int i = 0; i < PICKS; i++) {
+            if (2 * i >= slots) { break; }
+            if (at[i] < (unsigned)width) {
+                seen[i] = word[at[i]];
+                sorted[(seen[i] >> 16) + __popc(seen[i] & lower)] = (uint16_t)(query * slots + 2 * i + odd);
             }
-            __syncwarp();
         }
+        __syncwarp();
+        #pragma unroll
+        for (int i = 0; i < PICKS; i++) {                                // the lowest query moves the place on for all
+            if (2 * i >= slots) { break; }
+            if (at[i] < (unsigned)width && (seen[i] & lower) == 0) { word[at[i]] = (seen[i] >> 16) + __popc(seen[i] & 0xffff) << 16; }
+        }
+        __syncwarp();
     }
 }
 
-// Counts become places in the sorted chunk: blocks ascend, and within a block the warps. Sets shift[block] = place in the head's list minus
-// place in the sorted chunk; returns the number of entries. One thread per run of blocks.
-__device__ inline int scan_counters(int* shift, uint16_t* counter, int stride, const int* starts, const int* offset, int width) {
+// Counts become places in the sorted chunk: blocks ascend, and within a block the warps. shift[block] becomes place in the head's list minus
+// place in the sorted chunk. One thread per run of blocks.
+__device__ inline void scan_words(int* shift, unsigned* word, int stride, int width) {
     __shared__ int sums[INDEX_WARPS];
     int run = (width + INDEX_THREADS - 1) / INDEX_THREADS, from = min(width, (int)threadIdx.x * run), to = min(width, from + run);
     int length = 0, total;
     for (int j = from; j < to; j++) {
-        for (int w = 0; w < INDEX_WARPS; w++) { length += counter[w * stride + j]; }
+        for (int w = 0; w < INDEX_WARPS; w++) { length += (int)(word[w * stride + j] >> 16); }
     }
     int place = block_exclusive<INDEX_WARPS>(length, sums, &total);
     for (int j = from; j < to; j++) {
-        shift[j] = offset[j] + starts[j] - place;
+        shift[j] -= place;
         for (int w = 0; w < INDEX_WARPS; w++) {
-            int count = counter[w * stride + j];
-            counter[w * stride + j] = (uint16_t)place;
+            int count = (int)(word[w * stride + j] >> 16);
+            word[w * stride + j] = (unsigned)place << 16;
             place += count;
         }
     }
-    return total;
 }
 
-// one thread block per (head, chunk), a warp per eighth of its entries; starts: what scan_kernel made of the counts
-__global__ void __launch_bounds__(INDEX_THREADS) place_kernel(int* list, const int* offset, const int* starts, const uint16_t* sel,
-                                                              int T, int n, int slots, int length) {
+// The runs of the sorted chunk to the lists, LANES lanes a block. end: the last warp's words, which have moved on to the blocks' ends.
+template<int LANES>
+__device__ inline void copy_runs(int* list, const uint16_t* sorted, const int* shift, const unsigned* end, int width, int first_query, int slots) {
+    unsigned reciprocal = (1u << 31) / (unsigned)slots + 1;              // of entries below 2^16: entry / slots is the product's high word
+    for (int j = threadIdx.x / LANES; j < width; j += INDEX_THREADS / LANES) {
+        int to = (int)(end[j] >> 16), move = shift[j];
+        for (int i = (j > 0 ? (int)(end[j - 1] >> 16) : 0) + threadIdx.x % LANES; i < to; i += LANES) {
+            int entry = sorted[i], query = (int)__umulhi(2u * (unsigned)entry, reciprocal);
+            list[i + move] = (first_query + query) * MOBA_MAX_TOPK + entry - query * slots;
+        }
+    }
+}
+
+// one thread block per (head, chunk), a warp per eighth of its queries; counts: what scan_kernel made of them, or, if `sums`, as they were
+template<int LANES>
+__global__ void __launch_bounds__(INDEX_THREADS, 4) place_kernel(int* list, int* offset, const int* counts, const uint16_t* sel,
+                                                              int T, int n, int slots, int length, bool sums) {
     extern __shared__ __align__(16) unsigned char place_shared[];
     int warp = threadIdx.x / WARP, chunk = blockIdx.x, chunks = gridDim.x, head = blockIdx.y;
-    int entries = chunk_entries(T, chunk, length, slots), share = (entries + INDEX_WARPS - 1) / INDEX_WARPS;
-    int from = min(entries, warp * share), end = min(entries, from + share), stride = (min(n, (int)INDEX_WINDOW) + 1) / 2 * 2;
-    int*      shift   = reinterpret_cast<int*>(place_shared);
-    uint16_t* counter = reinterpret_cast<uint16_t*>(shift + stride);
-    uint16_t* sorted  = counter + INDEX_WARPS * stride;
+    int queries = min(length, T - chunk * length), share = length / INDEX_WARPS, stride = min(n, (int)INDEX_WINDOW);
+    int from = min(queries, warp * share), to = min(queries, from + share);
+    int*      shift  = reinterpret_cast<int*>(place_shared);
+    unsigned* words  = reinterpret_cast<unsigned*>(shift + stride);
+    unsigned* word   = words + warp * stride;
+    uint16_t* sorted = reinterpret_cast<uint16_t*>(words + INDEX_WARPS * stride);
     sel    += ((size_t)head * T + (size_t)chunk * length) * slots;
     list   += (size_t)head * T * slots;
-    starts += ((size_t)head * chunks + chunk) * n;
+    counts += (size_t)head * chunks * n;
     offset += (size_t)head * (n + 1);
+    if (sums) { sum_counts(shift, offset, counts, n, chunk, chunks); }
     for (int window = 0; window < n; window += INDEX_WINDOW) {
         int width = min((int)INDEX_WINDOW, n - window);
-        for (int j = threadIdx.x; j < INDEX_WARPS * stride; j += INDEX_THREADS) { counter[j] = 0; }
+        for (int j = threadIdx.x; j < INDEX_WARPS * stride; j += INDEX_THREADS) { words[j] = 0; }
+        for (int j = threadIdx.x; j < width && !sums; j += INDEX_THREADS) { shift[j] = offset[window + j] + counts[(size_t)chunk * n + window + j]; }
         __syncthreads();
-        count_share(counter + warp * stride, sel, from, end, window, width);
+        count_picks(word, 1u << 16, sel, from * slots, to * slots, window, width, threadIdx.x % WARP, WARP);
         __syncthreads();
-        int sum = scan_counters(shift, counter, stride, starts + window, offset + window, width);
+        scan_words(shift, words, stride, width);
         __syncthreads();
-        sort_share(sorted, counter + warp * stride, sel, from, end, window, width);
+        sort_share(sorted, word, sel, from, to, slots, window, width);
         __syncthreads();
-        for (int i = threadIdx.x; i < sum; i += INDEX_THREADS) {
-            int entry = sorted[i];
-            list[i + shift[sel[entry] - window]] = (chunk * length + entry / slots) * MOBA_MAX_TOPK + entry % slots;
-        }
+        copy_runs<LANES>(list, sorted, shift, words + (INDEX_WARPS - 1) * stride, width, chunk * length, slots);
         __syncthreads();                                                 // shared memory is free again
     }
+}
+
+template<int LANES>
+static void place(int* list, int* offset, const int* counts, const uint16_t* sel, int T, int n, int slots, int length, bool sums, dim3 grid,
+                  stream_t stream) {
+    size_t bytes = place_shared_bytes(n, length, slots);
+    CUDA_CHECK(cudaFuncSetAttribute(place_kernel<LANES>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
+    place_kernel<LANES><<<grid, INDEX_THREADS, bytes, stream>>>(list, offset, counts, sel, T, n, slots, length, sums);
+    LAUNCH_CHECK();
 }
 
 extern "C" void moba_index(int* offset, int* list, const uint16_t* sel, int B, int H, int T, int block, int topk, void* scratch,
@@ -211,15 +273,16 @@ extern "C" void moba_index(int* offset, int* list, const uint16_t* sel, int B, i
         return;
     }
     int length = chunk_length(T, n, slots), *counts = (int*)scratch;
-    size_t bytes = place_shared_bytes(n, length, slots);
     dim3 grid(ceil_div(T, length), heads);
+    bool sums = (int)grid.x <= SUM_CHUNKS && n <= INDEX_THREADS;
     count_kernel<<<grid, INDEX_THREADS, 0, stream>>>(counts, sel, T, n, slots, length);
     LAUNCH_CHECK();
-    scan_kernel<<<heads, SCAN_THREADS, 0, stream>>>(offset, counts, n, (int)grid.x);
-    LAUNCH_CHECK();
-    CUDA_CHECK(cudaFuncSetAttribute(place_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
-    place_kernel<<<grid, INDEX_THREADS, bytes, stream>>>(list, offset, counts, sel, T, n, slots, length);
-    LAUNCH_CHECK();
+    if (!sums) {
+        scan_kernel<<<heads, SCAN_THREADS, 0, stream>>>(offset, counts, n, (int)grid.x);
+        LAUNCH_CHECK();
+    }
+    bool long_runs = (size_t)length * slots >= (size_t)INDEX_RUN * n;
+    (long_runs ? place<WARP> : place<8>)(list, offset, counts, sel, T, n, slots, length, sums, grid, stream);
 }
 
 extern "C" size_t moba_index_scratch(int B, int H, int T, int block, int topk) {

@@ -1,5 +1,5 @@
 // The network, in the order it is computed. Forward: embed, then per layer an attention half and an MLP half, each ending where the
-// residual stream and the next norm are formed in one pass; then logits and loss in chunks of rows. Backward is the mirror image; what the
+// product with the last matrix joins the residual stream; then logits and loss in chunks of rows. Backward is the mirror image; what the
 // recompute level did not keep is redone by the very functions forward used, on the same shapes, so that every level gives the same bits.
 #include "model.h"
 
@@ -12,6 +12,7 @@ static LayerParams params_of(const Model* m, int l)          { return layer_para
 static LayerGrads  grads_of(const Model* m, int l)           { return layer_grads(&m->table, m->grads, l); }
 static ModelParams model_params_of(const Model* m)           { return model_params(&m->table, m->matrices, m->vectors); }
 static ModelGrads  model_grads_of(const Model* m)            { return model_grads(&m->table, m->grads); }
+static size_t first_matrix_of(const Model* m, int l)         { return m->table.tensor[MODEL_FIELDS + l * LAYER_FIELDS + LAYER_wqkv].offset; }
 static size_t at(int row, int width)                         { return (size_t)row * (size_t)width; }
 
 // ---- attention half -----------------------------------------------------------------------------------------------------
@@ -28,14 +29,14 @@ static Attention attention_of(const Model* m, int l, floatX* qkv, floatX* kprime
 }
 
 static MobaRoute route_of(const Model* m, int l) {
-    MobaRoute route = {m->acts.layer[l].sel, m->acts.route_offset, m->acts.route_list};
+    MobaRoute route = {m->acts.layer[l].sel, m->acts.route_offset[l], m->acts.layer[l].list};
     return route;
 }
 
-// block -> (query, slot) lists from the layer's picked blocks; in backward again, since all layers share the lists
+// block -> (query, slot) lists from the layer's picked blocks; in backward again where all layers share one list
 static void index_routes(Model* m, int l) {
     const LayerSpec* spec = &m->shape.layer[l];
-    moba_index(m->acts.route_offset, m->acts.route_list, m->acts.layer[l].sel, m->B, m->shape.H, m->T, spec->block, spec->topk,
+    moba_index(m->acts.route_offset[l], m->acts.layer[l].list, m->acts.layer[l].sel, m->B, m->shape.H, m->T, spec->block, spec->topk,
                m->acts.scratch, m->stream);
 }
 
@@ -46,27 +47,37 @@ static void moba_forward(Model* m, int l) {
     if (m->shape.W) { kconv_forward(a.kprime, a.qkv + m->shape.C, params_of(m, l).kconv, m->B, m->T, m->shape.C, m->shape.W, 3 * m->shape.C, m->stream); }
     if (m->dense_moba) { swa_forward(a.att, a.lse, attn.q, attn.k, attn.v, attn.shape, m->T, m->stream); return; }
     moba_centroid(m->acts.centroid, attn.k, attn.shape, spec->block, m->stream);
-    moba_topk(a.sel, attn.q, m->acts.centroid, attn.shape, spec->block, spec->topk, m->stream);
+    moba_topk(a.sel, attn.q, m->acts.centroid, attn.shape, spec->block, spec->topk, m->acts.scratch, m->stream);
     index_routes(m, l);
     moba_attn_forward(a.att, a.lse, attn.q, attn.k, attn.v, route_of(m, l), attn.shape, spec->block, spec->topk,
                       m->acts.scratch, m->acts.scratch_bytes, m->stream);
 }
 
-// norm1 -> branch
+// in generation: the keys and values of this pass join the cache
+static void remember(Model* m, int l) {
+    LayerActs a = m->acts.layer[l];
+    Attention attn = attention_of(m, l, a.qkv, a.kprime);
+    kvcache_fill(&m->cache, &m->shape, l, attn.k, attn.shape.ldk, a.qkv, m->stream);
+}
+
+// norm1, x -> x2
 static void attention_forward(Model* m, int l) {
     const ModelShape* s = &m->shape;
     LayerParams w = params_of(m, l);
     LayerActs a = m->acts.layer[l];
     int N = rows(m), C = s->C;
     matmul_forward(a.qkv, a.norm1, w.wqkv, N, C, 3 * C, m->plans, m->stream);
-    if (s->layer[l].kind == LAYER_M) {
+    if (m->cache.use == CACHE_STEP) {
+        kvcache_step(&m->cache, s, l, a.att, a.qkv, w.kconv, m->acts.rope, m->dense_moba, m->stream);
+    } else if (s->layer[l].kind == LAYER_M) {
         moba_forward(m, l);
     } else {
         Attention attn = attention_of(m, l, a.qkv, NULL);
         if (s->layer[l].kind == LAYER_S) { rope_forward(a.qkv, m->acts.rope, N, m->T, 2 * s->H, s->D, 3 * C, m->stream); }
         swa_forward(a.att, a.lse, attn.q, attn.k, attn.v, attn.shape, s->layer[l].window, m->stream);
     }
-    matmul_forward(m->acts.branch, a.att, w.wo, N, C, C, m->plans, m->stream);
+    if (m->cache.use == CACHE_FILL) { remember(m, l); }
+    matmul_forward_add(a.x2, a.att, w.wo, m->acts.x[l], N, C, C, m->plans, m->stream);
 }
 
 // dx -> dy = gradient of norm1, and the gradients of wo, kconv, wqkv
@@ -80,9 +91,9 @@ static void attention_backward(Model* m, int l) {
     Attention attn = attention_of(m, l, a.qkv, a.kprime), grad = attention_of(m, l, acts->dqkv, acts->dkprime);
     int N = rows(m), C = s->C;
     matmul_backward_input(acts->dy, acts->dx, w.wo, N, C, C, m->plans, m->stream);
-    matmul_backward_weight(g.wo, acts->dx, a.att, N, C, C, m->plans, m->stream);
+    matmul_backward_weight(g.wo, acts->dx, a.att, N, C, C, m->adding, m->plans, m->stream);
     if (spec->kind == LAYER_M) {
-        index_routes(m, l);
+        if (KEPT(qkv, m->level) && !KEPT(list, m->level)) { index_routes(m, l); }       // else forward, or its repetition just now, left it
         moba_attn_backward(grad.q, grad.k, grad.v, acts->dy, a.att, a.lse, attn.q, attn.k, attn.v, route_of(m, l), attn.shape,
                            spec->block, spec->topk, acts->scratch, acts->scratch_bytes, m->stream);
         if (s->W) { kconv_backward(acts->dqkv + C, g.kconv, grad.k, a.qkv + C, w.kconv, m->B, m->T, C, s->W, 3 * C, acts->scratch, m->stream); }
@@ -91,7 +102,7 @@ static void attention_backward(Model* m, int l) {
         if (spec->kind == LAYER_S) { rope_backward(acts->dqkv, acts->rope, N, m->T, 2 * s->H, s->D, 3 * C, m->stream); }
     }
     matmul_backward_input(acts->dy, acts->dqkv, w.wqkv, N, C, 3 * C, m->plans, m->stream);
-    matmul_backward_weight(g.wqkv, acts->dqkv, a.norm1, N, C, 3 * C, m->plans, m->stream);
+    matmul_backward_weight(g.wqkv, acts->dqkv, a.norm1, N, C, 3 * C, m->adding, m->plans, m->stream);
 }
 
 // ---- MLP half, in chunks of rows ------------------------------------------------------------------------------------------
@@ -110,20 +121,16 @@ static Chunk chunk_of(const Model* m, int l, int row) {
     return c;
 }
 
-// x, branch -> x2, norm2
-static void join_attention(Model* m, int l, Chunk c) {
-    int C = m->shape.C;
-    size_t first = at(c.row, C);
-    rmsnorm_residual_forward(c.a.x2 + first, c.a.norm2, c.a.rstd2, m->acts.x[l] + first, m->acts.branch + first, params_of(m, l).norm2,
-                             c.n, C, EPS, m->stream);
+static void norm2_forward(Model* m, int l, Chunk c) {
+    rmsnorm_forward(c.a.norm2, c.a.rstd2, c.a.x2 + at(c.row, m->shape.C), params_of(m, l).norm2, c.n, m->shape.C, EPS, m->stream);
 }
 
 static void gate_up_forward(Model* m, int l, Chunk c) {
     matmul_forward(c.a.gate_up, c.a.norm2, params_of(m, l).w13, c.n, m->shape.C, 2 * m->shape.F, m->plans, m->stream);
 }
 
-// x2, branch -> x[l+1] and the norm that reads it: the next layer's first, or the final one
-static void join_mlp(Model* m, int l, Chunk c) {
+// of x[l+1]: the next layer's first norm, or the final one
+static void next_norm_forward(Model* m, int l, Chunk c) {
     Acts* acts = &m->acts;
     int C = m->shape.C;
     size_t first = at(c.row, C);
@@ -131,27 +138,24 @@ static void join_mlp(Model* m, int l, Chunk c) {
     floatX* norm = last ? acts->normf : acts->layer[l + 1].norm1;
     float*  rstd = last ? acts->rstdf : acts->layer[l + 1].rstd1;
     const float* weight = last ? model_params_of(m).normf : params_of(m, l + 1).norm1;
-    rmsnorm_residual_forward(acts->x[l + 1] + first, norm + first, rstd + c.row, c.a.x2 + first, acts->branch + first, weight, c.n, C, EPS, m->stream);
+    rmsnorm_forward(norm + first, rstd + c.row, acts->x[l + 1] + first, weight, c.n, C, EPS, m->stream);
 }
 
+// x2 -> x[l+1] and its norm
 static void mlp_forward(Model* m, int l) {
     int C = m->shape.C, F = m->shape.F;
     for (int row = 0; row < rows(m); row += MLP_CHUNK) {
         Chunk c = chunk_of(m, l, row);
-        join_attention(m, l, c);
+        norm2_forward(m, l, c);
         gate_up_forward(m, l, c);
         swiglu_forward(c.a.product, c.a.gate_up, c.n, F, m->stream);
-        matmul_forward(m->acts.branch + at(row, C), c.a.product, params_of(m, l).w2, c.n, F, C, m->plans, m->stream);
-        join_mlp(m, l, c);
+        matmul_forward_add(m->acts.x[l + 1] + at(row, C), c.a.product, params_of(m, l).w2, c.a.x2 + at(row, C), c.n, F, C, m->plans, m->stream);
+        next_norm_forward(m, l, c);
     }
 }
 
 static void mlp_redo(Model* m, int l, Chunk c) {
-    if (!KEPT(x2, m->level)) {
-        join_attention(m, l, c);
-    } else if (!KEPT(norm2, m->level)) {
-        rmsnorm_forward(c.a.norm2, c.a.rstd2, c.a.x2 + at(c.row, m->shape.C), params_of(m, l).norm2, c.n, m->shape.C, EPS, m->stream);
-    }
+    if (!KEPT(norm2, m->level))   { norm2_forward(m, l, c); }
     if (!KEPT(gate_up, m->level)) { gate_up_forward(m, l, c); }
     if (!KEPT(product, m->level)) { swiglu_forward(c.a.product, c.a.gate_up, c.n, m->shape.F, m->stream); }
 }
@@ -164,13 +168,14 @@ static void mlp_backward(Model* m, int l) {
     int C = m->shape.C, F = m->shape.F;
     for (int row = 0; row < rows(m); row += MLP_CHUNK) {
         Chunk c = chunk_of(m, l, row);
+        bool adding = m->adding || row > 0;
         floatX *dx = acts->dx + at(row, C), *dnorm2 = acts->dy + at(row, C), *dgate_up = c.a.gate_up;
         mlp_redo(m, l, c);
         matmul_backward_input(acts->dproduct, dx, w.w2, c.n, F, C, m->plans, m->stream);
-        matmul_backward_weight(g.w2, dx, c.a.product, c.n, F, C, m->plans, m->stream);
+        matmul_backward_weight(g.w2, dx, c.a.product, c.n, F, C, adding, m->plans, m->stream);
         swiglu_backward(dgate_up, acts->dproduct, c.a.gate_up, c.n, F, m->stream);
         matmul_backward_input(dnorm2, dgate_up, w.w13, c.n, C, 2 * F, m->plans, m->stream);
-        matmul_backward_weight(g.w13, dgate_up, c.a.norm2, c.n, C, 2 * F, m->plans, m->stream);
+        matmul_backward_weight(g.w13, dgate_up, c.a.norm2, c.n, C, 2 * F, adding, m->plans, m->stream);
         rmsnorm_backward(dx, g.norm2, dnorm2, c.a.x2 + at(row, C), w.norm2, c.a.rstd2, c.n, C, acts->scratch, m->stream);
     }
 }
@@ -213,8 +218,10 @@ void model_backward(Model* m) {
         mlp_backward(m, l);
         attention_backward(m, l);
         rmsnorm_backward(acts->dx, grads_of(m, l).norm1, acts->dy, acts->x[l], params_of(m, l).norm1, a.rstd1, N, C, acts->scratch, m->stream);
+        if (m->on_gradients) { m->on_gradients(m->on_gradients_argument, first_matrix_of(m, l)); }
     }
     embedding_backward(model_grads_of(m).wte, acts->dx, acts->tokens, N, C, m->shape.V, acts->scratch, m->stream);
+    m->adding = true;
 }
 
 // ---- loss: logits in chunks of rows, never all at once ------------------------------------------------------------------------
@@ -246,7 +253,7 @@ void model_loss_backward(Model* m, float scale) {
         logits_forward(m, row, n);
         crossentropy_forward_backward(acts->losses + row, acts->logits, acts->targets + row, scale, n, s->V, s->Vp, m->stream);
         matmul_backward_input(acts->dy + at(row, C), acts->logits, w.wte, n, C, s->Vp, m->plans, m->stream);
-        matmul_backward_weight(g.wte, acts->logits, acts->normf + at(row, C), n, C, s->Vp, m->plans, m->stream);
+        matmul_backward_weight(g.wte, acts->logits, acts->normf + at(row, C), n, C, s->Vp, m->adding || row > 0, m->plans, m->stream);
     }
     crossentropy_total(acts->total, acts->losses, N, m->stream);
     device_zero(acts->dx, at(N, C) * sizeof(floatX), m->stream);
@@ -263,7 +270,9 @@ void model_logits(Model* m, int row, float* logits) {
 }
 
 void model_zero(Model* m) {
-    if (m->grads) { device_zero(m->grads, m->table.elements * sizeof(float), m->stream); }
+    size_t matrices = m->table.matrix_elements, vectors = m->table.elements - matrices;
+    if (m->grads) { device_zero(m->grads + matrices, vectors * sizeof(float), m->stream); }
+    m->adding = false;
     device_zero(m->acts.total, sizeof(double), m->stream);
 }
 
@@ -290,6 +299,71 @@ void model_batch(Model* m, const int* tokens, const int* targets, int B, int T) 
     }
     event_record(staging->read, m->stream);
     staging->in_use = true;
+}
+
+static void forward_backward(Model* m, float scale) {
+    model_forward(m);
+    model_loss_backward(m, scale);
+    model_backward(m);
+}
+
+void model_forward_backward(Model* m, float scale) {
+    Recording* r = &m->recording[m->adding];
+    if (m->on_gradients) {                                   // what it sends meanwhile is no part of this stream
+        forward_backward(m, scale);
+        return;
+    }
+    if (!r->graph || r->B != m->B || r->T != m->T || r->scale != scale) {
+        graph_close(r->graph);
+        r->graph = NULL;
+        bool recorded = graph_begin(m->stream);
+        forward_backward(m, scale);
+        if (!recorded) { return; }
+        *r = (Recording){graph_end(m->stream), m->B, m->T, scale};
+    }
+    graph_launch(r->graph, m->stream);
+    m->adding = true;
+}
+
+void model_rehearse(Model* m) {
+    int n = m->max_B * m->max_T;
+    int* tokens = (int*)xmalloc((size_t)n * sizeof(int));
+    for (int i = 0; i < n; i++) { tokens[i] = (int)((int64_t)i * 7919 % m->shape.V); }
+    model_zero(m);
+    model_batch(m, tokens, tokens, m->max_B, m->max_T);
+    forward_backward(m, 1.0f / (float)n);
+    stream_sync(m->stream);
+    free(tokens);
+}
+
+// ---- generation -------------------------------------------------------------------------------------------------------------------
+
+// Padding behind the prompt, which nothing before it sees, keeps the number of matrix shapes small.
+void model_prefill(Model* m, const int* tokens, int count, float* logits) {
+    enum { LENGTHS = 128 };
+    REQUIRE(count >= 1 && count <= m->max_T && count <= m->cache.room, "%d tokens to read, there is room for %d in a row and %d in the cache",
+            count, m->max_T, m->cache.room);
+    int T = count == 1 ? 1 : min_int((int)round_up((size_t)count, LENGTHS), m->max_T);
+    int* padded = (int*)xcalloc((size_t)T, sizeof *padded);
+    memcpy(padded, tokens, (size_t)count * sizeof *padded);
+    model_batch(m, padded, NULL, 1, T);
+    m->cache.use = CACHE_FILL;
+    m->cache.filling = count;
+    model_forward(m);
+    m->cache.use = CACHE_IDLE;
+    m->cache.length = count;
+    model_logits(m, count - 1, logits);
+    free(padded);
+}
+
+void model_step(Model* m, int token, float* logits) {
+    REQUIRE(m->cache.length < m->cache.room && m->cache.length < m->max_T, "the cache is full: %d tokens", m->cache.length);
+    model_batch(m, &token, NULL, 1, 1);
+    m->cache.use = CACHE_STEP;
+    model_forward(m);
+    m->cache.use = CACHE_IDLE;
+    m->cache.length++;
+    model_logits(m, 0, logits);
 }
 
 // ---- open and close -------------------------------------------------------------------------------------------------------------
@@ -322,6 +396,7 @@ void model_plan(Model* m, ModelShape shape, int B, int T, KeepLevel level, size_
     arena_add(&m->arena, MEM_PARAMETERS, (void**)&m->matrices, matrices * sizeof(floatX));
     arena_add(&m->arena, MEM_PARAMETERS, (void**)&m->vectors, vectors * sizeof(float));
     if (level != FORWARD_ONLY) { arena_add(&m->arena, MEM_GRADIENTS, (void**)&m->grads, m->table.elements * sizeof(float)); }
+    arena_add(&m->arena, MEM_WORKSPACE, &m->gemm_workspace, matmul_workspace());
     acts_plan(&m->acts, &m->arena, &m->shape, B, T, level, scratch_cap);
 }
 
@@ -342,10 +417,10 @@ static void upload_rope(Model* m) {
 }
 
 void model_allocate(Model* m) {
-    static const size_t GEMM_WORKSPACE = (size_t)64 << 20;
     m->stream = stream_open();
-    m->plans = matmul_open(GEMM_WORKSPACE);
     arena_allocate(&m->arena);
+    m->plans = matmul_open(m->gemm_workspace, matmul_workspace());
+    if (m->grads) { device_zero(m->grads, m->table.elements * sizeof(float), m->stream); }      // the padding between tensors stays so
     for (int i = 0; i < 2; i++) {
         m->staging[i].pinned = (int*)pinned_malloc((size_t)m->max_B * m->max_T * 2 * sizeof(int));
         m->staging[i].read = event_open();
@@ -357,6 +432,7 @@ void model_allocate(Model* m) {
 void model_unplan(Model* m) {
     arena_free(&m->arena);
     acts_free(&m->acts);
+    kvcache_free(&m->cache);
     param_table_free(&m->table);
     free(m->shape.layer);
 }
@@ -366,6 +442,7 @@ void model_close(Model* m) {
         pinned_free(m->staging[i].pinned);
         event_close(m->staging[i].read);
     }
+    for (int i = 0; i < 2; i++) { graph_close(m->recording[i].graph); }
     matmul_close(m->plans);
     model_unplan(m);
     stream_close(m->stream);

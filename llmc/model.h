@@ -5,6 +5,7 @@
 #include "acts.h"
 #include "arena.h"
 #include "device.h"
+#include "kvcache.h"
 #include "params.h"
 
 // Host side of an upload: pinned, refilled only once the device has read it, so that a caller's buffers are free when model_batch returns
@@ -14,6 +15,13 @@ typedef struct {
     DeviceEvent* read;            // recorded behind the copies
     bool         in_use;
 } Staging;
+
+// A micro-batch's forward and backward as one graph: of these sizes, and of these alone.
+typedef struct {
+    DeviceGraph* graph;           // NULL: not recorded
+    int          B, T;
+    float        scale;
+} Recording;
 
 typedef struct {
     ModelShape shape;
@@ -28,10 +36,16 @@ typedef struct {
     float*     grads;             // NULL when FORWARD_ONLY
     Acts       acts;
     Arena      arena;
+    KvCache    cache;             // for generation; room 0 unless kvcache_plan came between model_plan and model_allocate
     Staging    staging[2];        // taken in turn
     int        next_staging;
+    bool       adding;            // the matrices' gradients hold micro-batches of this step: add to them, else set them
+    Recording  recording[2];      // of a step's first micro-batch, which sets the gradients, and of the others, which add
+    void*      gemm_workspace;
     struct MatmulPlans* plans;
     stream_t   stream;
+    void     (*on_gradients)(void* argument, size_t from);   // NULL: none. In backward: all gradients of matrices at elements >= from are final
+    void*      on_gradients_argument;
 } Model;
 
 #ifdef __cplusplus
@@ -59,11 +73,23 @@ void model_loss(Model* m);
 void model_loss_backward(Model* m, float scale);
 // adds to all other gradients
 void model_backward(Model* m);
+// model_forward, model_loss_backward, model_backward: on a GPU recorded when first met after the rehearsal, then launched as one graph, which
+// leaves less time between a thousand kernels.
+void model_forward_backward(Model* m, float scale);
+// Forward and backward of a made-up micro-batch of the planned size: every kernel is loaded then, and every product has its plan.
+// Leaves gradients and total to be zeroed.
+void model_rehearse(Model* m);
 
-void   model_zero(Model* m);                             // gradients and total
+// The gradients count from here, and the total; a matrix's gradient is set by the next backward, not cleared now.
+void   model_zero(Model* m);
 double model_total(Model* m);
 // the logits after row `row`'s token, (V) floats on the host
 void   model_logits(Model* m, int row, float* logits);
+
+// Generation, with the cache that was planned. model_prefill forgets what the cache held and reads `count` tokens in one pass (at most max_T and
+// cache.room); model_step reads one more, as long as cache.length < cache.room. logits (V): those after the last token read.
+void   model_prefill(Model* m, const int* tokens, int count, float* logits);
+void   model_step(Model* m, int token, float* logits);
 
 #ifdef __cplusplus
 }

@@ -30,11 +30,6 @@ size_t embedding_backward_scratch(int N, int C, int V);
 // out, inp: (N, C)   rstd: (N) fp32   weight: (C) fp32      out may be inp      C % 8 == 0
 void rmsnorm_forward(floatX* out, float* rstd, const floatX* inp, const float* weight, int N, int C, float eps, stream_t stream);
 
-// sum = inp + add, rounded once to floatX; then out, rstd exactly as rmsnorm_forward(sum), to the bit
-// sum, out, inp, add: (N, C)     sum may be inp or add; out may be add
-void rmsnorm_residual_forward(floatX* sum, floatX* out, float* rstd, const floatX* inp, const floatX* add, const float* weight,
-                              int N, int C, float eps, stream_t stream);
-
 // g = dout * weight;  dinp += rstd * (g - inp * rstd^2 * mean(g * inp))     (added: the residual stream's gradient passes through)
 // dweight += sum over rows of dout * inp * rstd                             (added)
 void rmsnorm_backward(floatX* dinp, float* dweight, const floatX* dout, const floatX* inp, const float* weight, const float* rstd,
@@ -43,19 +38,35 @@ size_t rmsnorm_backward_scratch(int N, int C);
 
 // ---- matmul ---------------------------------------------------------------------------------------------------------
 // Weights are (OC, C) row-major. fp32 accumulation. C and OC are multiples of 8 on the GPU; N is anything.
-// MatmulPlans (opaque) caches one cuBLASLt algorithm per shape and owns the workspace; the CPU's is empty.
-struct MatmulPlans* matmul_open(size_t workspace_bytes);
+// MatmulPlans (opaque) keeps one cuBLASLt algorithm per kind of product and shape; the workspace, device memory, stays the caller's. The CPU's
+// is NULL. Only algorithms that sum in a fixed order are taken; which one it is shows in the last bits, so a run keeps its plans.
+struct MatmulPlans* matmul_open(void* workspace, size_t workspace_bytes);
 void matmul_close(struct MatmulPlans* plans);
+size_t matmul_workspace(void);
+
+// A shape met for the first time gets the library's first proposal or, while `on`, the fastest of all its proposals: each is timed on the
+// operands at hand, so what is added is then added many times.
+void matmul_measure(struct MatmulPlans* plans, int on);
+
+// The plans as text, a line each under a line that names GPU and library: writes at most `room` bytes with the final 0, returns the length.
+size_t matmul_plans_text(char* text, size_t room, const struct MatmulPlans* plans);
+// Takes over those of a text; returns how many. 0 of another GPU's or library's.
+size_t matmul_plans_take(struct MatmulPlans* plans, const char* text);
+size_t matmul_plans_count(const struct MatmulPlans* plans);
 
 // out = inp weight^T                       (set)       out: (N, OC)   inp: (N, C)
 void matmul_forward(floatX* out, const floatX* inp, const floatX* weight, int N, int C, int OC, struct MatmulPlans* plans, stream_t stream);
+
+// out = add + inp weight^T, rounded once   (set)       add: (N, OC), may be out: a branch joins the residual stream
+void matmul_forward_add(floatX* out, const floatX* inp, const floatX* weight, const floatX* add, int N, int C, int OC,
+                        struct MatmulPlans* plans, stream_t stream);
 
 // dinp = dout weight                       (set)       dinp: (N, C)   dout: (N, OC)
 void matmul_backward_input(floatX* dinp, const floatX* dout, const floatX* weight, int N, int C, int OC,
                            struct MatmulPlans* plans, stream_t stream);
 
-// dweight += dout^T inp                    (added, fp32)              dweight: (OC, C)
-void matmul_backward_weight(float* dweight, const floatX* dout, const floatX* inp, int N, int C, int OC,
+// dweight = dout^T inp, with `add` dweight += dout^T inp                   (fp32)                     dweight: (OC, C)
+void matmul_backward_weight(float* dweight, const floatX* dout, const floatX* inp, int N, int C, int OC, int add,
                             struct MatmulPlans* plans, stream_t stream);
 
 // ---- rope -----------------------------------------------------------------------------------------------------------
@@ -100,7 +111,8 @@ void moba_centroid(float* centroid, const floatX* k, AttnShape shape, int block,
 // Ties: the lower index wins; -0 equals 0; a NaN score counts as -inf. sel: (B, H, T, topk-1). topk in 1..32; topk == 1 writes nothing.
 // Scores: fp32 on the CPU; on the GPU tensor cores with centroids split in high + low bf16, never T x n of them in memory.
 // There scores closer than 2^-18 of their size (2^-17 above topk 16) are ties, and -FLT_MAX counts as -inf.
-void moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, stream_t stream);
+void moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, void* scratch, stream_t stream);
+size_t moba_topk_scratch(AttnShape shape, int block, int topk);
 
 // ---- moba_index -----------------------------------------------------------------------------------------------------
 // Turns sel into block -> (query, slot) lists: count, scan, stable scatter. offset, list: see MobaRoute. T*(topk-1) < 2^31.
@@ -124,6 +136,19 @@ size_t moba_attn_backward_scratch(AttnShape shape, int block, int topk, size_t c
 // NULL if this backend has a kernel for it, else what it has, for an error message.
 const char* moba_attn_refusal(int head_dim, int block, int topk);
 
+// ---- attn_step: the newest token against a cache of keys and values (generation) ------------------------------------------
+// One sequence; a row of a cache has H*D elements. Sums and P in fp32, in an order that depends on the sizes alone.
+// sel[h] = the min(topk-1, past) blocks with the highest q_h . c_jh, ascending, then MOBA_NONE; ties and NaN as in moba_topk
+// sel: (H, topk-1)   q: (H, D)   centroid: (past, H, D) fp32, a block's mean keys next to each other    topk in 2..32
+void attn_step_topk(uint16_t* sel, const floatX* q, const float* centroid, int H, int D, int past, int topk, void* scratch, stream_t stream);
+size_t attn_step_topk_scratch(int H, int past);
+
+// out_h = softmax(q_h . k_u / sqrt(D)) v_u over the rows from <= u < to and those of the blocks sel[h] names, rows j*block .. (j+1)*block - 1
+// out, q: (H, D)   k, v: (rows, H*D)   sel: (H, slots), MOBA_NONE last; not read where slots is 0     from < to     D as in swa_forward
+void attn_step_forward(floatX* out, const floatX* q, const floatX* k, const floatX* v, const uint16_t* sel, int H, int D, int from, int to,
+                       int block, int slots, void* scratch, stream_t stream);
+size_t attn_step_forward_scratch(int H, int D, int rows, int slots);            // for runs of at most `rows`
+
 // ---- swiglu ---------------------------------------------------------------------------------------------------------
 // out = silu(gate) * up       out: (N, F)    gate_up: (N, 2F), row = [gate (F) ; up (F)]    F % 8 == 0
 void swiglu_forward(floatX* out, const floatX* gate_up, int N, int F, stream_t stream);
@@ -143,17 +168,25 @@ void crossentropy_forward_backward(float* losses, floatX* logits, const int* tar
 void crossentropy_total(double* total, const float* losses, int N, stream_t stream);
 
 // ---- gradnorm -------------------------------------------------------------------------------------------------------
-// *sumsq = sum of grad[i]^2, fixed order      sumsq: fp64 in device memory    a non-finite gradient gives a non-finite sum    (set)
+// *sumsq += sum of grad[i]^2, fixed order     sumsq: fp64 in device memory    a non-finite gradient gives a non-finite sum    (added)
 void gradnorm_sumsq(double* sumsq, const float* grad, size_t n, void* scratch, stream_t stream);
 size_t gradnorm_scratch(size_t n);
 
 // ---- adamw ----------------------------------------------------------------------------------------------------------
+// Whether and how the next update is applied, decided on the device so that the host need not wait for the norm:
+// norm = sqrt(*sumsq);  apply = norm and *total are finite, norm <= max_norm and *total <= max_total (a limit of 0 is none)
+// where it applies: updates += 1, c1 = 1 - beta1^updates, c2 = 1 - beta2^updates, grad_scale = clip > 0 ? min(1, clip / (norm + 1e-6)) : 1
+// decision, sumsq, total: one each, in device memory; decision->updates is read and written, the rest set
+void adamw_decide(UpdateDecision* decision, const double* sumsq, const double* total, double beta1, double beta2, double clip,
+                  double max_norm, double max_total, stream_t stream);
+
+// Nothing if decision->apply is 0; else, with grad_scale, c1, c2 of the decision:
 // g = grad * grad_scale;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
-// master -= lr * ( (m/c1) / (sqrt(v/c2) + eps) + decay * master ),  c1 = 1-b1^t, c2 = 1-b2^t given by the caller (t = applied updates)
+// master -= lr * ( (m/c1) / (sqrt(v/c2) + eps) + decay * master )
 // then the compute copy: copy_x (floatX, round to nearest even) or copy_f (fp32), whichever is not NULL.
 // Loshchilov and Hutter 2019 (decoupled decay).
 void adamw_update(float* master, float* m, float* v, floatX* copy_x, float* copy_f, const float* grad, size_t n,
-                  float lr, float beta1, float beta2, float eps, float decay, float c1, float c2, float grad_scale, stream_t stream);
+                  float lr, float beta1, float beta2, float eps, float decay, const UpdateDecision* decision, stream_t stream);
 
 // The compute copy alone, after init or load. Either output may be NULL.
 void adamw_copy(floatX* copy_x, float* copy_f, const float* master, size_t n, stream_t stream);

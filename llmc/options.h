@@ -1,7 +1,7 @@
 // The options: one line each. struct Config, the parser, --help, the start-up print, config.json, the checkpoint's record and README come from it.
 //
 // type    C type        text
-// INT     int           a whole number in [min, max]
+// INT     int           a whole number in [min, max], or the word in `choices` if there is one, stored as 0
 // TOKENS  int64_t       a whole number in [min, max]
 // REAL    double        a finite number in [min, max]
 // TEXT    const char*   anything but "", which is the default of those that may be absent
@@ -29,8 +29,8 @@
         X(REAL,   theta,          "theta",          "10000",        1,    1e12,    "",                                NEVER,    "model",     "RoPE base on S layers") \
         X(INT,    seq_len,        "seq-len",        "8192",         1,    1048576, "",                                NEVER,    "model",     "tokens in a training row") \
         X(INT,    steps,          "steps",          "1000",         1,    100000000, "",                              SCHEDULE, "optimizer", "optimizer steps of the whole run") \
-        X(TOKENS, total_batch,    "total-batch",    "0",            0,    1099511627776.0, "",                        SCHEDULE, "optimizer", "tokens a step, a multiple of micro-batch x seq-len (0: one micro-batch)") \
-        X(INT,    micro_batch,    "micro-batch",    "1",            1,    65536,   "",                                ALWAYS,   "optimizer", "rows a forward and backward pass takes at once") \
+        X(TOKENS, total_batch,    "total-batch",    "0",            0,    1099511627776.0, "",                        SCHEDULE, "optimizer", "tokens a step, a multiple of micro-batch x seq-len x ranks (0: one micro-batch a rank)") \
+        X(INT,    micro_batch,    "micro-batch",    "1",            1,    65536,   "auto",                            ALWAYS,   "optimizer", "rows a forward and backward pass takes at once; auto: as many as fit, or the checkpoint's") \
         X(REAL,   lr,             "lr",             "0.0006",       0,    10,      "",                                SCHEDULE, "optimizer", "peak learning rate") \
         X(INT,    warmup,         "warmup",         "-1",           -1,   100000000, "",                              SCHEDULE, "optimizer", "steps of linear warm-up (-1: a tenth of the steps, at most 2000)") \
         X(ENUM,   schedule,       "schedule",       "cosine",       0,    0,       "cosine|wsd|linear|constant",      SCHEDULE, "optimizer", "learning rate after warm-up; cosine, wsd and linear end at a tenth of the peak") \
@@ -52,11 +52,26 @@
         X(INT,    recompute,      "recompute",      "0",            0,    4,       "",                                ALWAYS,   "memory",    "0 keep all .. 4 keep every second layer's input; same numbers to the bit") \
         X(INT,    scratch,        "scratch",        "2048",         16,   1048576, "",                                ALWAYS,   "memory",    "MiB of scratch attention may use; beyond it heads are walked in groups") \
         X(ENUM,   attn_path,      "attn-path",      "auto",         0,    0,       "auto|hopper|portable",            ALWAYS,   "memory",    "attention kernels: hopper needs compute capability 9.0; auto takes them where they run") \
-        X(FLAG,   deterministic,  "deterministic",  "0",            0,    1,       "",                                ALWAYS,   "memory",    "GEMM plans by heuristic alone, without measurement") \
-        X(INT,    max_bad_steps,  "max-bad-steps",  "10",           1,    1000000, "",                                ALWAYS,   "safety",    "stop after this many skipped non-finite steps in a row") \
+        X(FLAG,   deterministic,  "deterministic",  "0",            0,    1,       "",                                ALWAYS,   "memory",    "GEMM plans by the library's first proposal, unmeasured: the same in every fresh run") \
+        X(ENUM,   init,           "init",           "auto",         0,    0,       "auto|mpi|tcp|file",               ALWAYS,   "ranks",     "how the processes meet; auto: mpi under mpirun, else this process is alone") \
+        X(TEXT,   meet,           "meet",           "",             0,    0,       "",                                ALWAYS,   "ranks",     "where: HOST:PORT of rank 0 for tcp, for file a path that all hosts share") \
+        X(INT,    ranks,          "ranks",          "0",            0,    65536,   "",                                ALWAYS,   "ranks",     "processes, one a GPU (0: what mpirun or srun says, else 1); with --dry-run: GPUs to estimate for") \
+        X(INT,    rank,           "rank",           "-1",           -1,   65535,   "",                                ALWAYS,   "ranks",     "which of them this process is (-1: what mpirun or srun says)") \
+        X(INT,    zero,           "zero",           "0",            0,    1,       "",                                ALWAYS,   "ranks",     "1: master weights and moments are divided among the ranks (ZeRO-1)") \
+        X(ENUM,   reduce,         "reduce",         "fp32",         0,    0,       "fp32|bf16",                       ALWAYS,   "ranks",     "what gradients travel in; the error of bf16 is printed at the first step") \
+        X(INT,    timeout,        "timeout",        "600",          2,    86400,   "",                                ALWAYS,   "ranks",     "seconds until a rank that does not answer is given up, and the run with it") \
+        X(INT,    check_every,    "check-every",    "1000",         0,    100000000, "",                              ALWAYS,   "ranks",     "steps between comparisons of the weights across ranks (0: never)") \
+        X(REAL,   gpu_tok_s,      "gpu-tok-s",      "0",            0,    1e12,    "",                                ALWAYS,   "ranks",     "for --dry-run: tokens a second measured on one GPU (0: 40 % of an H100's peak)") \
+        X(INT,    host_gpus,      "host-gpus",      "8",            1,    1024,    "",                                ALWAYS,   "ranks",     "for --dry-run: GPUs in one host") \
+        X(REAL,   gpu_link,       "gpu-link",       "350",          0.01, 1e6,     "",                                ALWAYS,   "ranks",     "for --dry-run: GB/s that a reduction reaches between the GPUs of a host") \
+        X(REAL,   host_link,      "host-link",      "40",           0.01, 1e6,     "",                                ALWAYS,   "ranks",     "for --dry-run: GB/s that it reaches between hosts, per GPU") \
+        X(INT,    max_bad_steps,  "max-bad-steps",  "10",           1,    1000000, "",                                ALWAYS,   "safety",    "stop after this many skipped steps in a row") \
+        X(REAL,   skip_z,         "skip-z",         "0",            0,    1000,    "",                                ALWAYS,   "safety",    "skip steps whose loss or gradient norm is so many deviations above the last 128 steps' (0: off)") \
         X(FLAG,   dry_run,        "dry-run",        "0",            0,    1,       "",                                ALWAYS,   "other",     "print options, parameters, memory, FLOPs and tokens, then exit; needs neither GPU nor data") \
-        X(FLAG,   eval_only,      "eval-only",      "0",            0,    1,       "",                                ALWAYS,   "other",     "score --eval-data (perplexity) or --val-data (loss) with the newest checkpoint, then exit") \
-        X(TEXT,   eval_data,      "eval-data",      "",             0,    0,       "",                                ALWAYS,   "other",     "evaluation shard with its sidecar NAME.json") \
+        X(FLAG,   eval_only,      "eval-only",      "0",            0,    1,       "",                                ALWAYS,   "other",     "score --eval-data (perplexities, tasks) and --val-data (loss) with the newest checkpoint, then exit") \
+        X(TEXT,   eval_data,      "eval-data",      "",             0,    0,       "",                                ALWAYS,   "other",     "evaluation shards with their sidecars NAME.json: texts and tasks, a file name or a glob pattern in quotes") \
+        X(INT,    eval_items,     "eval-items",     "0",            0,    100000000, "",                              ALWAYS,   "other",     "score the first N items of a task (0: all)") \
+        X(TEXT,   eval_out,       "eval-out",       "",             0,    0,       "",                                ALWAYS,   "other",     "file for the score of every continuation of a task, one JSON line each") \
         X(INT,    eval_context,   "eval-context",   "0",            0,    1048576, "",                                ALWAYS,   "other",     "tokens of context (0: seq-len)") \
         X(INT,    eval_stride,    "eval-stride",    "0",            0,    1048576, "",                                ALWAYS,   "other",     "tokens a window moves on, at most the context (0: half the context)") \
         X(ENUM,   eval_attention, "eval-attention", "sparse",       0,    0,       "sparse|dense",                    ALWAYS,   "other",     "MoBA layers as trained, or the same weights attending to every block") \

@@ -2,8 +2,6 @@
 
 #include "rng.h"
 
-enum { ALIGN_ELEMENTS = 64 };   // every tensor starts on 128 bytes in bf16, 256 in fp32
-
 bool shape_from_config(ModelShape* s, const Config* cfg, Error* err) {
     memset(s, 0, sizeof *s);
     s->L = cfg->layers;
@@ -15,6 +13,7 @@ bool shape_from_config(ModelShape* s, const Config* cfg, Error* err) {
     s->Vp = (int)round_up((size_t)cfg->vocab, 128);
     s->W = cfg->kconv;
     s->theta = cfg->theta;
+    s->ranks = cfg->ranks;
     s->layer = (LayerSpec*)xcalloc((size_t)s->L, sizeof(LayerSpec));
     return pattern_parse(s->layer, s->L, cfg->pattern, err);
 }
@@ -33,14 +32,15 @@ static void add(ParamTable* table, int layer, const char* field, bool is_matrix,
     table->parameters += (size_t)rows * (size_t)cols;
 }
 
-static size_t place(ParamTable* table, bool matrices, size_t offset) {
+// unit: what matrices, and vectors, are padded to altogether
+static size_t place(ParamTable* table, bool matrices, size_t offset, size_t unit) {
     for (int i = 0; i < table->count; i++) {
         Tensor* t = &table->tensor[i];
         if (t->is_matrix != matrices) { continue; }
         t->offset = offset;
-        offset += round_up((size_t)t->rows * (size_t)t->cols, ALIGN_ELEMENTS);
+        offset += round_up((size_t)t->rows * (size_t)t->cols, PARAM_ALIGN);
     }
-    return offset;
+    return round_up(offset, unit);
 }
 
 ParamTable param_table(const ModelShape* s) {
@@ -53,8 +53,9 @@ ParamTable param_table(const ModelShape* s) {
 #define ADD_LAYER(field, type, rows, cols, init) add(&table, l, #field, type == MATRIX, rows, cols, init);
         LAYER_PARAMS(ADD_LAYER)
     }
-    table.matrix_elements = place(&table, true, 0);
-    table.elements = place(&table, false, table.matrix_elements);
+    size_t unit = (size_t)PARAM_ALIGN * (size_t)max_int(s->ranks, 1);
+    table.matrix_elements = place(&table, true, 0, unit);
+    table.elements = place(&table, false, table.matrix_elements, unit);
     return table;
 }
 

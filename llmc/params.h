@@ -13,9 +13,12 @@ typedef struct {
     int L, C, H, D, F;       // layers, channels, heads, head dim = C/H, MLP width
     int V, Vp;               // true vocabulary; rounded up to 128
     int W;                   // key-convolution width, 0 for none
+    int ranks;               // the flat arrays are padded to this many equal parts (0: 1)
     double theta;            // RoPE base
     LayerSpec* layer;        // (L)
 } ModelShape;
+
+enum { PARAM_ALIGN = 64 };   // elements: every tensor, and every rank's part, starts on 128 bytes in bf16, 256 in fp32
 
 typedef enum { INIT_ONE, INIT_NORMAL, INIT_RESIDUAL, INIT_TAPS } InitKind;
 // INIT_NORMAL N(0, 0.02);  INIT_RESIDUAL N(0, 0.02/sqrt(2L)), for what writes into the residual stream;  INIT_TAPS U(-1/sqrt(W), 1/sqrt(W))

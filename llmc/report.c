@@ -52,3 +52,9 @@ void report_flops(const Config* cfg, const Model* m) {
            (long long)(cfg->total_batch / ((int64_t)cfg->micro_batch * cfg->seq_len)), cfg->micro_batch, cfg->seq_len,
            (long long)cfg->total_batch * cfg->steps, cfg->steps);
 }
+
+void report_communication(CommTimes t) {
+    if (t.steps == 0 || t.busy_ms <= 0) { return; }
+    double steps = (double)t.steps, hidden = fmax(0, 1 - t.waited_ms / t.busy_ms);
+    printf("communication  %.2f ms a step, of which training waited for %.2f ms: %.1f %% are hidden\n", t.busy_ms / steps, t.waited_ms / steps, 100 * hidden);
+}

@@ -96,8 +96,10 @@ static bool take_lock_file(RunDir* dir, bool take_lock, Error* err) {
     return write_holder(dir->lock, host, err);
 }
 
+void rundir_follow(RunDir* dir, const char* path) { *dir = (RunDir){ xstrdup(path), xformat("%s/checkpoints", path), -1 }; }
+
 bool rundir_open(RunDir* dir, const char* path, bool take_lock, Error* err) {
-    *dir = (RunDir){ xstrdup(path), xformat("%s/checkpoints", path), -1 };
+    rundir_follow(dir, path);
     bool good = make_directories(path, err) && make_directories(dir->checkpoints, err);
     if (good) {
         char* file = xformat("%s/lock", path);

@@ -19,6 +19,8 @@ extern "C" {
 
 // Creates DIR (with parents) and DIR/checkpoints, takes the lock. Error 73: cannot be created, or another run has it; 74: cannot be written.
 bool rundir_open(RunDir* dir, const char* path, bool take_lock, Error* err);
+// the names alone, for a rank beside the one that holds the lock
+void rundir_follow(RunDir* dir, const char* path);
 void rundir_close(RunDir* dir);        // empties the lock's text and lets go
 
 // DIR/name, whole or not at all: temporary, fsync, rename.

@@ -13,16 +13,23 @@ typedef struct {
     uint64_t seed, stream;   // the draw of token i is a pure function of (seed, stream, i)
 } SampleSettings;
 
+typedef struct {
+    int    prompt_tokens, tokens;      // read at first, end-of-text in front included; drawn
+    double prompt_ms, ms;              // until the first logits; from there to the end
+} SampleTimes;
+
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-// Draws a token from logits (V), which it reorders and overwrites; u in [0, 1) is the random number.
-int sample_token(float* logits, int V, const SampleSettings* settings, double u);
+// Draws a token from logits (V); u in [0, 1) is the random number.
+int sample_token(const float* logits, int V, const SampleSettings* settings, double u);
 
 // Continues `prompt` (an end-of-text stands before it), writing the bytes to `out` as they come, until the tokenizer's end-of-text.
-// The context is the last max_T tokens.
-void sample_text(Model* m, const Tokenizer* tokenizer, const char* prompt, const SampleSettings* settings, FILE* out);
+// The model needs a cache (kvcache_plan). Its context is the smaller of max_T and the cache's room: of a longer prompt the last tokens count,
+// and when it is full the last half of it is read anew.
+SampleTimes sample_text(Model* m, const Tokenizer* tokenizer, const char* prompt, const SampleSettings* settings, FILE* out);
+int sample_context(const Model* m);
 
 #ifdef __cplusplus
 }

@@ -251,6 +251,22 @@ void shard_close(ShardSet* set) {
     free(set);
 }
 
+bool shard_fingerprint(const ShardSet* set, uint64_t* print, Error* err) {
+    enum { ENDS = 256 };                               // tokens looked at, at either end
+    int ids[ENDS] = {0};
+    uint64_t h = 1469598103934665603u;                 // FNV-1a, by 64 bits at a time
+    for (int i = 0; i < set->count; i++) {
+        int64_t tokens = set->shards[i].header.tokens, ends = tokens < ENDS ? tokens : ENDS;
+        h = (h ^ (uint64_t)tokens) * 1099511628211u;
+        for (int side = 0; side < 2; side++) {
+            if (!shard_read_tokens(set, i, side ? tokens - ends : 0, ends, ids, err)) { return false; }
+            for (int64_t t = 0; t < ends; t++) { h = (h ^ (uint64_t)ids[t]) * 1099511628211u; }
+        }
+    }
+    *print = h;
+    return true;
+}
+
 // ---- writing ----------------------------------------------------------------------------------------------------------
 
 static void writer_free(ShardWriter* w) {

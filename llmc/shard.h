@@ -64,6 +64,9 @@ bool      shard_read_tokens(const ShardSet* set, int shard, int64_t first, int64
 // the whole shard as one stream (for evaluation); the caller frees it. NULL and *err if it cannot be read
 int*      shard_read_all(const ShardSet* set, int shard, int64_t* count, Error* err);
 
+// Changes when the set's shards, their order, their sizes or the first or last tokens of any of them do; not with their names.
+bool      shard_fingerprint(const ShardSet* set, uint64_t* print, Error* err);
+
 // Writes a shard: it appears under its name whole, at close, or not at all. After a false the writer is closed and its temporary gone.
 bool      shard_writer_open(ShardWriter* writer, const char* path, int token_bytes, Error* err);
 bool      shard_writer_add(ShardWriter* writer, const uint32_t* ids, size_t count, Error* err);

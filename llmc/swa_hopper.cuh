@@ -228,33 +228,9 @@ static void hopper_forward(floatX* out, float* lse, const floatX* q, const float
 }
 
 // ---- backward -------------------------------------------------------------------------------------------------------
-// Of each query, for both backward kernels: lse in base 2, and delta = sum over d of dout * out. (heads, scalar_rows(T)) pairs; behind T
-// lse2 is infinite: P = 0.
-static inline __host__ __device__ int scalar_rows(int T) { return (T + 127) / 128 * 128; }
-
-// D/8 lanes per query, grid (queries, heads)
-template <int D>
-__global__ __launch_bounds__(THREADS)
-void swa_scalars_kernel(float2* scalars, const floatX* dout, const floatX* out, const float* lse, AttnShape shape) {
-    int t = (blockIdx.x * THREADS + threadIdx.x) / (D / 8), chunk = threadIdx.x % (D / 8), head = blockIdx.y, row = min(t, shape.T - 1);
-    size_t at = (size_t)row * shape.ldo + 8 * chunk;
-    Pack8 a = load8(head_rows(dout, shape.ldo, shape, head) + at), b = load8(head_rows(out, shape.ldo, shape, head) + at);
-    float delta = 0;
-    #pragma unroll
-    for (int i = 0; i < 8; i++) { delta += __bfloat162float(a.x[i]) * __bfloat162float(b.x[i]); }
-    #pragma unroll
-    for (int step = D / 16; step > 0; step /= 2) { delta += __shfl_xor_sync(0xffffffffu, delta, step); }
-    if (chunk == 0 && t < scalar_rows(shape.T)) {
-        float lse2 = lse[(size_t)head * shape.T + row] * LOG2E;
-        scalars[(size_t)head * scalar_rows(shape.T) + t] = t < shape.T ? make_float2(lse2, delta) : make_float2(INFINITY, 0);
-    }
-}
-
-// bytes that follow each other to shared memory, counted on the barrier; both 16-byte aligned. One thread calls it.
-__device__ inline void bulk_load(void* shared, const void* from, int bytes, uint64_t* barrier) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
-                 :: "r"(shared_address(shared)), "l"(from), "r"(bytes), "r"(shared_address(barrier)) : "memory");
-}
+// Of each query: lse in base 2, and delta = sum over d of dout * out. The dQ kernel makes them for itself and leaves them for the other:
+// (heads, scalar_rows(T)) pairs; behind T lse2 is infinite: P = 0.
+static inline __host__ __device__ int scalar_rows(int T) { return (T + ROWS - 1) / ROWS * ROWS; }
 
 struct SwaMaps { CUtensorMap q, k, v, dout; };       // boxes of 64 rows
 
@@ -369,10 +345,33 @@ template <int D> struct QueriesShared90 {
     uint64_t q_full;
 };
 
-// dQ. One CTA per (64 queries a warpgroup, head), late ones first
+// The scalars of queries t and t+8, this thread's rows; dout is the warpgroup's tile. Each of a row's four threads reads a quarter of it.
+template <int D>
+__device__ inline void query_scalars(float2 (&mine)[2], float2* scalars, const floatX* dout, const floatX* out, const float* lse,
+                                     const AttnShape& s, int head, int t) {
+    int row = threadIdx.x % WARPGROUP / WARP * 16 + threadIdx.x % WARP / 4;      // of the tile
+    #pragma unroll
+    for (int half = 0; half < 2; half++) {
+        int query = t + 8 * half, clamped = min(query, s.T - 1);
+        const floatX* from = head_rows(out, s.ldo, s, head) + (size_t)clamped * s.ldo;
+        float delta = 0;
+        #pragma unroll
+        for (int chunk = threadIdx.x % 4; chunk < D / 8; chunk += 4) {
+            Pack8 a = load8(dout + panel_at<ROWS>(row + 8 * half, chunk)), b = load8(from + 8 * chunk);
+            #pragma unroll
+            for (int i = 0; i < 8; i++) { delta += __bfloat162float(a.x[i]) * __bfloat162float(b.x[i]); }
+        }
+        delta = quad_sum(delta);
+        mine[half] = query < s.T ? make_float2(lse[(size_t)head * s.T + clamped] * LOG2E, delta) : make_float2(INFINITY, 0);
+        if (threadIdx.x % 4 == 0 && query < scalar_rows(s.T)) { scalars[(size_t)head * scalar_rows(s.T) + query] = mine[half]; }
+    }
+}
+
+// dQ, and the scalars. One CTA per (64 queries a warpgroup, head), late ones first
 template <int D>
 __global__ __launch_bounds__(QueriesPlan<D>::GROUPS * WARPGROUP, QueriesPlan<D>::CTAS)
-void swa_hopper_queries_kernel(floatX* dq, const float2* scalars, const __grid_constant__ SwaMaps maps, AttnShape shape, int window, float scale) {
+void swa_hopper_queries_kernel(floatX* dq, float2* scalars, const floatX* out, const float* lse, const __grid_constant__ SwaMaps maps,
+                               AttnShape shape, int window, float scale) {
 #ifdef HOPPER_CODE
     extern __shared__ __align__(1024) unsigned char swa_hopper_shared[];
     QueriesShared90<D>& shared = *reinterpret_cast<QueriesShared90<D>*>(swa_hopper_shared);
@@ -394,10 +393,10 @@ void swa_hopper_queries_kernel(floatX* dq, const float2* scalars, const __grid_c
     __syncthreads();
 
     int group = threadIdx.x / WARPGROUP, group_query = query + group * ROWS, t = query + thread_row();
-    const float2* row = scalars + (size_t)head * scalar_rows(shape.T) + t;
-    float2 mine[2] = {row[0], row[8]};
+    float2 mine[2];
     float dq_sum[D / 2] = {};
     mbarrier_wait(&shared.q_full, 0);
+    query_scalars<D>(mine, scalars, shared.dout[group], out, lse, shape, head, t);
     while (walk.at < walk.tiles) {
         int stage = walk.stage, key = first + walk.at * ROWS;
         mbarrier_wait(&shared.ring.full[stage], walk.parity);
@@ -441,18 +440,15 @@ static void hopper_backward(floatX* dq, floatX* dk, floatX* dv, const floatX* do
     float scale = 1 / sqrtf((float)D);
     SwaMaps maps = {rows_map(q, s.B, s.T, columns, s.ldq, ROWS), rows_map(k, s.B, s.T, columns, s.ldk, ROWS),
                     rows_map(v, s.B, s.T, columns, s.ldv, ROWS), rows_map(dout, s.B, s.T, columns, s.ldo, ROWS)};
-    dim3 rows(ceil_div(scalar_rows(s.T), THREADS / (D / 8)), heads);
-    swa_scalars_kernel<D><<<rows, THREADS, 0, stream>>>(scalars, dout, out, lse, s);
+    int grid = ceil_div(s.T, QueriesPlan<D>::GROUPS * ROWS) * heads;
+    size_t shared = sizeof(QueriesShared90<D>);
+    allow_shared(swa_hopper_queries_kernel<D>, shared);
+    swa_hopper_queries_kernel<D><<<grid, QUERIES_THREADS, shared, stream>>>(dq, scalars, out, lse, maps, s, window, scale);
     LAUNCH_CHECK();
-    int grid = ceil_div(s.T, KeysPlan<D>::GROUPS * ROWS) * heads;
-    size_t shared = sizeof(KeysShared90<D>);
+    grid = ceil_div(s.T, KeysPlan<D>::GROUPS * ROWS) * heads;
+    shared = sizeof(KeysShared90<D>);
     allow_shared(swa_hopper_keys_kernel<D>, shared);
     swa_hopper_keys_kernel<D><<<grid, KEYS_THREADS, shared, stream>>>(dk, dv, scalars, maps, s, window, scale);
-    LAUNCH_CHECK();
-    grid = ceil_div(s.T, QueriesPlan<D>::GROUPS * ROWS) * heads;
-    shared = sizeof(QueriesShared90<D>);
-    allow_shared(swa_hopper_queries_kernel<D>, shared);
-    swa_hopper_queries_kernel<D><<<grid, QUERIES_THREADS, shared, stream>>>(dq, scalars, maps, s, window, scale);
     LAUNCH_CHECK();
 }
 

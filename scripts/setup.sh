@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what a fresh Debian or Ubuntu machine lacks, from its package manager alone; says nothing when all is there.
 #   scripts/setup.sh          what building and training on the CPU needs
-#   scripts/setup.sh test     and what the tests of the Python tools need; tiktoken goes into build/python, not among the system's packages
+#   scripts/setup.sh test     and what the tests of the Python tools need; what pip brings goes into build/python, not among the system's packages
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -29,9 +29,14 @@ command -v make > /dev/null || missing+=(make)
 if [ "${1:-}" = test ]; then command -v python3 > /dev/null || missing+=(python3); fi
 if [ ${#missing[@]} -gt 0 ]; then install "${missing[@]}" || exit 66; fi
 
-# tests that need tiktoken are skipped where it is not to be had: without it, no more than a note
-if [ "${1:-}" = test ] && ! PYTHONPATH=build/python python3 -c 'import tiktoken' 2> /dev/null; then
+# several ranks on the CPU: without MPI one process is all there is, and the tests of many are skipped
+if [ "${1:-}" = test ] && ! { command -v mpicc && command -v mpirun; } > /dev/null 2>&1; then
+    install openmpi-bin libopenmpi-dev || echo "note: Open MPI could not be installed, tests of several ranks are skipped"
+fi
+
+# tests that need these packages are skipped where they are not to be had: without them, no more than a note
+if [ "${1:-}" = test ] && ! PYTHONPATH=build/python python3 -c 'import tiktoken, tokenizers' 2> /dev/null; then
     if ! python3 -m pip --version > /dev/null 2>&1; then install python3-pip || true; fi
-    said=$(python3 -m pip install -q --retries 1 --timeout 10 --target build/python tiktoken 2>&1) \
-        || echo "note: tiktoken could not be installed, tests that need it are skipped: $(tail -n 1 <<< "$said")"
+    said=$(python3 -m pip install -q --retries 1 --timeout 10 --target build/python tiktoken tokenizers 2>&1) \
+        || echo "note: tiktoken and tokenizers could not be installed, tests that need them are skipped: $(tail -n 1 <<< "$said")"
 fi

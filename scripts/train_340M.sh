@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# The paper's 340M hybrid of sliding windows and MoBA on FineWeb-Edu, one GPU.
+# The paper's 340M hybrid of sliding windows and MoBA on FineWeb-Edu: scripts/train_340M.sh on one GPU, on eight with LAUNCH='scripts/multi_node/local.sh 8' before it.
 #
 # tokens   7.2e9, 20 a parameter: 72 shards of 100M             (data/download_fineweb_edu.py --count 72)
 # steps    13733 of 524288 tokens: 64 rows of 8192, in 16 micro-batches of 4
-# hours    11.4 on one H100 at the 175k tokens/s measured in dev/LOG.md; the paper's 100e9 tokens would take 159
+# hours    10.4 on one H100 at the 192k tokens/s measured in dev/LOG.md; the paper's 100e9 tokens would take 145
 # memory   33.5 GiB at --recompute 0 (train_moba --dry-run prints the table)
 #
-# Run it again after any interruption: it goes on where it was. DATA, OUT and TOKENIZER may be set from outside.
+# Run it again after any interruption: it goes on where it was. DATA, OUT, TOKENIZER, LAUNCH and PROGRAM may be set from outside.
 set -eu
 cd "$(dirname "$0")/.."
-exec ./train_moba --preset 340M --pattern S256,M128:8 --kconv 3 --seq-len 8192 --micro-batch 4 --total-batch 524288 --steps 13733 --lr 6e-4 \
+exec ${LAUNCH:-} "${PROGRAM:-./train_moba}" --preset 340M --pattern S256,M128:8 --kconv 3 --seq-len 8192 --micro-batch 4 --total-batch 524288 --steps 13733 --lr 6e-4 \
     --train-data "${DATA:-data/edu_fineweb100B}/edu_fineweb_train_*.bin" --val-data "${DATA:-data/edu_fineweb100B}/edu_fineweb_val_*.bin" \
     --tokenizer "${TOKENIZER:-gpt2.tok}" --sample-every 500 --save-every 500 --out "${OUT:-runs/340M}" "$@"

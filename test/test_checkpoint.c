@@ -70,9 +70,9 @@ static void check_damaged(const char* dir, int64_t step, const char* what) {
     free(path);
 }
 
-static void state_path(char* text, size_t room, const char* dir, int64_t step) {
+static void part_path(char* text, size_t room, const char* dir, int64_t step) {
     char* path = checkpoint_path(dir, step);
-    snprintf(text, room, "%s/state.bin", path);
+    snprintf(text, room, "%s/part_0000.bin", path);
     free(path);
 }
 
@@ -136,7 +136,7 @@ TEST(checkpoint_cut_anywhere_is_noticed) {
     const char* dir = temp_dir();
     must_save(dir, 20);
     char file[700], what[64];
-    state_path(file, sizeof file, dir, 20);
+    part_path(file, sizeof file, dir, 20);
     size_t bytes = 0;
     char* data = temp_read(file, &bytes);
     const size_t cuts[] = { 0, 1, 63, 64, bytes / 2, bytes - 128, bytes - 1 };
@@ -160,7 +160,7 @@ TEST(checkpoint_bit_flips_are_noticed) {
     const char* dir = temp_dir();
     must_save(dir, 20);
     char file[700], what[64];
-    state_path(file, sizeof file, dir, 20);
+    part_path(file, sizeof file, dir, 20);
     size_t bytes = 0;
     char* data = temp_read(file, &bytes);
     uint64_t state = 20240607;
@@ -191,8 +191,8 @@ TEST(checkpoint_deleted_or_swapped_is_noticed) {
     must_save(dir, 10);
     must_save(dir, 20);
     char ten[700], twenty[700], aside[700];
-    state_path(ten, sizeof ten, dir, 10);
-    state_path(twenty, sizeof twenty, dir, 20);
+    part_path(ten, sizeof ten, dir, 10);
+    part_path(twenty, sizeof twenty, dir, 20);
     snprintf(aside, sizeof aside, "%s/aside", dir);
     CHECK(rename(ten, aside) == 0 && rename(twenty, ten) == 0 && rename(aside, twenty) == 0, "the files cannot be swapped");
     check_damaged(dir, 10, "swapped with step 20's");
@@ -216,21 +216,21 @@ TEST(checkpoint_newest_passes_over_damaged_ones_and_names_them) {
     check_content(newest, 40);
     checkpoint_close(newest);
 
-    state_path(file, sizeof file, dir, 40);
+    part_path(file, sizeof file, dir, 40);
     CHECK(truncate(file, 500) == 0, "cannot cut");
-    state_path(file, sizeof file, dir, 30);
+    part_path(file, sizeof file, dir, 30);
     CHECK(unlink(file) == 0, "cannot delete");
     newest = checkpoint_open_newest(dir, &passed, &err);
     CHECK(newest && passed, "no fallback: %s", err.text);
     check_content(newest, 20);
-    CHECK(strstr(passed, "step_00000040/state.bin") && strstr(passed, "step_00000030/state.bin") && !strstr(passed, "step_00000020"), "passed over: %s", passed);
+    CHECK(strstr(passed, "step_00000040/part_0000.bin") && strstr(passed, "step_00000030/part_0000.bin") && !strstr(passed, "step_00000020"), "passed over: %s", passed);
     checkpoint_close(newest);
     free(passed);
 
     must_save(dir, 30);                                // takes the place of the damaged one
     check_whole(dir, 30);
     for (int64_t step = 10; step <= 30; step += 10) {
-        state_path(file, sizeof file, dir, step);
+        part_path(file, sizeof file, dir, step);
         CHECK(truncate(file, 0) == 0, "cannot cut");
     }
     newest = checkpoint_open_newest(dir, &passed, &err);
@@ -250,6 +250,129 @@ TEST(checkpoint_steps_ignores_other_names) {
     CHECK_EQ(checkpoint_steps(dir, &steps), 2);
     CHECK(steps[0] == 10 && steps[1] == 1234567890, "steps are %" PRId64 ", %" PRId64, steps[0], steps[1]);
     free(steps);
+}
+
+// ---- parts: a writer a rank -------------------------------------------------------------------------------------------
+// `parts` writers, each with its share of "wte" (shares as even as can be, and rank 0's also "options"); `skew` elements more for part 0
+static bool save_parts(const char* dir, int64_t step, int parts, uint64_t id, int skew, Error* err) {
+    float weights[N];
+    const int64_t shape[] = { 10, N / 10 };
+    for (int i = 0; i < N; i++) { weights[i] = value_at(step, i); }
+    if (!checkpoint_prepare(dir, step, err)) { return false; }
+    for (int part = parts - 1; part >= 0; part--) {
+        int first = N * part / parts, end = N * (part + 1) / parts + (part == 0 ? skew : 0);
+        CheckpointWriter* writer = checkpoint_begin_part(dir, step, part, parts, id, err);
+        bool good = writer && checkpoint_add_slice(writer, "wte", CHECKPOINT_F32, 2, shape, (uint64_t)first, (uint64_t)(end - first), weights + first, err) &&
+                    (part > 0 || checkpoint_add_text(writer, "options", "{}", err));
+        if (!good) { checkpoint_abort(writer); return false; }
+        if (!checkpoint_finish(writer, err)) { return false; }
+    }
+    return checkpoint_publish(dir, step, err);
+}
+
+TEST(checkpoint_parts_are_read_in_any_ranges) {
+    const char* dir = temp_dir();
+    const int counts[] = { 1, 2, 3, 8, 64, 1500 };                     // the last: more writers than elements
+    float back[N];
+    for (int c = 0; c < 6; c++) {
+        Error err = {0};
+        CHECK(save_parts(dir, 10 + c, counts[c], 7, 0, &err), "%d parts: %s", counts[c], err.text);
+        char* path = checkpoint_path(dir, 10 + c);
+        CHECK_EQ(entries(path), counts[c]);
+        Checkpoint* whole = c % 2 ? checkpoint_open_unverified(path, &err) : checkpoint_open(path, &err);
+        CHECK(whole && whole->parts == counts[c], "%d parts: %s", counts[c], err.text);
+        CHECK(checkpoint_read(whole, "wte", CHECKPOINT_F32, back, sizeof back, &err), "%s", err.text);
+        for (int i = 0; i < N; i++) { CHECK(back[i] == value_at(10 + c, i), "%d parts: weight %d is %g", counts[c], i, (double)back[i]); }
+        for (int ranks = 1; ranks <= 5; ranks++) {                     // another number of ranks reads its own ranges
+            for (int r = 0; r < ranks; r++) {
+                int first = N * r / ranks, count = N * (r + 1) / ranks - first;
+                memset(back, 0, sizeof back);
+                CHECK(checkpoint_read_range(whole, "wte", CHECKPOINT_F32, (uint64_t)first, (uint64_t)count, back, &err), "%s", err.text);
+                for (int i = 0; i < count; i++) { CHECK(back[i] == value_at(10 + c, first + i), "rank %d of %d: weight %d", r, ranks, first + i); }
+                CHECK(count == N || back[count] == 0, "rank %d of %d: read beyond its range", r, ranks);
+            }
+        }
+        CHECK(!checkpoint_read_range(whole, "wte", CHECKPOINT_F32, 1, N, back, &err) && strstr(err.text, "wte"), "a range beyond the tensor was read");
+        CHECK(!checkpoint_read_range(whole, "wte", CHECKPOINT_F32, UINT64_MAX, 2, back, &err), "a range that wraps was read");
+        checkpoint_close(whole);
+        free(path);
+    }
+}
+
+static void check_parts_damaged(const char* dir, int64_t step, const char* says, const char* what) {
+    Error err = {0};
+    char* path = checkpoint_path(dir, step);
+    Checkpoint* checkpoint = checkpoint_open(path, &err);
+    CHECK(!checkpoint && strstr(err.text, says), "%s: %s", what, checkpoint ? "not noticed" : err.text);
+    free(path);
+}
+
+TEST(checkpoint_parts_of_another_save_are_noticed) {
+    const char* dir = temp_dir();
+    Error err = {0};
+    CHECK(save_parts(dir, 10, 3, 7, 0, &err) && save_parts(dir, 20, 3, 7, 0, &err), "%s", err.text);
+    const char* other = temp_dir();
+    CHECK(save_parts(other, 10, 3, 8, 0, &err), "%s", err.text);
+    char a[700], b[700];
+    const struct { const char *from; int64_t step; int part; const char* what; } swaps[] = {
+        { dir, 20, 1, "another step's" }, { other, 10, 1, "another run's of the same step" }, { dir, 10, 2, "another part's" } };
+    snprintf(a, sizeof a, "%s/step_00000010/part_0001.bin", dir);
+    size_t bytes = 0;
+    char* good = temp_read(a, &bytes);
+    for (int i = 0; i < 3; i++) {
+        snprintf(b, sizeof b, "%s/step_%08d/part_%04d.bin", swaps[i].from, (int)swaps[i].step, swaps[i].part);
+        size_t other_bytes = 0;
+        char* data = temp_read(b, &other_bytes);
+        temp_write(a, data, other_bytes);
+        check_parts_damaged(dir, 10, "part_0001.bin", swaps[i].what);
+        free(data);
+    }
+    unlink(a);
+    check_parts_damaged(dir, 10, "part_0001.bin", "deleted");
+    for (size_t cut = 0; cut < bytes; cut += bytes / 5) {
+        temp_write(a, good, cut);
+        check_parts_damaged(dir, 10, "part_0001.bin", "cut");
+    }
+    for (int flip = 0; flip < 20; flip++) {
+        size_t place = bytes * (size_t)flip / 20;
+        good[place] ^= 4;
+        temp_write(a, good, bytes);
+        check_parts_damaged(dir, 10, "part_0001.bin", "a bit flipped");
+        good[place] ^= 4;
+    }
+    temp_write(a, good, bytes);
+    char* path = checkpoint_path(dir, 10);
+    Checkpoint* checkpoint = checkpoint_open(path, &err);
+    CHECK(checkpoint, "put right: %s", err.text);
+    checkpoint_close(checkpoint);
+    free(path); free(good);
+}
+
+TEST(checkpoint_gaps_and_overlaps_of_parts_are_noticed) {
+    const char* dir = temp_dir();
+    Error err = {0};
+    CHECK(save_parts(dir, 10, 4, 7, 3, &err), "%s", err.text);
+    check_parts_damaged(dir, 10, "250 to 253 twice", "an overlap");
+    CHECK(save_parts(dir, 20, 4, 7, -3, &err), "%s", err.text);
+    check_parts_damaged(dir, 20, "247 to 250 nowhere", "a gap");
+    CHECK(save_parts(dir, 30, 1, 7, -3, &err), "%s", err.text);
+    check_parts_damaged(dir, 30, "997 of its 1000", "an end that lacks");
+}
+
+TEST(checkpoint_of_a_rank_that_failed_stays_out_of_sight) {
+    const char* dir = temp_dir();
+    Error err = {0};
+    CHECK(checkpoint_prepare(dir, 10, &err), "%s", err.text);
+    CheckpointWriter *zero = checkpoint_begin_part(dir, 10, 0, 2, 7, &err), *one = checkpoint_begin_part(dir, 10, 1, 2, 7, &err);
+    CHECK(zero && one, "%s", err.text);
+    checkpoint_abort(one);
+    CHECK(checkpoint_finish(zero, &err), "%s", err.text);
+    int64_t* steps;
+    CHECK_EQ(checkpoint_steps(dir, &steps), 0);
+    free(steps);
+    checkpoint_discard(dir, 10);
+    CHECK_EQ(entries(dir), 0);
+    CHECK(save_parts(dir, 10, 2, 7, 0, &err), "the next one: %s", err.text);
 }
 
 // ---- R6 --------------------------------------------------------------------------------------------------------------
@@ -299,7 +422,7 @@ TEST(checkpoint_removes_what_dead_saves_left) {
     for (int i = 0; i < 2; i++) {
         snprintf(path, sizeof path, "%s/%s", dir, names[i]);
         mkdir(path, 0777);
-        snprintf(path, sizeof path, "%s/%s/state.bin", dir, names[i]);
+        snprintf(path, sizeof path, "%s/%s/part_0000.bin", dir, names[i]);
         temp_write(path, "half", 4);
     }
     Error err = {0};
@@ -319,7 +442,8 @@ TEST(checkpoint_survives_kill_at_any_moment) {
         pid_t child = fork();
         if (child == 0) {
             Error err;
-            for (int64_t step = last + 1; save(dir, step, &err) && checkpoint_prune(dir, step, 2, 0, &err); step++) { }
+            CheckpointsKnown known = {0};
+            for (int64_t step = last + 1; save(dir, step, &err) && checkpoint_prune(dir, step, 2, 0, &known, &err); step++) { }
             _exit(1);
         }
         usleep((useconds_t)(1000 + test_bits(&state) % 30000));
@@ -348,15 +472,17 @@ TEST(checkpoint_prune_keeps_exactly_the_specified_set) {
         bool on_disk[200] = {false};                   // the specification's own copy, by step
         int keep = 2 + (int)(test_bits(&state) % 3), major = (int)(test_bits(&state) % 3) * 10;
         int step = 0;
+        CheckpointsKnown known = {0};
         for (int saves = 0; saves < 8; saves++) {
             step += 1 + (int)(test_bits(&state) % 12);
             if (test_bits(&state) % 4 == 0) { step = (step + 9) / 10 * 10; }
             char* path = checkpoint_path(dir, step);
-            mkdir(path, 0777);                         // prune looks at names alone
+            mkdir(path, 0777);                         // content does not matter here: it is known to be whole
             free(path);
+            checkpoint_know(&known, step);
             on_disk[step] = true;
             Error err = {0};
-            CHECK(checkpoint_prune(dir, step, keep, major, &err), "%s", err.text);
+            CHECK(checkpoint_prune(dir, step, keep, major, &known, &err), "%s", err.text);
             for (int s = step, newer = 0; s >= 0; s--) {
                 bool there = on_disk[s];
                 on_disk[s] = there && (newer < keep || (major && s % major == 0));
@@ -371,6 +497,7 @@ TEST(checkpoint_prune_keeps_exactly_the_specified_set) {
             CHECK_EQ(entries(dir), count);
             free(steps);
         }
+        free(known.step);
     }
 }
 
@@ -378,42 +505,83 @@ TEST(checkpoint_prune_leaves_later_steps_alone) {
     const char* dir = temp_dir();
     for (int64_t step = 10; step <= 60; step += 10) { must_save(dir, step); }
     Error err = {0};
-    CHECK(checkpoint_prune(dir, 40, 2, 0, &err), "%s", err.text);
+    CheckpointsKnown known = {0};
+    CHECK(checkpoint_prune(dir, 40, 2, 0, &known, &err), "%s", err.text);
     int64_t* steps;
     CHECK_EQ(checkpoint_steps(dir, &steps), 4);
     CHECK(steps[0] == 30 && steps[1] == 40 && steps[2] == 50 && steps[3] == 60, "kept %" PRId64 ", %" PRId64 ", ...", steps[0], steps[1]);
     free(steps);
+    free(known.step);
+}
+
+// a damaged one must not push a whole one out: with --keep 2 the newest two that could be resumed from stay
+TEST(checkpoint_prune_does_not_count_damaged_ones) {
+    const char* dir = temp_dir();
+    CheckpointsKnown known = {0};
+    char file[700];
+    for (int64_t step = 10; step <= 50; step += 10) { must_save(dir, step); }
+    part_path(file, sizeof file, dir, 40);
+    CHECK(truncate(file, 100) == 0, "cannot cut");
+    part_path(file, sizeof file, dir, 20);
+    CHECK(unlink(file) == 0, "cannot delete");
+    Error err = {0};
+    CHECK(checkpoint_prune(dir, 50, 2, 0, &known, &err), "%s", err.text);
+    int64_t* steps;
+    CHECK_EQ(checkpoint_steps(dir, &steps), 3);
+    CHECK(steps[0] == 30 && steps[1] == 40 && steps[2] == 50, "kept %" PRId64 ", %" PRId64 ", %" PRId64, steps[0], steps[1], steps[2]);
+    CHECK(known.count == 1 && known.step[0] == 30, "%d steps are known to be whole", known.count);
+    free(steps);
+    must_save(dir, 60);
+    checkpoint_know(&known, 50);
+    CHECK(checkpoint_prune(dir, 60, 2, 0, &known, &err), "%s", err.text);
+    CHECK_EQ(checkpoint_steps(dir, &steps), 2);
+    CHECK(steps[0] == 50 && steps[1] == 60, "kept %" PRId64 ", %" PRId64, steps[0], steps[1]);
+    free(steps);
+    free(known.step);
 }
 
 // ---- the format over memory ------------------------------------------------------------------------------------------
 TEST(checkpoint_structure_with_overflowing_sizes_is_refused) {
-    CheckpointHeader header = { .magic = "mobackp", .version = 1, .num_records = 1, .table_offset = 128, .file_bytes = 256 };
+    CheckpointHeader header = { .magic = "mobackp", .version = CHECKPOINT_VERSION, .num_records = 1, .table_offset = 128, .file_bytes = 256, .parts = 1 };
     header.magic[7] = 't';
-    CheckpointRecord good = { .name = "w", .dtype = CHECKPOINT_F32, .ndim = 1, .shape = { 16 }, .offset = 64, .bytes = 64 };
+    CheckpointRecord good = { .name = "w", .dtype = CHECKPOINT_F32, .ndim = 1, .shape = { 16 }, .offset = 64, .first = 0, .count = 16 };
     Error err = {0};
     CHECK(checkpoint_check_header(&header, 256, &err) && checkpoint_check_table(&header, &good, &err), "the good one is refused: %s", err.text);
-    CheckpointRecord bad[10];
-    for (int i = 0; i < 10; i++) { bad[i] = good; }
-    bad[0].bytes = UINT64_MAX - 3; bad[0].shape[0] = UINT64_MAX / 4;
-    bad[1].ndim = 2; bad[1].shape[0] = (uint64_t)1 << 62; bad[1].shape[1] = 4; bad[1].bytes = 0;         // 2^66 bytes wraps to 0
+    enum { BAD = 16 };
+    CheckpointRecord bad[BAD];
+    for (int i = 0; i < BAD; i++) { bad[i] = good; }
+    bad[0].shape[0] = bad[0].count = UINT64_MAX / 4;                                                    // more than the file
+    bad[1].ndim = 2; bad[1].shape[0] = (uint64_t)1 << 62; bad[1].shape[1] = 4; bad[1].count = 0;         // 2^64 elements wrap to 0
     bad[2].offset = 0;
     bad[3].offset = 128;
     bad[4].ndim = 5;
     bad[5].dtype = 9;
     bad[6].name[0] = 0;
     memset(bad[7].name, 'x', sizeof bad[7].name);
-    bad[8].bytes = 60; bad[8].shape[0] = 16;
-    bad[9].bytes = 0; bad[9].shape[0] = 0;                                                              // records end before the table
-    for (int i = 0; i < 10; i++) { CHECK(!checkpoint_check_table(&header, &bad[i], &err), "bad record %d is accepted", i); }
+    bad[8].shape[0] = bad[8].count = 17;                                                                // 68 bytes where 64 have room
+    bad[9].count = 0; bad[9].shape[0] = 0;                                                              // records end before the table
+    bad[10].first = 1;                                                                                  // one beyond the tensor
+    bad[11].first = UINT64_MAX - 14;                                                                    // first + count wraps to 1
+    bad[12].part = 1;
+    bad[13].shape[0] = (uint64_t)1 << 62; bad[13].dtype = CHECKPOINT_U64;                               // 2^65 bytes
+    bad[14].name[1] = '\033';                                                                           // would speak to the terminal
+    bad[15].name[3] = 'x';                                                                              // behind the name's end
+    for (int i = 0; i < BAD; i++) { CHECK(!checkpoint_check_table(&header, &bad[i], &err), "bad record %d is accepted", i); }
     CheckpointHeader h = header;
     h.num_records = UINT32_MAX;
     CHECK(!checkpoint_check_header(&h, 256, &err), "4 billion records are accepted");
     h = header; h.table_offset = 32; h.file_bytes = 160;
     CHECK(!checkpoint_check_header(&h, 160, &err), "a table inside the header is accepted");
-    h = header; h.version = 2;
-    CHECK(!checkpoint_check_header(&h, 256, &err) && strstr(err.text, "version 2"), "another version: \"%s\"", err.text);
+    h = header; h.version = 1;
+    CHECK(!checkpoint_check_header(&h, 256, &err) && strstr(err.text, "version 1"), "another version: \"%s\"", err.text);
     h = header; h.step = -1;
     CHECK(!checkpoint_check_header(&h, 256, &err), "step -1 is accepted");
+    h = header; h.parts = 0;
+    CHECK(!checkpoint_check_header(&h, 256, &err), "no parts are accepted");
+    h = header; h.part = 1;
+    CHECK(!checkpoint_check_header(&h, 256, &err), "part 1 of 1 is accepted");
+    h = header; h.parts = UINT32_MAX;
+    CHECK(!checkpoint_check_header(&h, 256, &err), "4 billion parts are accepted");
 }
 
 TEST_MAIN()

@@ -91,6 +91,19 @@ again steps    64 'steps.*--new-schedule'       --steps 4
 "$PROGRAM" "${small[@]}" --out "$WORK/run" --train-data "$WORK/good.bin" --steps 4 --new-schedule > /dev/null 2>&1 \
     && [ "$(columns "$WORK/run" | wc -l)" = 4 ] && ok cli_new_schedule_goes_on || fail cli_new_schedule_goes_on "status $?"
 
+# the training set is the run's, not its name; other data, or another batch size, go on behind what was used
+cp "$WORK/good.bin" "$WORK/renamed.bin"
+build/data/bytes --out "$WORK/other.bin" Makefile > /dev/null
+goes_on() { local name=$1 steps=$2; shift 2
+    "$PROGRAM" "${small[@]}" --out "$WORK/run" --steps "$steps" "$@" > "$WORK/out" 2> "$WORK/err" && [ "$(columns "$WORK/run" | wc -l)" = "$steps" ] \
+        && ok "cli_$name" || fail "cli_$name" "status $?: $(tail -n 1 "$WORK/err")"; }
+goes_on same_data_under_another_name 5 --train-data "$WORK/renamed.bin" --new-schedule
+expect cli_other_data_is_refused 64 'train-data: .*tokens.*--new-schedule' "$PROGRAM" "${small[@]}" --steps 5 --out "$WORK/run" --train-data "$WORK/other.bin"
+goes_on other_data_with_a_word 6 --train-data "$WORK/other.bin" --new-schedule
+goes_on another_batch_size     8 --train-data "$WORK/other.bin" --new-schedule --total-batch 512
+tokens=$(sed -nE 's/^\{"kind":"step",.*"tokens":([0-9]+).*/\1/p' "$WORK/run/log.jsonl" | tail -n 1)
+[ "$tokens" = $((6 * 128 + 2 * 512)) ] && ok cli_tokens_are_those_used || fail cli_tokens_are_those_used "$tokens after 6 steps of 128 and 2 of 512"
+
 # ---- R18: a second run in the same directory
 "$PROGRAM" "${small[@]}" --steps 100000 --out "$WORK/locked" --train-data "$WORK/good.bin" > /dev/null 2>&1 &
 first=$!

@@ -312,6 +312,10 @@ TEST(config_adopts_the_model_of_a_checkpoint) {
     CHECK_EQ(cfg.total_batch, 65536);
     CHECK_TEXT(cfg.tokenizer, "t.bin");
     config_close(&cfg);
+    cfg = resolved("--prompt hello --seed 5");
+    CHECK(config_adopt(&cfg, &saved, &err), "another seed for samples is refused: %s", err.text);
+    CHECK_EQ(cfg.seed, 5);
+    config_close(&cfg);
     const char* contrary[] = { "--prompt hello --layers 6", "--prompt hello --preset tiny", "--eval-only --val-data x --kconv 0" };
     for (int i = 0; i < 3; i++) {
         cfg = resolved(contrary[i]);

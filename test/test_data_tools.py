@@ -8,7 +8,6 @@ import importlib.util
 import json
 import os
 import random
-import shutil
 import signal
 import struct
 import subprocess
@@ -237,7 +236,7 @@ def wikitext2_reproduces_the_hugging_face_join():
     tool("wikitext2", *gpt2_bpe(), "--out", out, source)
     check(read(out) == read(kit("wikitext-2/wiki.test.raw.hfjoin.gpt2.bin")), "the shard differs from the kit's")
     expected = {"bytes": 1290590, "words": 245569, "words_without_line_ends": 241211, "join": "hf",
-                "documents": [0], "tokens": 287644, "tokenizer": "gpt2",
+                "documents": [0], "tokens": 287644, "tokenizer": "gpt2", "vocab": 50257,
                 "source_sha256": hashlib.sha256(read(source)).hexdigest()}
     equal(json.loads(read(out[:-4] + ".json")), expected, "sidecar")
 
@@ -326,12 +325,82 @@ def fineweb_edu_reads_gzip_and_folders():
 
 @case
 def fineweb_edu_reads_zstd():
-    if shutil.which("zstd") is None:
-        raise Skip("needs the program zstd")
-    path = fresh("documents.jsonl.zst")
-    subprocess.run(["zstd", "-q", documents_file(), "-o", path], check=True)
-    check_same_shards(path, "zstd")
-    tool("fineweb_edu", *small_bpe()[0], "--out", fresh("never"), "--processes", 1, write("cut.jsonl.zst", read(path)[:-9]), status=65)
+    package("pyarrow")
+    import pyarrow
+    lines = read(documents_file()).splitlines(keepends=True)
+    frames = []
+    for part in (lines[:300], lines[300:]):            # as concatenated files have them
+        buffer = pyarrow.BufferOutputStream()
+        with pyarrow.CompressedOutputStream(buffer, "zstd") as stream:
+            stream.write(b"".join(part))
+        frames.append(buffer.getvalue().to_pybytes())
+    whole = b"".join(frames)
+    check_same_shards(write("documents.jsonl.zst", whole), "zstd")
+    for cut in (whole[:-9], whole[:-1], whole[:len(whole) // 3], whole[:3], b"\x28" + whole[:-9], b'{"text": "plain"}\n'):
+        said = tool("fineweb_edu", *small_bpe()[0], "--out", fresh("never"), "--processes", 1, write("cut.jsonl.zst", cut), status=65)
+        check("cut.jsonl.zst" in said, "the damaged file was not named")
+
+
+def json_tokenizer(tokens, special):
+    """A word-level tokenizers JSON file with so many tokens; the special ones come last."""
+    package("tokenizers")
+    import tokenizers
+    words = {f"w{i}": i for i in range(tokens)}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({**words, "[UNK]": tokens}, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    made.add_special_tokens(special)
+    path = fresh("tokenizer.json")
+    made.save(path)
+    return path
+
+
+@case
+def fineweb_edu_takes_any_tokenizer_with_ids_of_16_or_32_bits():
+    texts = write("words.jsonl", "".join(json.dumps({"body": f"w{i} w{i + 1} what"}) + "\n" for i in range(50)))
+    for tokens, kind in ((1000, "H"), (70000, "I")):
+        eot, out, again = tokens + 1, fresh("shards"), fresh("shards")
+        options = ["--tokenizer", json_tokenizer(tokens, ["</s>"]), "--field", "body", "--shard-size", 60, "--name", "mine"]
+        said = tool("fineweb_edu", *options, "--out", out, "--processes", 1, texts)
+        check(f"--vocab {tokens + 2}" in said, f"the vocabulary was not named: {said!r}")
+        names = ["mine_val_000000.bin", "mine_train_000001.bin", "mine_train_000002.bin", "mine_train_000003.bin"]
+        shards = [common.read_shard(os.path.join(out, name)) for name in names]
+        equal([shard.typecode for shard in shards], [kind] * 4, "array types")
+        equal([token for shard in shards for token in shard], [token for i in range(50) for token in (eot, i, i + 1, tokens)], "tokens")
+        tool("fineweb_edu", *options, "--out", again, "--processes", 3, texts)
+        check(contents(again) == contents(out), "a second run wrote other bytes")
+        options[1] = json_tokenizer(tokens + 1, ["</s>"])
+        check("tokenizer_sha256" in tool("fineweb_edu", *options, "--out", out, texts, status=64), "shards of another tokenizer were continued")
+
+
+@case
+def fineweb_edu_names_what_is_wrong_with_a_tokenizer():
+    package("tokenizers")
+    texts = write("words.jsonl", b'{"text": "w1"}\n')
+    run = lambda status, *options: tool("fineweb_edu", "--out", fresh("never"), "--processes", 1, *options, texts, status=status)
+    check("--eot" in run(64, "--tokenizer", json_tokenizer(9, ["<pad>"])), "it did not ask for --eot")
+    check("<stop>" in run(64, "--tokenizer", json_tokenizer(9, ["<pad>"]), "--eot", "<stop>"), "the missing token was not named")
+    run(0, "--tokenizer", json_tokenizer(9, ["<pad>"]), "--eot", "<pad>")
+    run(65, "--tokenizer", write("bad.json", "{}"))
+    run(66, "--tokenizer", fresh("missing.json"))
+    run(64, "--tokenizer", json_tokenizer(9, ["</s>"]), *small_bpe()[0])
+    run(64, "--eot", "</s>", *small_bpe()[0])
+    run(64, "--name", "a/b", *small_bpe()[0])
+
+
+@case
+def wikitext2_takes_any_tokenizer():
+    out, source = fresh("wikitext2.bin"), write("wiki.txt", " w1 = w2 \n \n w3 \n")
+    tool("wikitext2", "--tokenizer", json_tokenizer(70000, ["</s>"]), "--out", out, source)
+    equal(list(common.read_shard(out)), [1, 70000, 2, 3], "tokens")
+    sidecar = json.loads(read(out[:-4] + ".json"))
+    check(sidecar["tokenizer"].endswith("tokenizer.json") and sidecar["bytes"] == len(read(source)), f"the sidecar is {sidecar}")
+
+
+@case
+def fineweb_edu_says_how_fast_it_was():
+    package("tiktoken")
+    said = tool("fineweb_edu", *small_bpe()[0], "--out", fresh("shards"), "--processes", 2, documents_file())
+    check(" tokens/s, " in said and " a process of 2" in said, f"no rate in {said!r}")
 
 
 @case
@@ -434,6 +503,45 @@ def fineweb_edu_reproduces_the_sample_of_the_kit():
     tool("fineweb_edu", *gpt2_bpe(), "--out", out, write("sample.jsonl", json.dumps({"text": text})))
     check(contents(out)["edu_fineweb_val_000000.bin"] == read(kit("fineweb-edu/fineweb_edu_sample_1MB.gpt2.bin")),
           "the shard differs from the kit's")
+
+
+# ---- all of them ----------------------------------------------------------------------------------------------------------
+
+@case
+def data_tools_write_the_same_bytes_twice():
+    package("tiktoken")
+    bpe, text, wiki = small_bpe()[0], write("text.txt", random_text(1, 3000)), write("wiki.txt", " = A = \n \n the b \n")
+    made = subprocess.run(["make", "-s", "tools"], cwd=ROOT, capture_output=True, text=True)
+    check(made.returncode == 0, f"make tools failed: {made.stderr.strip()[-300:]}")
+    c_tool = lambda name, *arguments: subprocess.run([os.path.join(ROOT, "build", "data", name), *arguments], check=True, capture_output=True)
+    runs = []
+    for _ in range(2):
+        out = fresh("out")
+        os.makedirs(out)
+        at = lambda name: os.path.join(out, name)
+        tool("gpt2_tokenizer", *bpe, at("small.tok"))
+        tool("wikitext2", *bpe, "--out", at("wiki.bin"), wiki)
+        tool("fineweb_edu", *bpe, "--out", at("shards"), "--shard-size", "1e5", documents_file())
+        c_tool("bytes", "--out", at("bytes.bin"), "--val-out", at("val.bin"), text)
+        c_tool("tokenize", "--tokenizer", at("small.tok"), "--out", at("tokens.bin"), text)
+        c_tool("synthetic", "--tokens", "5000", "--out", at("synthetic.bin"))
+        runs.append({**contents(at("shards")), **{name: read(at(name)) for name in sorted(os.listdir(out)) if name != "shards"}})
+    equal(sorted(runs[0]), sorted(runs[1]), "files")
+    check(len(runs[0]) > 12, f"only {len(runs[0])} files")
+    for name in runs[0]:
+        check(runs[0][name] == runs[1][name], f"{name} differs between two runs")
+
+
+@case
+def data_tools_have_help():
+    for name in sorted(os.listdir(os.path.join(ROOT, "data"))):
+        source = read(os.path.join(ROOT, "data", name)).decode(errors="replace")
+        if name.endswith(".py") and "common.run(main)" in source:
+            said = tool(name[:-3], "--help")
+            check("usage:" in said and "--out" in said or name == "gpt2_tokenizer.py", f"{name} --help says {said[:100]!r}")
+        elif name.endswith(".c"):
+            done = subprocess.run([os.path.join(ROOT, "build", "data", name[:-2]), "--help"], capture_output=True, text=True)
+            check(done.returncode == 0 and done.stdout.startswith("usage:"), f"{name[:-2]} --help says {done.stdout[:100]!r}")
 
 
 run_cases()

@@ -8,6 +8,8 @@ if ! nvidia-smi -L > /dev/null 2>&1; then
     skip gpu_fifty_losses_are_the_cpu_s "(needs a GPU)"
     skip gpu_evaluation_is_that_of_one_row_at_a_time "(needs a GPU)"
     skip gpu_accumulation_is_that_of_one_batch "(needs a GPU)"
+    skip gpu_measured_plans_are_resumed_with "(needs a GPU)"
+    skip gpu_memory_is_as_planned "(needs a GPU)"
     exit 0
 fi
 
@@ -39,5 +41,21 @@ for rows in 1 16; do
 done
 paste -d ' ' <(columns "$WORK/rows1") <(columns "$WORK/rows16") | awk '{ d = ($2 - $6) / $6; if (d > 1e-3 || d < -1e-3) bad = 1; n++ } END { exit !(n == 3 && !bad) }' \
     && ok gpu_accumulation_is_that_of_one_batch || fail gpu_accumulation_is_that_of_one_batch "$(columns "$WORK/rows1" | tr '\n' ';') against $(columns "$WORK/rows16" | tr '\n' ';')"
+
+# without --deterministic GEMM plans are measured; a resumed run takes the checkpoint's and writes the bytes of the run never stopped
+plans() { ./train_moba --train-data "$WORK/text.bin" --out "$1" --preset tiny --pattern S64,M64:3 --seq-len 512 --micro-batch 4 \
+    --steps 8 --lr 0.001 --save-every 4 --keep 5 > "$WORK/console" 2>&1; }
+plans "$WORK/planned"
+cp -r "$WORK/planned" "$WORK/halfway"
+rm -rf "$WORK/halfway/checkpoints/step_00000008"
+plans "$WORK/halfway"
+if [ "$(columns "$WORK/halfway" | wc -l)" = 8 ] && cmp -s <(columns "$WORK/planned") <(columns "$WORK/halfway") && grep -qE '^GEMM plans +[1-9][0-9]* from the checkpoint, 0 ' "$WORK/console"
+then ok gpu_measured_plans_are_resumed_with; else fail gpu_measured_plans_are_resumed_with "$(grep '^GEMM plans' "$WORK/console")"; fi
+
+# the printed plan against what the device says is in use, where the model and not the runtime is what takes it
+./train_moba --train-data "$WORK/text.bin" --out "$WORK/memory" --preset 124M --tokenizer byte --seq-len 2048 --micro-batch 8 --steps 2 --save-every 0 --deterministic > "$WORK/console" 2>&1
+planned=$(sed -nE 's/^memory .*in all ([0-9.]+) MiB.*/\1/p' "$WORK/console") used=$(sed -nE 's/.*"mem_mib":([0-9.]+).*/\1/p' "$WORK/memory/log.jsonl" | tail -n 1)
+echo "# memory: $planned MiB planned, $used in use"
+awk -v p="$planned" -v u="$used" 'BEGIN { d = (u - p) / u; exit !(p > 0 && d < 0.03 && d > -0.03) }' && ok gpu_memory_is_as_planned || fail gpu_memory_is_as_planned "$planned MiB planned, $used in use"
 
 [ $failures -eq 0 ]

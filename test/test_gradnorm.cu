@@ -5,8 +5,9 @@
 
 #include "ops.h"
 
+// it is added to what is there
 static double sumsq_of(const float* grad, size_t n) {
-    double sumsq = -1;
+    double sumsq = 0;
     void* scratch = malloc(gradnorm_scratch(n) + 1);
     gradnorm_sumsq(&sumsq, grad, n, scratch, NULL);
     free(scratch);
@@ -18,6 +19,11 @@ TEST(gradnorm_by_hand) {
     CHECK_NEAR(sumsq_of(grad, 2), 25, 0);
     CHECK_NEAR(sumsq_of(grad, 5), 169.25, 0);
     CHECK_NEAR(sumsq_of(grad, 0), 0, 0);
+    double sumsq = 1000;
+    void* scratch = malloc(gradnorm_scratch(5) + 1);
+    gradnorm_sumsq(&sumsq, grad, 5, scratch, NULL);
+    CHECK_NEAR(sumsq, 1169.25, 0);
+    free(scratch);
 }
 
 TEST(gradnorm_does_not_depend_on_the_number_of_threads) {
@@ -49,7 +55,7 @@ TEST(gradnorm_shows_what_is_not_finite) {
 
 static double sumsq_of(const float* grad, size_t n) {
     float* d_grad = (float*)device_from(grad, n * 4);
-    double* d_sumsq = (double*)device_poisoned(sizeof(double));
+    double zero = 0, *d_sumsq = (double*)device_from(&zero, sizeof zero);
     void* d_scratch = device_poisoned(gradnorm_scratch(n));
     gradnorm_sumsq(d_sumsq, d_grad, n, d_scratch, NULL);
     double *host = (double*)host_from(d_sumsq, sizeof(double)), sumsq = *host;
@@ -64,11 +70,23 @@ GPU_TEST(gradnorm_equals_the_reference) {
         size_t n = sizes[s];
         float* grad = test_normals(n, n, 1);
         void* scratch = malloc(ref_gradnorm_scratch(n));
-        double expected;
+        double expected = 0;
         ref_gradnorm_sumsq(&expected, grad, n, scratch, NULL);
         CHECK_NEAR(sumsq_of(grad, n), expected, 1e-12 * expected);       // fp64 on both sides, in another order
         free(grad); free(scratch);
     }
+}
+
+GPU_TEST(gradnorm_is_added_to_what_is_there) {
+    const float grad[5] = {3, -4, 0, 12, 0.5f};
+    double start = 1000, *d_sumsq = (double*)device_from(&start, sizeof start);
+    float* d_grad = (float*)device_from(grad, sizeof grad);
+    void* d_scratch = device_poisoned(gradnorm_scratch(5));
+    gradnorm_sumsq(d_sumsq, d_grad, 5, d_scratch, NULL);
+    double* host = (double*)host_from(d_sumsq, sizeof(double));
+    CHECK_NEAR(*host, 1169.25, 0);
+    free(host);
+    device_free(d_grad); device_free(d_sumsq); device_free(d_scratch);
 }
 
 GPU_TEST(gradnorm_repeats_to_the_bit) {

@@ -191,7 +191,7 @@ static void large_run(Large* l, uint16_t** sel, int** offset, int** list) {
     const floatX *q = l->qv + l->at, *k = l->k + l->at, *v = l->qv + 2 * l->C + l->at;
     MobaRoute route = {sel_dev, offset_dev, list_dev};
     moba_centroid(centroid, k, s, BLOCK, NULL);
-    moba_topk(sel_dev, q, centroid, s, BLOCK, TOPK, NULL);
+    moba_topk(sel_dev, q, centroid, s, BLOCK, TOPK, scratch, NULL);
     moba_index(offset_dev, list_dev, sel_dev, 1, s.H, s.T, BLOCK, TOPK, index, NULL);
     moba_attn_forward(l->out + l->at, l->lse, q, k, v, route, s, BLOCK, TOPK, scratch, forward, NULL);
     moba_attn_backward(l->dqv + l->at, l->dk + l->at, l->dqv + 2 * l->C + l->at, l->dout + l->at, l->out + l->at, l->lse, q, k, v, route, s,

@@ -21,16 +21,17 @@ static uint16_t* routing_run(const uint16_t* q, const uint16_t* k, AttnShape sha
     uint16_t* sel = (uint16_t*)malloc(picks * sizeof(uint16_t));
     for (size_t i = 0; i < n; i++) { q_floats[i] = bf16_to_float(q[i]); k_floats[i] = bf16_to_float(k[i]); }
     moba_centroid(centroid, k_floats, shape, block, NULL);
-    moba_topk(sel, q_floats, centroid, shape, block, topk, NULL);
+    moba_topk(sel, q_floats, centroid, shape, block, topk, NULL, NULL);
     free(q_floats); free(k_floats); free(centroid);
 #else
     floatX *q_device = (floatX*)device_from(q, n * 2), *k_device = (floatX*)device_from(k, n * 2);
     float* centroid = (float*)device_poisoned(centroids * sizeof(float));
     uint16_t* sel_device = (uint16_t*)device_malloc(picks * sizeof(uint16_t));
     moba_centroid(centroid, k_device, shape, block, NULL);
-    moba_topk(sel_device, q_device, centroid, shape, block, topk, NULL);
+    void* scratch = device_poisoned(moba_topk_scratch(shape, block, topk) + 4);
+    moba_topk(sel_device, q_device, centroid, shape, block, topk, scratch, NULL);
     uint16_t* sel = (uint16_t*)host_from(sel_device, picks * sizeof(uint16_t));
-    device_free(q_device); device_free(k_device); device_free(centroid); device_free(sel_device);
+    device_free(q_device); device_free(k_device); device_free(centroid); device_free(sel_device); device_free(scratch);
 #endif
     return sel;
 }

@@ -2,7 +2,7 @@
 #ifdef LLMC_CPU
 #include "ops.h"
 #else
-#include "ref.h"
+#include "attn_problem.h"
 #endif
 
 // ---- rules that both backends keep to the letter: one head, every query is the first unit vector, block j scores scores[j] --------------
@@ -17,7 +17,7 @@ static uint16_t* topk_run(const float* q, const float* centroid, AttnShape shape
     memset(sel, 0xab, picks * sizeof(uint16_t));                         // one more than is written
 #ifdef LLMC_CPU
     (void)rows;
-    moba_topk(sel, q, centroid, shape, block, topk, NULL);
+    moba_topk(sel, q, centroid, shape, block, topk, NULL, NULL);
 #else
     size_t centroids = (size_t)shape.B * shape.H * ((shape.T + block - 1) / block) * shape.D;
     float* copy = (float*)malloc(rows * shape.ldq * sizeof(float));
@@ -25,16 +25,17 @@ static uint16_t* topk_run(const float* q, const float* centroid, AttnShape shape
     floatX* device_q = device_from_floats(copy, rows * shape.ldq);
     float* device_centroid = (float*)device_from(centroid, centroids * sizeof(float));
     uint16_t* device_sel = (uint16_t*)device_from(sel, picks * sizeof(uint16_t));
-    moba_topk(device_sel, device_q, device_centroid, shape, block, topk, NULL);
+    void* scratch = device_poisoned(moba_topk_scratch(shape, block, topk) + 4);
+    moba_topk(device_sel, device_q, device_centroid, shape, block, topk, scratch, NULL);
     free(sel); free(copy);
     sel = (uint16_t*)host_from(device_sel, picks * sizeof(uint16_t));
-    device_free(device_q); device_free(device_centroid); device_free(device_sel);
+    device_free(device_q); device_free(device_centroid); device_free(device_sel); device_free(scratch);
 #endif
     return sel;
 }
 
-static uint16_t* topk_of_scores(const float scores[RULE_N], int T, int topk) {
-    AttnShape shape = {1, T, 1, RULE_D, RULE_D, RULE_D, RULE_D, RULE_D, ATTN_AUTO};
+static uint16_t* topk_of_scores(const float scores[RULE_N], int T, int topk, AttnPath path) {
+    AttnShape shape = {1, T, 1, RULE_D, RULE_D, RULE_D, RULE_D, RULE_D, path};
     float* q = (float*)calloc((size_t)T * RULE_D, sizeof(float));
     float centroid[RULE_N * RULE_D] = {0};
     for (int t = 0; t < T; t++) { q[(size_t)t * RULE_D] = 1; }
@@ -56,20 +57,20 @@ static void topk_expect(const uint16_t* sel, int own, int topk, const int* expec
     }
 }
 
-static void topk_check_order(void) {
+static void topk_check_order(AttnPath path) {
     float scores[RULE_N] = {3, 1, -2, 5, 4, 0, 9, -1, 2, 100};           // a query of block 9 must not see block 9
-    uint16_t* sel = topk_of_scores(scores, RULE_T, 4);
+    uint16_t* sel = topk_of_scores(scores, RULE_T, 4, path);
     int expected[RULE_N][3] = {{MOBA_NONE, MOBA_NONE, MOBA_NONE}, {0, MOBA_NONE, MOBA_NONE}, {0, 1, MOBA_NONE}, {0, 1, 2}, {0, 1, 3}, {0, 3, 4},
                                {0, 3, 4}, {3, 4, 6}, {3, 4, 6}, {3, 4, 6}};
     for (int own = 0; own < RULE_N; own++) { topk_expect(sel, own, 4, expected[own]); }
     free(sel);
 }
 
-static void topk_check_ties(void) {
+static void topk_check_ties(AttnPath path) {
     float equal[RULE_N] = {7, 7, 7, 7, 7, 7, 7, 7, 7, 7}, some[RULE_N] = {1, 2, 2, 3, 2, 2, 3, 1, 2, 0};
     float zeros[RULE_N] = {-0.0f, 0.0f, -0.0f, 0.0f, -1, 0.0f, 0.0f, 0.0f, 0.0f, 0};
-    uint16_t *sel_equal = topk_of_scores(equal, RULE_T, 4), *sel_some = topk_of_scores(some, RULE_T, 5);
-    uint16_t* sel_zeros = topk_of_scores(zeros, RULE_T, 3);
+    uint16_t *sel_equal = topk_of_scores(equal, RULE_T, 4, path), *sel_some = topk_of_scores(some, RULE_T, 5, path);
+    uint16_t* sel_zeros = topk_of_scores(zeros, RULE_T, 3, path);
     int lowest[] = {0, 1, 2}, mixed[] = {1, 2, 3, 6}, first_two[] = {0, 1};
     topk_expect(sel_equal, 9, 4, lowest);
     topk_expect(sel_some, 9, 5, mixed);
@@ -77,12 +78,12 @@ static void topk_check_ties(void) {
     free(sel_equal); free(sel_some); free(sel_zeros);
 }
 
-static void topk_check_nan_and_infinity(void) {
+static void topk_check_nan_and_infinity(AttnPath path) {
     float worst[RULE_N] = {nan_score, -inf, nan_score, -inf, nan_score, nan_score, -inf, -inf, nan_score, 0};
     float some[RULE_N] = {nan_score, -5, -inf, nan_score, -7, nan_score, nan_score, -inf, nan_score, 0};
     float top[RULE_N] = {1, inf, 2, inf, nan_score, 3, inf, 0, 4, 0};
-    uint16_t *sel_worst = topk_of_scores(worst, RULE_T, 4), *sel_some = topk_of_scores(some, RULE_T, 5);
-    uint16_t* sel_top = topk_of_scores(top, RULE_T, 3);
+    uint16_t *sel_worst = topk_of_scores(worst, RULE_T, 4, path), *sel_some = topk_of_scores(some, RULE_T, 5, path);
+    uint16_t* sel_top = topk_of_scores(top, RULE_T, 3, path);
     int lowest[] = {0, 1, 2}, filled[] = {0, 1, 2, 4}, infinite[] = {1, 3}, all_of_three[] = {0, 1, 2, MOBA_NONE};
     topk_expect(sel_worst, 9, 4, lowest);
     topk_expect(sel_some, 9, 5, filled);
@@ -91,26 +92,26 @@ static void topk_check_nan_and_infinity(void) {
     free(sel_worst); free(sel_some); free(sel_top);
 }
 
-static void topk_check_few_blocks(void) {
+static void topk_check_few_blocks(AttnPath path) {
     float scores[RULE_N] = {0};
     int lengths[] = {1, 63, 64, 65, 130};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         for (int topk = 2; topk <= MOBA_MAX_TOPK; topk += 5) {
-            uint16_t* sel = topk_of_scores(scores, lengths[i], topk);
+            uint16_t* sel = topk_of_scores(scores, lengths[i], topk, path);
             for (int t = 0; t < lengths[i]; t++) {
                 for (int s = 0; s < topk - 1; s++) { CHECK_EQ(sel[t * (topk - 1) + s], s < t / RULE_BLOCK ? s : MOBA_NONE); }
             }
             free(sel);
         }
     }
-    free(topk_of_scores(scores, RULE_T, 1));                             // writes nothing, which topk_of_scores checks
+    free(topk_of_scores(scores, RULE_T, 1, path));                       // writes nothing, which topk_of_scores checks
 }
 
 #ifdef LLMC_CPU
-TEST(moba_topk_picks_the_highest_past_blocks) { topk_check_order(); }
-TEST(moba_topk_ties_go_to_the_lower_index)    { topk_check_ties(); }
-TEST(moba_topk_nan_counts_as_minus_infinity)  { topk_check_nan_and_infinity(); }
-TEST(moba_topk_takes_all_when_blocks_are_few) { topk_check_few_blocks(); }
+TEST(moba_topk_picks_the_highest_past_blocks) { topk_check_order(ATTN_AUTO); }
+TEST(moba_topk_ties_go_to_the_lower_index)    { topk_check_ties(ATTN_AUTO); }
+TEST(moba_topk_nan_counts_as_minus_infinity)  { topk_check_nan_and_infinity(ATTN_AUTO); }
+TEST(moba_topk_takes_all_when_blocks_are_few) { topk_check_few_blocks(ATTN_AUTO); }
 
 TEST(moba_topk_reads_its_own_sequence_and_head) {
     enum { B = 2, T = 12, H = 2, D = 8, LD = 24, BLOCK = 4, N = 3 };
@@ -128,10 +129,15 @@ TEST(moba_topk_reads_its_own_sequence_and_head) {
 #endif
 
 #ifndef LLMC_CPU
-GPU_TEST(moba_topk_kernel_picks_the_highest_past_blocks) { topk_check_order(); }
-GPU_TEST(moba_topk_kernel_ties_go_to_the_lower_index)    { topk_check_ties(); }
-GPU_TEST(moba_topk_kernel_nan_counts_as_minus_infinity)  { topk_check_nan_and_infinity(); }
-GPU_TEST(moba_topk_kernel_takes_all_when_blocks_are_few) { topk_check_few_blocks(); }
+static void topk_on_paths(void (*check)(AttnPath path)) {
+    AttnPath path[2];
+    for (int i = 0, paths = attn_paths(path); i < paths; i++) { check(path[i]); }
+}
+
+GPU_TEST(moba_topk_kernel_picks_the_highest_past_blocks) { topk_on_paths(topk_check_order); }
+GPU_TEST(moba_topk_kernel_ties_go_to_the_lower_index)    { topk_on_paths(topk_check_ties); }
+GPU_TEST(moba_topk_kernel_nan_counts_as_minus_infinity)  { topk_on_paths(topk_check_nan_and_infinity); }
+GPU_TEST(moba_topk_kernel_takes_all_when_blocks_are_few) { topk_on_paths(topk_check_few_blocks); }
 
 static double topk_dot(const float* a, const float* b, int D) {
     double sum = 0;
@@ -187,7 +193,7 @@ static void topk_check_shape(AttnShape s, int block, int topk, int repeats) {
     float *q = topk_normals(rows * s.ldq, s.T + topk), *centroid = topk_normals(centroids, 77);
     for (size_t i = 0; i < rows * s.ldq; i++) { q[i] = bf16_to_float(float_to_bf16(q[i])); }
     uint16_t *expected = (uint16_t*)malloc(picks * 2), *found = topk_run(q, centroid, s, block, topk);
-    ref_moba_topk(expected, q, centroid, s, block, topk, NULL);
+    ref_moba_topk(expected, q, centroid, s, block, topk, NULL, NULL);
     long differ = 0, pairs = 0;
     for (int b = 0; b < s.B; b++) {
         for (int h = 0; h < s.H; h++) {
@@ -208,42 +214,45 @@ static void topk_check_shape(AttnShape s, int block, int topk, int repeats) {
     free(q); free(centroid); free(expected); free(found);
 }
 
-GPU_TEST(moba_topk_kernel_agrees_with_the_reference_at_8k) {
+static void topk_check_8k(AttnPath path) {
     for (int D = 64; D <= 128; D += 64) {
-        AttnShape shape = {1, 8192, 2, D, 6 * D, 2 * D, 2 * D, 2 * D, ATTN_AUTO};
+        AttnShape shape = {1, 8192, 2, D, 6 * D, 2 * D, 2 * D, 2 * D, path};
         topk_check_shape(shape, 128, 8, 1);
         topk_check_shape(shape, 512, 8, 1);
         topk_check_shape(shape, 512, 2, 1);
         topk_check_shape(shape, 64, 32, 1);
     }
 }
+GPU_TEST(moba_topk_kernel_agrees_with_the_reference_at_8k) { topk_on_paths(topk_check_8k); }
 
-GPU_TEST(moba_topk_kernel_agrees_on_ragged_shapes) {
+static void topk_check_ragged(AttnPath path) {
     int lengths[] = {1, 63, 65, 257, 1000, 2047}, topks[] = {2, 3, 5, 9, 16, 17, 32};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         for (size_t j = 0; j < sizeof topks / sizeof *topks; j++) {
-            AttnShape narrow = {2, lengths[i], 1, 64, 72, 64, 64, 64, ATTN_AUTO}, wide = {1, lengths[i], 3, 128, 1152, 384, 384, 384, ATTN_AUTO};
+            AttnShape narrow = {2, lengths[i], 1, 64, 72, 64, 64, 64, path}, wide = {1, lengths[i], 3, 128, 1152, 384, 384, 384, path};
             topk_check_shape(narrow, 64, topks[j], 1);
             topk_check_shape(wide, 128, topks[j], 1);
         }
     }
 }
+GPU_TEST(moba_topk_kernel_agrees_on_ragged_shapes) { topk_on_paths(topk_check_ragged); }
 
-GPU_TEST(moba_topk_kernel_repeats_to_the_bit) {
-    AttnShape shape = {2, 3000, 3, 64, 192, 192, 192, 192, ATTN_AUTO};
+static void topk_check_repeats(AttnPath path) {
+    AttnShape shape = {2, 3000, 3, 64, 192, 192, 192, 192, path};
     topk_check_shape(shape, 64, 8, 10);
 }
+GPU_TEST(moba_topk_kernel_repeats_to_the_bit) { topk_on_paths(topk_check_repeats); }
 
 // Scores that rise with the block, so that nearly every block enters every list, in steps of `step` equal ones; exact in bf16, so to the pick.
-static void topk_check_rising(int topk, int step, float sign) {
+static void topk_check_rising(int topk, int step, float sign, AttnPath path) {
     enum { T = 64 * 200, D = 64, BLOCK = 64, N = 200 };
-    AttnShape shape = {1, T, 1, D, D, D, D, D, ATTN_AUTO};
+    AttnShape shape = {1, T, 1, D, D, D, D, D, path};
     float *q = (float*)calloc((size_t)T * D, sizeof(float)), *centroid = (float*)calloc(N * D, sizeof(float));
     for (int t = 0; t < T; t++) { q[(size_t)t * D] = 1; }
     for (int j = 0; j < N; j++) { centroid[j * D] = sign * (sign > 0 ? j / step : (N - j) / step); }
     size_t picks = (size_t)T * (topk - 1);
     uint16_t *expected = (uint16_t*)malloc(picks * 2), *found = topk_run(q, centroid, shape, BLOCK, topk);
-    ref_moba_topk(expected, q, centroid, shape, BLOCK, topk, NULL);
+    ref_moba_topk(expected, q, centroid, shape, BLOCK, topk, NULL, NULL);
     for (size_t i = 0; i < picks; i++) {
         CHECK(found[i] == expected[i], "topk %d, step %d: query %zu, slot %zu: block %d, expected %d", topk, step, i / (topk - 1), i % (topk - 1),
               found[i], expected[i]);
@@ -251,19 +260,20 @@ static void topk_check_rising(int topk, int step, float sign) {
     free(q); free(centroid); free(expected); free(found);
 }
 
-GPU_TEST(moba_topk_kernel_keeps_up_with_rising_scores) {
+static void topk_check_all_rising(AttnPath path) {
     int topks[] = {2, 8, 16, 32};
     for (size_t i = 0; i < sizeof topks / sizeof *topks; i++) {
         for (int step = 1; step <= 9; step += 4) {
-            topk_check_rising(topks[i], step, 1);
-            topk_check_rising(topks[i], step, -1);
+            topk_check_rising(topks[i], step, 1, path);
+            topk_check_rising(topks[i], step, -1, path);
         }
     }
 }
+GPU_TEST(moba_topk_kernel_keeps_up_with_rising_scores) { topk_on_paths(topk_check_all_rising); }
 
-GPU_TEST(moba_topk_kernel_does_not_look_ahead) {                         // new q and centroids from block 20 on leave earlier picks alone
+static void topk_check_causal(AttnPath path) {                           // new q and centroids from block 20 on leave earlier picks alone
     enum { T = 2048, D = 64, BLOCK = 64, N = 32, TOPK = 8, CUT = 20 };
-    AttnShape shape = {1, T, 1, D, D, D, D, D, ATTN_AUTO};
+    AttnShape shape = {1, T, 1, D, D, D, D, D, path};
     float *q = topk_normals((size_t)T * D, 1), *centroid = topk_normals(N * D, 2);
     uint16_t* before = topk_run(q, centroid, shape, BLOCK, TOPK);
     for (int i = CUT * BLOCK * D; i < T * D; i++) { q[i] = -3 * q[i]; }
@@ -272,6 +282,7 @@ GPU_TEST(moba_topk_kernel_does_not_look_ahead) {                         // new 
     CHECK(memcmp(before, after, CUT * BLOCK * (TOPK - 1) * sizeof(uint16_t)) == 0, "a query before block %d picks differently", CUT);
     free(q); free(centroid); free(before); free(after);
 }
+GPU_TEST(moba_topk_kernel_does_not_look_ahead) { topk_on_paths(topk_check_causal); }
 
 // A million tokens, block 64: 16384 blocks. Spot-checked on 1024 queries, scores in fp64.
 GPU_TEST(moba_topk_kernel_at_a_million_tokens) {

@@ -7,6 +7,8 @@ cd "$(dirname "$0")/.." || exit 1
 program=${MOBA_PROGRAM:-./train_moba_cpu}
 name=readme_options_are_those_of_the_program
 fail() { echo "FAIL $name $1"; exit 1; }
+failures=0
+fail_too() { echo "FAIL $1 $2"; failures=1; }
 [ -x "$program" ] || fail "$program is not built"
 [ -f README.md ] || fail "there is no README.md"
 [ "$(grep -c '^<!-- /\?options -->$' README.md)" = 2 ] || fail "README.md has not exactly one <!-- options --> and one <!-- /options --> line"
@@ -19,5 +21,18 @@ awk -v section="$section" '
     !inside                { print }
     /^<!-- options -->$/   { inside = 1 }' README.md > "$section.new"
 if [ "${1:-}" = "--write" ]; then cat "$section.new" > README.md; fi
+# every fault of README's table is shown by a test that is in the tree
+faults() { sed -n '/^| fault | /,/^$/p' README.md | tail -n +3 | grep '^|'; }
+named() { sed -E 's/.*\|([^|]*)\|$/\1/' | grep -oE '`[^`]+`' | tr -d '`'; }
+lost=""
+while read -r row; do
+    tests=$(named <<< "$row")
+    [ -n "$tests" ] || lost="$lost (no test: $row)"
+    for test in $tests; do grep -rqF --include='test_*' -- "$test" test || lost="$lost $test"; done
+done < <(faults)
+if [ "$(faults | wc -l)" -lt 15 ]; then fail_too readme_faults_have_tests "the table has $(faults | wc -l) rows"
+elif [ -n "$lost" ]; then fail_too readme_faults_have_tests "not in test/:$lost"
+else echo "ok readme_faults_have_tests"; fi
 if difference=$(diff README.md "$section.new" | sed -n 2p); [ -z "$difference" ]; then echo "ok $name"
 else fail "first difference: $difference (test/test_readme.sh --write puts it right)"; fi
+[ $failures -eq 0 ]

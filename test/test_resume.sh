@@ -7,7 +7,7 @@ make_shard "$WORK/text.bin"
 run() {     # run OUT OPTIONS...
     local out=$1; shift
     "$PROGRAM" --train-data "$WORK/text.bin" --val-data "$WORK/text.bin" --out "$out" --preset tiny --layers 2 --pattern S64,M64:2 --seq-len 256 \
-        --micro-batch 2 --total-batch 1024 --eval-batches 2 --eval-every 4 --lr 0.003 "$@" > "$WORK/console" 2> "$WORK/console.err"
+        --micro-batch 2 --total-batch 1024 --eval-batches 2 --eval-every 4 --lr 0.003 --deterministic "$@" > "$WORK/console" 2> "$WORK/console.err"
 }
 same_columns() { [ "$(columns "$1" | wc -l)" = "$3" ] && cmp -s <(columns "$1") <(columns "$2"); }
 
@@ -36,7 +36,7 @@ run "$WORK/long" --steps $LONG --save-every 0
 for signal in TERM INT USR1; do
     out="$WORK/signal_$signal"
     "$PROGRAM" --train-data "$WORK/text.bin" --val-data "$WORK/text.bin" --out "$out" --preset tiny --layers 2 --pattern S64,M64:2 --seq-len 256 \
-        --micro-batch 2 --total-batch 1024 --eval-batches 2 --eval-every 4 --lr 0.003 --steps $LONG --save-every 0 > "$WORK/console" 2> "$WORK/console.err" &
+        --micro-batch 2 --total-batch 1024 --eval-batches 2 --eval-every 4 --lr 0.003 --deterministic --steps $LONG --save-every 0 > "$WORK/console" 2> "$WORK/console.err" &
     pid=$!
     for _ in $(seq 600); do [ -f "$out/log.jsonl" ] && grep -q '"kind":"step","step":3' "$out/log.jsonl" && break; sleep 0.05; done
     kill -"$signal" $pid
@@ -49,7 +49,7 @@ done
 # R5 in short: a damaged newest checkpoint is named and passed over, and the run completes
 cp -r "$WORK/whole" "$WORK/damaged"
 rm -rf "$WORK/damaged/checkpoints/step_00000012"
-printf 'x' | dd of="$WORK/damaged/checkpoints/step_00000009/state.bin" bs=1 seek=100000 conv=notrunc 2> /dev/null
+printf 'x' | dd of="$WORK/damaged/checkpoints/step_00000009/part_0000.bin" bs=1 seek=100000 conv=notrunc 2> /dev/null
 run "$WORK/damaged" --steps 12 --save-every 3 --keep 10
 if same_columns "$WORK/whole" "$WORK/damaged" 12 && grep -q step_00000009 "$WORK/console.err" && grep -q step_00000006 "$WORK/console.err"
 then ok resume_passes_over_a_damaged_checkpoint; else fail resume_passes_over_a_damaged_checkpoint "$(head -c 300 "$WORK/console.err")"; fi

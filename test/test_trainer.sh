@@ -19,6 +19,8 @@ run "$WORK/clean" || fail trainer_clean_run "$(tail -n 1 "$WORK/err")"
 
 check trainer_config_names_commit_and_device  grep -qE '^\{"commit":"[^"]+","device":"[^"]+","options":\{"train-data":' "$WORK/clean/config.json"
 
+check trainer_says_what_waiting_for_data_took grep -qE '^loader +[0-9.]+ % of the steps' "$WORK/console"
+
 # ---- R14: a NaN in the gradients of one step, of several in a row
 MOBA_TEST_NAN_STEPS=3-3 run "$WORK/nan"; status=$?
 check trainer_nan_run_finishes                [ $status = 0 ]
@@ -30,7 +32,7 @@ check trainer_nan_is_overcome                 [ "$(columns "$WORK/nan" | tail -n
 
 MOBA_TEST_NAN_STEPS=5-9 run "$WORK/stuck" --max-bad-steps 3; status=$?
 check trainer_bad_steps_in_a_row_stop         [ $status = 70 ]
-check trainer_bad_steps_are_named             grep -q '^error: step 7: 3 steps in a row were not finite' "$WORK/err"
+check trainer_bad_steps_are_named             grep -q '^error: step 7: 3 steps in a row were skipped' "$WORK/err"
 check trainer_bad_steps_stop_without_saving   [ ! -e "$(step "$WORK/stuck" 7)" ]
 same  trainer_bad_steps_keep_the_good_state   "$(step "$WORK/stuck" 4)" "$(step "$WORK/stuck" 6)"
 MOBA_TEST_NAN_STEPS=7-7 run "$WORK/stuck" --max-bad-steps 3; status=$?
@@ -59,10 +61,47 @@ check trainer_small_validation_set_is_whole   [ -n "$(whole 1000000 1)" -a "$(wh
 run "$WORK/clean"; status=$?
 check trainer_finished_run_lets_go            [ $status = 0 -a ! -s "$WORK/clean/lock" ]
 
+# ---- --micro-batch auto: as many rows as fit, the checkpoint's on resume, and nothing that would make the step itself depend on memory
+auto() { local out=$1; shift; run "$out" --micro-batch auto --total-batch 768 --save-every 6 "$@"; }
+auto "$WORK/auto"; status=$?
+check trainer_auto_takes_the_whole_step       [ $status = 0 -a -n "$(grep -E '^micro-batch 12 of 12 rows' "$WORK/console")" ]
+check trainer_auto_is_saved_as_a_number       grep -q '"micro-batch":12,' "$WORK/auto/config.json"
+run "$WORK/fixed" --micro-batch 3 --total-batch 768 --save-every 6 --steps 6 --schedule constant
+auto "$WORK/fixed" --steps 8 --new-schedule --schedule constant
+check trainer_auto_resumes_with_the_checkpoint_s grep -q '"micro-batch":3,' "$WORK/fixed/config.json"
+auto=("$HOOKS" --train-data "$WORK/text.bin" --out "$WORK/refused" --seq-len 64 --micro-batch auto)
+expect trainer_auto_needs_a_total_batch       64 'auto needs --total-batch'           "${auto[@]}"
+expect trainer_auto_wants_whole_rows          64 'total-batch: 100 is not a multiple' "${auto[@]}" --total-batch 100
+expect trainer_auto_is_not_for_a_dry_run      64 'micro-batch: auto asks the device'  "${auto[@]}" --total-batch 64 --dry-run
+expect trainer_auto_without_room              64 'auto finds no room: one row of 64 tokens takes [0-9.]+ MiB' \
+                                                 "${auto[@]}" --total-batch 64 --layers 1024 --channels 8192 --heads 64 --mlp 65536
+
 # ---- windows that score nothing, a pass too large to count
 expect trainer_eval_context_of_one  64 'eval-context: 1'         "$PROGRAM" --out "$WORK/clean" --eval-only --eval-data "$WORK/text.bin" --eval-context 1
 expect trainer_eval_pass_too_large  64 'micro-batch: 4096 rows'  "$PROGRAM" --out "$WORK/clean" --eval-only --eval-data "$WORK/text.bin" \
                                                                  --eval-context 1000000 --micro-batch 4096
+
+# ---- ckptinfo: what is there, what is whole, what differs
+info() { build/data/ckptinfo "$@" > "$WORK/out" 2> "$WORK/err"; }
+info list "$WORK/clean"; status=$?
+check trainer_ckptinfo_lists                  [ $status = 0 -a "$(tail -n 1 "$WORK/out")" = "12 checkpoints, 0 damaged" ]
+info show "$(step "$WORK/clean" 12)"
+check trainer_ckptinfo_shows_tensors          grep -qE '^  master/layer\.00\.wqkv +fp32 +48 x 16 ' "$WORK/out"
+info diff "$(step "$WORK/clean" 11)" "$(step "$WORK/clean" 12)"; status=$?
+check trainer_ckptinfo_finds_differences      [ $status = 1 -a "$(grep -c '^master/.* elements differ' "$WORK/out")" = 15 ]
+cp -r "$(step "$WORK/clean" 12)" "$WORK/copy"
+info diff "$(step "$WORK/clean" 12)" "$WORK/copy"; status=$?
+check trainer_ckptinfo_finds_none             [ $status = 0 ]
+printf x | dd of="$(step "$WORK/stopped" 5)/part_0000.bin" bs=1 seek=1000 conv=notrunc 2> /dev/null
+info list "$WORK/stopped"; status=$?
+check trainer_ckptinfo_names_the_damaged      [ $status = 65 -a -n "$(grep 'step_00000005/part_0000.bin' "$WORK/out")" ]
+expect trainer_ckptinfo_needs_a_checkpoint 66 'no checkpoint' build/data/ckptinfo list "$WORK"
+
+# ---- the seed of a sample is free, and the sample is a function of it
+sampled() { "$PROGRAM" --out "$WORK/clean" --prompt "int " --sample-tokens 40 "$@" 2> "$WORK/err" | tail -n +2 | od -c; }
+check trainer_sample_is_a_function_of_the_seed [ "$(sampled --seed 5)" = "$(sampled --seed 5)" ]
+check trainer_sample_follows_the_seed          [ "$(sampled --seed 5)" != "$(sampled --seed 6)" ]
+check trainer_sample_says_its_times            grep -qE '^[0-9]+ tokens after a prompt of 5 \(context 45\): prompt [0-9.]+ s, then [0-9.]+ ms a token$' "$WORK/err"
 
 # ---- other uses take no steps: a signal ends them at once, and their input is checked before a device is touched
 "$PROGRAM" --out "$WORK/clean" --prompt "int " --temperature 0 --sample-tokens 1000000 > "$WORK/prompt" 2> "$WORK/err" &

@@ -51,9 +51,9 @@ def kit(path):
     return full
 
 
-def tool(name, *arguments, status=0, **environment):
-    """Runs data/NAME.py, checks its exit status and that an error is one sentence; returns what it said."""
-    done = subprocess.run([sys.executable, "-B", os.path.join(ROOT, "data", name + ".py"), *map(str, arguments)], capture_output=True, text=True,
+def tool(name, *arguments, status=0, folder="data", **environment):
+    """Runs FOLDER/NAME.py, checks its exit status and that an error is one sentence; returns what it said."""
+    done = subprocess.run([sys.executable, "-B", os.path.join(ROOT, folder, name + ".py"), *map(str, arguments)], capture_output=True, text=True,
                           env={**os.environ, **environment}, cwd=TEMPORARY)
     said = done.stdout + done.stderr
     equal(done.returncode, status, f"exit status of {name} ({said.strip()[-300:]})")

@@ -7,6 +7,11 @@ static void forward(void* context) {
     matmul_forward(m->out, m->inp, m->weight, m->N, m->C, m->OC, m->plans, NULL);
 }
 
+static void forward_add(void* context) {
+    Matmul* m = (Matmul*)context;
+    matmul_forward_add(m->out, m->inp, m->weight, m->out, m->N, m->C, m->OC, m->plans, NULL);
+}
+
 static void backward_input(void* context) {
     Matmul* m = (Matmul*)context;
     matmul_backward_input(m->inp, m->out, m->weight, m->N, m->C, m->OC, m->plans, NULL);
@@ -14,7 +19,7 @@ static void backward_input(void* context) {
 
 static void backward_weight(void* context) {
     Matmul* m = (Matmul*)context;
-    matmul_backward_weight(m->dweight, m->out, m->inp, m->N, m->C, m->OC, m->plans, NULL);
+    matmul_backward_weight(m->dweight, m->out, m->inp, m->N, m->C, m->OC, 0, m->plans, NULL);
 }
 
 static void bench_shape(const char* layer, int N, int C, int OC, struct MatmulPlans* plans) {
@@ -24,13 +29,15 @@ static void bench_shape(const char* layer, int N, int C, int OC, struct MatmulPl
     snprintf(shape, sizeof shape, "\"layer\":\"%s\",\"N\":%d,\"C\":%d,\"OC\":%d", layer, N, C, OC);
     double flops = 2.0 * N * C * OC, bytes = 2.0 * (inps + outs + weights);
     bench_row("matmul_forward", shape, forward, &m, bytes, flops);
-    bench_row("matmul_backward_weight", shape, backward_weight, &m, 2.0 * (inps + outs) + 8.0 * weights, flops);
+    bench_row("matmul_forward_add", shape, forward_add, &m, bytes + 2.0 * outs, flops);
+    bench_row("matmul_backward_weight", shape, backward_weight, &m, 2.0 * (inps + outs) + 4.0 * weights, flops);
     bench_row("matmul_backward_input", shape, backward_input, &m, bytes, flops);
     device_free(m.out); device_free(m.inp); device_free(m.weight); device_free(m.dweight);
 }
 
 int main(void) {
-    struct MatmulPlans* plans = matmul_open(64u << 20);
+    struct MatmulPlans* plans = matmul_open(device_malloc(matmul_workspace()), matmul_workspace());
+    matmul_measure(plans, 1);
     bench_shape("qkv",  32768, 1024, 3072, plans);
     bench_shape("proj", 32768, 1024, 1024, plans);
     bench_shape("w13",  32768, 1024, 5632, plans);

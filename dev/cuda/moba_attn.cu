@@ -38,9 +38,9 @@ static void* route_open(Moba* m) {
     float* centroid = (float*)device_malloc((size_t)B * H * n * m->shape.D * sizeof(float));
     uint16_t* sel = (uint16_t*)device_malloc(entries * sizeof(uint16_t));
     int *list = (int*)device_malloc(entries * sizeof(int)), *offset = (int*)device_malloc((size_t)B * H * (n + 1) * sizeof(int));
-    void* scratch = device_malloc(moba_index_scratch(B, H, T, m->block, m->topk));
+    void* scratch = device_malloc(max_size(moba_index_scratch(B, H, T, m->block, m->topk), moba_topk_scratch(m->shape, m->block, m->topk)));
     moba_centroid(centroid, m->k, m->shape, m->block, NULL);
-    moba_topk(sel, m->q, centroid, m->shape, m->block, m->topk, NULL);
+    moba_topk(sel, m->q, centroid, m->shape, m->block, m->topk, scratch, NULL);
     moba_index(offset, list, sel, B, H, T, m->block, m->topk, scratch, NULL);
     stream_sync(NULL);
     device_free(centroid);

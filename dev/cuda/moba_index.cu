@@ -13,11 +13,12 @@ static void row(int T, int block, int topk) {
     size_t queries = (size_t)B * T * H, picks = queries * (topk - 1);
     IndexBench c = {(int*)device_malloc((size_t)B * H * (n + 1) * sizeof(int)), (int*)device_malloc(picks * sizeof(int)),
                     (uint16_t*)device_malloc(picks * sizeof(uint16_t)), B, H, T, block, topk,
-                    device_malloc(moba_index_scratch(B, H, T, block, topk))};
+                    NULL};
     floatX* q = bench_bf16(queries * D, 1, 1);
     float* centroid = bench_f32((size_t)B * H * n * D, 2, 0.1f);
     AttnShape attention = {B, T, H, D, C, C, C, C, ATTN_AUTO};
-    moba_topk(c.sel, q, centroid, attention, block, topk, NULL);
+    c.scratch = device_malloc(max_size(moba_index_scratch(B, H, T, block, topk), moba_topk_scratch(attention, block, topk)));
+    moba_topk(c.sel, q, centroid, attention, block, topk, c.scratch, NULL);
     char shape[96];
     snprintf(shape, sizeof shape, "\"T\":%d,\"heads\":%d,\"block\":%d,\"topk\":%d", T, B * H, block, topk);
     bench_row("moba_index", shape, run, &c, 6.0 * picks, 0);             // sel once read, list once written

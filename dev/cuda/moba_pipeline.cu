@@ -1,7 +1,7 @@
 // MoBA attention as a layer pays for it: centroids, top-k, index and attention in one pipeline, then backward. Batch 2, 16 heads, block 128,
 // top-k 8; the routing is the real top-k of q and k'. L2 is overwritten before a pipeline, never between its stages.
 //
-//   moba_pipeline [quick] [--T n] [--D n] [--B n] [--routing random|zipf|block0|recent|swa|dense] [--scratch MiB]
+//   moba_pipeline [quick] [--T n] [--D n] [--B n] [--routing random|zipf|block0|recent|swa|dense] [--path hopper|portable] [--scratch MiB]
 //   quick: 8K and 64K, D 64, random routing. Otherwise all lengths, both head dims, four routings, then the sliding window and dense layers.
 //
 // q and k' are random normals with one or two elements of every head overwritten (pull_kernel), so that the top-k picks
@@ -15,6 +15,7 @@ enum { BLOCK = 128, TOPK = 8, SLOTS = TOPK - 1, HEADS = 16, STAGES = 5, SAMPLED_
 
 typedef enum { RANDOM, ZIPF, BLOCK_0, RECENT, ROUTINGS } Routing;
 static const char* const routing_names[ROUTINGS] = {"random", "zipf", "block0", "recent"};
+static const char* const path_names[] = {"auto", "hopper", "portable"};          // of AttnPath
 static const char* const stage_names[STAGES] = {"centroid", "topk", "index", "attn_forward", "attn_backward"};
 
 typedef struct {
@@ -23,7 +24,7 @@ typedef struct {
     float *lse, *centroid;
     uint16_t* sel;
     int *offset, *list;
-    void *scratch, *index_scratch;
+    void *scratch, *route_scratch;
     size_t forward_bytes, backward_bytes;
     int window;                                                          // of swa rows
     DeviceEvent* mark[STAGES + 1];                                       // between stages, when they are timed one by one
@@ -136,9 +137,9 @@ static void forward(void* context) {
     mark(p, 0);
     moba_centroid(p->centroid, p->k, p->shape, BLOCK, NULL);
     mark(p, 1);
-    moba_topk(p->sel, p->q, p->centroid, p->shape, BLOCK, TOPK, NULL);
+    moba_topk(p->sel, p->q, p->centroid, p->shape, BLOCK, TOPK, p->route_scratch, NULL);
     mark(p, 2);
-    moba_index(p->offset, p->list, p->sel, p->shape.B, p->shape.H, p->shape.T, BLOCK, TOPK, p->index_scratch, NULL);
+    moba_index(p->offset, p->list, p->sel, p->shape.B, p->shape.H, p->shape.T, BLOCK, TOPK, p->route_scratch, NULL);
     mark(p, 3);
     moba_attn_forward(p->out, p->lse, p->q, p->k, p->v, route, p->shape, BLOCK, TOPK, p->scratch, p->forward_bytes, NULL);
     mark(p, 4);
@@ -162,11 +163,11 @@ static void swa_back(void* context) {
     swa_backward(p->dq, p->dk, p->dv, p->dout, p->out, p->lse, p->q, p->k, p->v, p->shape, p->window, p->scratch, NULL);
 }
 
-static Pipeline pipeline_open(int B, int T, int D) {
+static Pipeline pipeline_open(int B, int T, int D, int path) {
     Pipeline p;
     memset(&p, 0, sizeof p);
     int C = HEADS * D;
-    p.shape.B = B; p.shape.T = T; p.shape.H = HEADS; p.shape.D = D;
+    p.shape.B = B; p.shape.T = T; p.shape.H = HEADS; p.shape.D = D; p.shape.path = path;
     p.shape.ldq = p.shape.ldk = p.shape.ldv = p.shape.ldo = C;
     floatX** tensors[] = {&p.q, &p.k, &p.v, &p.dout, &p.out, &p.dq, &p.dk, &p.dv};
     for (int i = 0; i < 8; i++) { *tensors[i] = bench_bf16((size_t)B * T * C, i + 1, 1); }
@@ -176,7 +177,7 @@ static Pipeline pipeline_open(int B, int T, int D) {
 
 static void pipeline_close(Pipeline* p) {
     void* all[] = {p->q, p->k, p->v, p->dout, p->out, p->dq, p->dk, p->dv, p->lse, p->centroid, p->sel, p->offset, p->list, p->scratch,
-                   p->index_scratch};
+                   p->route_scratch};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) { device_free(all[i]); }
 }
 
@@ -188,7 +189,7 @@ static void routing_open(Pipeline* p, Routing routing, size_t cap) {
     p->sel = (uint16_t*)device_malloc(picks * sizeof(uint16_t));
     p->offset = (int*)device_malloc(heads * (n + 1) * sizeof(int));
     p->list = (int*)device_malloc(picks * sizeof(int));
-    p->index_scratch = device_malloc(moba_index_scratch(s.B, s.H, s.T, BLOCK, TOPK));
+    p->route_scratch = device_malloc(max_size(moba_topk_scratch(s, BLOCK, TOPK), moba_index_scratch(s.B, s.H, s.T, BLOCK, TOPK)));
     p->forward_bytes = moba_attn_forward_scratch(s, BLOCK, TOPK, cap);
     p->backward_bytes = moba_attn_backward_scratch(s, BLOCK, TOPK, cap);
     p->scratch = device_malloc(max_size(p->forward_bytes, p->backward_bytes));
@@ -244,22 +245,35 @@ static void print_times(Time fwd, Time bwd) {
 
 static double sum(const double ms[2]) { return ms[0] + ms[1]; }
 
+// What attention must move, in rows of D bf16 a query and head: forward gathers a query, writes and reads a partial for each slot; backward
+// gathers a query and its gradient, writes and reads a dQ. Beside them q, k, v, out once, gradients too. In ms at 3 TB/s.
+static void traffic_floor(double ms[2], AttnShape s) {
+    double row_ms = (double)s.B * s.H * s.T * s.D * sizeof(floatX) / 3e12 * 1e3;
+    ms[0] = (3 * SLOTS + 5) * row_ms;
+    ms[1] = (4 * SLOTS + 9) * row_ms;
+}
+
 // random_ms: forward and backward of the random routing at this shape, 0 if it was not run; set when `routing` is RANDOM
-static void moba_row(int B, int T, int D, Routing routing, size_t cap, double random_ms[2]) {
-    Pipeline p = pipeline_open(B, T, D);
+static void moba_row(int B, int T, int D, Routing routing, int path, size_t cap, double random_ms[2]) {
+    size_t memory = device_memory_in_use();
+    Pipeline p = pipeline_open(B, T, D, path);
     routing_open(&p, routing, cap);
+    memory = device_memory_in_use() - memory;
     Time fwd = time_of(forward, &p), bwd = time_of(backward, &p);
     Picked picked = picked_check(&p, routing);
     double stage[STAGES];
     time_stages(stage, &p);
     Target target = target_of(B, T, D);
-    double ms[2] = {fwd.ms, bwd.ms};
+    double ms[2] = {fwd.ms, bwd.ms}, floor[2];
+    traffic_floor(floor, p.shape);
     if (routing == RANDOM) { random_ms[0] = fwd.ms; random_ms[1] = bwd.ms; }
 
     print_head(routing_names[routing], B, T, D);
-    printf(",\"block\":%d,\"topk\":%d", BLOCK, TOPK);
-    printf(",\"top_block\":%.3f,\"recent\":%.3f,\"half\":%.3f,\"scratch_mib\":%zu", picked.top_block, picked.recent, picked.half, cap >> 20);
+    printf(",\"path\":\"%s\",\"block\":%d,\"topk\":%d", path_names[path], BLOCK, TOPK);
+    printf(",\"top_block\":%.3f,\"recent\":%.3f,\"half\":%.3f", picked.top_block, picked.recent, picked.half);
+    printf(",\"scratch_mib\":%zu,\"memory_mib\":%zu", cap >> 20, memory >> 20);
     for (int i = 0; i < STAGES; i++) { printf(",\"%s_ms\":%.4f", stage_names[i], stage[i]); }
+    printf(",\"of_traffic_floor_fwd\":%.2f,\"of_traffic_floor_bwd\":%.2f", floor[0] / stage[3], floor[1] / stage[4]);
     print_times(fwd, bwd);
     print_pair("gate", target.gate);
     if (sum(target.gate) > 0) { printf(",\"over_gate_fwd\":%.2f,\"over_gate_bwd\":%.2f", ms[0] / target.gate[0], ms[1] / target.gate[1]); }
@@ -274,8 +288,8 @@ static void moba_row(int B, int T, int D, Routing routing, size_t cap, double ra
 }
 
 // window >= T: the dense layer, next to cuDNN's dense attention
-static void swa_row(int B, int T, int D, int window) {
-    Pipeline p = pipeline_open(B, T, D);
+static void swa_row(int B, int T, int D, int window, int path) {
+    Pipeline p = pipeline_open(B, T, D, path);
     p.scratch = device_malloc(swa_backward_scratch(p.shape));
     p.window = window;
     Time fwd = time_of(swa, &p), bwd = time_of(swa_back, &p);
@@ -298,10 +312,10 @@ static void swa_row(int B, int T, int D, int window) {
 }
 
 // ---- which rows ---------------------------------------------------------------------------------------------------------------------
-typedef struct { bool quick; int B, T, D; const char* routing; size_t cap; } Wanted;   // 0, NULL: all
+typedef struct { bool quick; int B, T, D, path; const char* routing; size_t cap; } Wanted;   // 0, NULL: all
 
 static Wanted wanted_parse(int argc, char** argv) {
-    Wanted w = {false, 0, 0, 0, NULL, (size_t)2048 << 20};
+    Wanted w = {false, 0, 0, 0, ATTN_AUTO, NULL, (size_t)2048 << 20};
     for (int i = 1; i < argc; i++) {
         const char* value = i + 1 < argc ? argv[i + 1] : "";
         if (strcmp(argv[i], "quick") == 0) { w.quick = true; continue; }
@@ -309,8 +323,10 @@ static Wanted wanted_parse(int argc, char** argv) {
         else if (strcmp(argv[i], "--T") == 0)       { w.T = atoi(value); }
         else if (strcmp(argv[i], "--D") == 0)       { w.D = atoi(value); }
         else if (strcmp(argv[i], "--routing") == 0) { w.routing = value; }
+        else if (strcmp(argv[i], "--path") == 0 && strcmp(value, "hopper") == 0)   { w.path = ATTN_HOPPER; }
+        else if (strcmp(argv[i], "--path") == 0 && strcmp(value, "portable") == 0) { w.path = ATTN_PORTABLE; }
         else if (strcmp(argv[i], "--scratch") == 0) { w.cap = (size_t)atoi(value) << 20; }
-        else { FAIL(EXIT_USAGE, "%s: not an option; moba_pipeline [quick] [--T n] [--D n] [--B n] [--routing name] [--scratch MiB]", argv[i]); }
+        else { FAIL(EXIT_USAGE, "%s: not an option (the head of dev/cuda/moba_pipeline.cu lists them)", argv[i]); }
         i++;
     }
     if (w.quick && w.D == 0) { w.D = 64; }
@@ -323,7 +339,7 @@ static bool wanted_routing(const Wanted* w, const char* name) { return w->routin
 static void moba_rows(const Wanted* w, int B, int T, int D) {
     double random_ms[2] = {0, 0};
     for (int routing = 0; routing < ROUTINGS; routing++) {
-        if (wanted_routing(w, routing_names[routing])) { moba_row(B, T, D, (Routing)routing, w->cap, random_ms); }
+        if (wanted_routing(w, routing_names[routing])) { moba_row(B, T, D, (Routing)routing, w->path, w->cap, random_ms); }
     }
 }
 
@@ -337,8 +353,8 @@ int main(int argc, char** argv) {
         for (int i = 0; i < count; i++) {
             moba_rows(&w, B, lengths[i], D);
             if (lengths[i] == 524288 && w.B == 0) { moba_rows(&w, 1, lengths[i], D); }
-            if (wanted_routing(&w, "swa")) { swa_row(B, lengths[i], D, 256); }
-            if (wanted_routing(&w, "dense") && lengths[i] <= 65536) { swa_row(B, lengths[i], D, lengths[i]); }
+            if (wanted_routing(&w, "swa")) { swa_row(B, lengths[i], D, 256, w.path); }
+            if (wanted_routing(&w, "dense") && lengths[i] <= 65536) { swa_row(B, lengths[i], D, lengths[i], w.path); }
         }
     }
     return 0;

@@ -23,6 +23,8 @@ static void read_cpu_name(char* name, size_t size) {
     fclose(file);
 }
 
+int device_count(void) { return 1; }
+
 Device device_open(int index) {
     (void)index;
     Device device = {0};
@@ -47,6 +49,9 @@ void device_free(void* memory) { free(memory); }
 void* pinned_malloc(size_t bytes) { return device_malloc(bytes); }
 void pinned_free(void* memory) { free(memory); }
 
+// pages that nothing uses; those of cached files could be had too, but taking them would slow the machine
+size_t device_memory_free(void) { return (size_t)sysconf(_SC_AVPHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE); }
+
 // resident pages of this process
 size_t device_memory_in_use(void) {
     unsigned long total = 0, resident = 0;
@@ -63,6 +68,10 @@ void device_download(void* host, const void* device, size_t bytes, stream_t stre
 void device_copy(void* to, const void* from, size_t bytes, stream_t stream) {
     (void)stream;
     if (bytes) { memcpy(to, from, bytes); }
+}
+
+void device_copy_rows(void* to, size_t to_stride, const void* from, size_t from_stride, size_t row_bytes, size_t rows, stream_t stream) {
+    for (size_t i = 0; i < rows; i++) { device_copy((char*)to + i * to_stride, (const char*)from + i * from_stride, row_bytes, stream); }
 }
 
 void device_zero(void* device, size_t bytes, stream_t stream) {
@@ -83,3 +92,8 @@ void event_wait(DeviceEvent* event) { (void)event; }
 float event_ms(DeviceEvent* from, DeviceEvent* to) {
     return (float)((to->time.tv_sec - from->time.tv_sec) * 1e3 + (to->time.tv_nsec - from->time.tv_nsec) * 1e-6);
 }
+
+bool graph_begin(stream_t stream) { (void)stream; return false; }
+DeviceGraph* graph_end(stream_t stream) { (void)stream; return NULL; }
+void graph_launch(DeviceGraph* graph, stream_t stream) { (void)graph; (void)stream; }
+void graph_close(DeviceGraph* graph) { (void)graph; }

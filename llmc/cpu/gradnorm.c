@@ -19,5 +19,5 @@ void gradnorm_sumsq(double* sumsq, const float* grad, size_t n, void* scratch, s
     }
     double sum = 0;
     for (size_t p = 0; p < pieces; p++) { sum += partial[p]; }
-    *sumsq = sum;
+    *sumsq += sum;
 }

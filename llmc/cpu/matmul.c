@@ -10,8 +10,18 @@ enum {
 };
 typedef double Vector __attribute__((vector_size(LANES * sizeof(double))));
 
-struct MatmulPlans* matmul_open(size_t workspace_bytes) { (void)workspace_bytes; return NULL; }
+// one way to multiply: nothing to plan
+struct MatmulPlans* matmul_open(void* workspace, size_t workspace_bytes) { (void)workspace; (void)workspace_bytes; return NULL; }
 void matmul_close(struct MatmulPlans* plans) { (void)plans; }
+size_t matmul_workspace(void) { return 0; }
+void matmul_measure(struct MatmulPlans* plans, int on) { (void)plans; (void)on; }
+size_t matmul_plans_take(struct MatmulPlans* plans, const char* text) { (void)plans; (void)text; return 0; }
+size_t matmul_plans_count(const struct MatmulPlans* plans) { (void)plans; return 0; }
+size_t matmul_plans_text(char* text, size_t room, const struct MatmulPlans* plans) {
+    (void)plans;
+    if (room > 0) { text[0] = 0; }
+    return 0;
+}
 
 // Strips of `width` rows of a, depth-major within a strip, zeros beyond `rows`: panel[strip][k][width].
 static void pack(double* panel, Strided a, int rows, int depth, int width) {
@@ -54,8 +64,11 @@ static void multiply_tile(double* sums, Strided a, Strided b, int rows, int colu
     }
 }
 
-// out = A B^T, or out += A B^T unrounded (fp32 gradients)      out: (M, N) row-major   a: (M, K)   b: (N, K)
-static void product(float* out, Strided a, Strided b, int M, int N, int K, int add) {
+typedef enum { ROUNDED, UNROUNDED } Store;                            // to floatX, or fp32 gradients
+
+// out = add + A B^T      out, add: (M, N) row-major   a: (M, K)   b: (N, K)      add may be out, or NULL for 0
+__attribute__((nonnull(1)))
+static void product(float* out, const float* add, Strided a, Strided b, int M, int N, int K, Store store) {
     #pragma omp parallel for collapse(2) schedule(static)
     for (int i = 0; i < M; i += TILE) {
         for (int j = 0; j < N; j += TILE) {
@@ -63,8 +76,11 @@ static void product(float* out, Strided a, Strided b, int M, int N, int K, int a
             int rows = M - i < TILE ? M - i : TILE, columns = N - j < TILE ? N - j : TILE;
             multiply_tile(sums, (Strided){a.x + i * a.row, a.row, a.column}, (Strided){b.x + j * b.row, b.row, b.column}, rows, columns, K);
             for (int r = 0; r < rows; r++) {
-                float* to = out + (size_t)(i + r) * N + j;
-                for (int c = 0; c < columns; c++) { to[c] = add ? to[c] + sums[r * TILE + c] : ROUND(sums[r * TILE + c]); }
+                size_t at = (size_t)(i + r) * N + j;
+                for (int c = 0; c < columns; c++) {
+                    double sum = (add ? (double)add[at + c] : 0) + sums[r * TILE + c];
+                    out[at + c] = store == ROUNDED ? ROUND(sum) : sum;
+                }
             }
         }
     }
@@ -72,17 +88,23 @@ static void product(float* out, Strided a, Strided b, int M, int N, int K, int a
 
 void matmul_forward(floatX* out, const floatX* inp, const floatX* weight, int N, int C, int OC, struct MatmulPlans* plans, stream_t stream) {
     (void)plans; (void)stream;
-    product(out, (Strided){inp, C, 1}, (Strided){weight, C, 1}, N, OC, C, 0);
+    product(out, NULL, (Strided){inp, C, 1}, (Strided){weight, C, 1}, N, OC, C, ROUNDED);
+}
+
+void matmul_forward_add(floatX* out, const floatX* inp, const floatX* weight, const floatX* add, int N, int C, int OC,
+                        struct MatmulPlans* plans, stream_t stream) {
+    (void)plans; (void)stream;
+    product(out, add, (Strided){inp, C, 1}, (Strided){weight, C, 1}, N, OC, C, ROUNDED);
 }
 
 void matmul_backward_input(floatX* dinp, const floatX* dout, const floatX* weight, int N, int C, int OC,
                            struct MatmulPlans* plans, stream_t stream) {
     (void)plans; (void)stream;
-    product(dinp, (Strided){dout, OC, 1}, (Strided){weight, 1, C}, N, C, OC, 0);
+    product(dinp, NULL, (Strided){dout, OC, 1}, (Strided){weight, 1, C}, N, C, OC, ROUNDED);
 }
 
-void matmul_backward_weight(float* dweight, const floatX* dout, const floatX* inp, int N, int C, int OC,
+void matmul_backward_weight(float* dweight, const floatX* dout, const floatX* inp, int N, int C, int OC, int add,
                             struct MatmulPlans* plans, stream_t stream) {
     (void)plans; (void)stream;
-    product(dweight, (Strided){dout, 1, OC}, (Strided){inp, 1, C}, OC, C, N, 1);
+    product(dweight, add ? dweight : NULL, (Strided){dout, 1, OC}, (Strided){inp, 1, C}, OC, C, N, UNROUNDED);
 }

@@ -12,7 +12,7 @@ static void matmul_check(int N, int C, int OC) {
     MatmulCheck k = {gradcheck_filled(outs, 0), gradcheck_normals(inps, 1), gradcheck_normals(weights, 2), gradcheck_normals(outs, 3), N, C, OC};
     double *dinp = gradcheck_filled(inps, 7), *dweight = gradcheck_filled(weights, 3);
     matmul_backward_input(dinp, k.dout, k.weight, N, C, OC, NULL, NULL);           // set
-    matmul_backward_weight(dweight, k.dout, k.inp, N, C, OC, NULL, NULL);          // added
+    matmul_backward_weight(dweight, k.dout, k.inp, N, C, OC, 1, NULL, NULL);       // added
     gradcheck_take_away(dweight, weights, 3);
     gradcheck("dinp", k.inp, dinp, inps, 60, matmul_check_loss, &k);
     gradcheck("dweight", k.weight, dweight, weights, 60, matmul_check_loss, &k);

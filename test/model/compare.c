@@ -21,8 +21,9 @@ typedef struct {
 
 static float* read_floats(const Checkpoint* dump, const CheckpointRecord* record) {
     Error err;
-    float* values = (float*)xmalloc(record->bytes);
-    TRY(checkpoint_read(dump, record->name, CHECKPOINT_F32, values, record->bytes, &err));
+    size_t bytes = checkpoint_tensor_bytes(record);
+    float* values = (float*)xmalloc(bytes);
+    TRY(checkpoint_read(dump, record->name, CHECKPOINT_F32, values, bytes, &err));
     return values;
 }
 
@@ -39,7 +40,7 @@ static double norm(const float* a, size_t n) {
 }
 
 static void compare_budget(Verdict* v, Checkpoint* const* dump, const CheckpointRecord* record) {
-    size_t n = record->bytes / sizeof(float);
+    size_t n = checkpoint_tensor_elements(record);
     float *exact = read_floats(dump[0], record), *rounded = read_floats(dump[1], record), *kernel = read_floats(dump[2], record);
     double error = distance(kernel, exact, n), budget = 2 * distance(rounded, exact, n) + 1e-6 * norm(exact, n);
     if (error / budget > v->worst) { v->worst = error / budget; }
@@ -52,7 +53,7 @@ static void compare_budget(Verdict* v, Checkpoint* const* dump, const Checkpoint
 }
 
 static void compare_bits(Verdict* v, Checkpoint* const* dump, const CheckpointRecord* record) {
-    size_t n = record->bytes / sizeof(float), i = 0;
+    size_t n = checkpoint_tensor_elements(record), i = 0;
     float *a = read_floats(dump[0], record), *b = read_floats(dump[1], record);
     while (i < n && memcmp(&a[i], &b[i], sizeof(float)) == 0) { i++; }
     if (i < n && v->out++ == 0) {
@@ -74,7 +75,7 @@ int main(int argc, char** argv) {
     for (int i = 0; i < dump[0]->num_records; i++) {
         const CheckpointRecord* record = &dump[0]->records[i];
         bool computed = strncmp(record->name, "grad/", 5) == 0 || strcmp(record->name, "losses") == 0;
-        if (record->dtype != CHECKPOINT_F32 || (argc == 5 && !computed)) { continue; }
+        if (record->first != 0 || record->dtype != CHECKPOINT_F32 || (argc == 5 && !computed)) { continue; }
         if (argc == 5) { compare_budget(&v, dump, record); }
         else           { compare_bits(&v, dump, record); }
         v.compared++;

@@ -1,9 +1,9 @@
 // One forward, loss and backward of a model just initialised and enlivened, every tensor of it written out for comparison.
 //
-//   dump OUT [--routing DUMP] OPTIONS...        options as of train_moba; one micro-batch of micro-batch x seq-len random tokens
+//   dump OUT [--logits | --routing DUMP] OPTIONS...        options as of train_moba; one micro-batch of micro-batch x seq-len random tokens
 //
-// OUT/step_00000001/state.bin, in the checkpoint's format, then holds "options", "tokens", "targets" (u64), "loss" (1), "losses" (one a
-// token), "param/NAME", "grad/NAME" (fp32), and for the i-th M layer "sel/i" (u64: the picked blocks). With --routing the picked blocks of
+// OUT/step_00000001, in the checkpoint's format, then holds "options", "tokens", "targets" (u64), "loss" (1), "losses" (one a
+// token), with --logits "logits" (tokens, V), "param/NAME", "grad/NAME" (fp32), and for the i-th M layer "sel/i" (u64: the picked blocks). With --routing the picked blocks of
 // another dump replace this backend's own, so that gradients are compared on the same routing. moba_topk is wrapped at link time to see and replace them.
 #include <string.h>
 
@@ -20,8 +20,10 @@ static Checkpoint*       routing;      // NULL: keep this backend's own
 static int               moba_layer;   // M layers routed so far
 static bool              recording = true;   // until backward, which routes again where it recomputes
 
-void __real_moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, stream_t stream);
-void __wrap_moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, stream_t stream);
+void __real_moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, void* scratch,
+                      stream_t stream);
+void __wrap_moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, void* scratch,
+                      stream_t stream);
 
 static void put_u64(const char* name, const uint64_t* values, size_t n) {
     Error err;
@@ -29,19 +31,20 @@ static void put_u64(const char* name, const uint64_t* values, size_t n) {
     TRY(checkpoint_add(writer, name, CHECKPOINT_U64, 1, shape, values, &err));
 }
 
-void __wrap_moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, stream_t stream) {
+void __wrap_moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, void* scratch,
+                      stream_t stream) {
     Error err;
     char name[CHECKPOINT_NAME];
     if (!recording) {
         REQUIRE(!routing, "--routing cannot be combined with --recompute 3 or 4, whose backward routes again");
-        __real_moba_topk(sel, q, centroid, shape, block, topk, stream);
+        __real_moba_topk(sel, q, centroid, shape, block, topk, scratch, stream);
         return;
     }
     size_t n = (size_t)shape.B * shape.H * shape.T * (topk - 1);
     uint16_t* host = (uint16_t*)xmalloc(n * sizeof(uint16_t));
     uint64_t* wide = (uint64_t*)xmalloc(n * sizeof(uint64_t));
     snprintf(name, sizeof name, "sel/%d", moba_layer++);
-    __real_moba_topk(sel, q, centroid, shape, block, topk, stream);
+    __real_moba_topk(sel, q, centroid, shape, block, topk, scratch, stream);
     device_download(host, sel, n * sizeof(uint16_t), stream);
     stream_sync(stream);
     for (size_t i = 0; i < n; i++) { wide[i] = host[i]; }
@@ -90,6 +93,15 @@ static void put_losses(Model* m, size_t n) {
     free(losses);
 }
 
+static void put_logits(Model* m, size_t n) {
+    Error err;
+    int64_t shape[2] = {(int64_t)n, m->shape.V};
+    float* logits = (float*)xmalloc(n * (size_t)m->shape.V * sizeof(float));
+    for (size_t i = 0; i < n; i++) { model_logits(m, (int)i, logits + i * (size_t)m->shape.V); }
+    TRY(checkpoint_add(writer, "logits", CHECKPOINT_F32, 2, shape, logits, &err));
+    free(logits);
+}
+
 static void put_tensors(const char* kind, const float* device, const Model* m) {
     float* host = (float*)xmalloc(m->table.elements * sizeof(float));
     device_download(host, device, m->table.elements * sizeof(float), m->stream);
@@ -107,7 +119,7 @@ static void put_tensors(const char* kind, const float* device, const Model* m) {
 
 int main(int argc, char** argv) {
     Error err;
-    if (argc < 2) { FAIL(EXIT_USAGE, "usage: dump OUT [--routing DUMP] OPTIONS..."); }
+    if (argc < 2) { FAIL(EXIT_USAGE, "usage: dump OUT [--logits | --routing DUMP] OPTIONS..."); }
     const char* out = argv[1];
     int skip = 1;
     if (argc > 3 && strcmp(argv[2], "--routing") == 0) {
@@ -115,6 +127,8 @@ int main(int argc, char** argv) {
         TRY(routing);
         skip = 3;
     }
+    bool logits = argc > 2 && strcmp(argv[2], "--logits") == 0;
+    if (logits) { skip = 2; }
     char** options = (char**)xcalloc((size_t)argc + 1, sizeof(char*));      // OPTIONS --dry-run: no data is asked for
     for (int i = skip; i < argc; i++) { options[i - skip] = argv[i]; }
     options[argc - skip] = xstrdup("--dry-run");
@@ -148,6 +162,7 @@ int main(int argc, char** argv) {
     model_batch(&m, tokens, targets, cfg.micro_batch, cfg.seq_len);
     model_forward(&m);
     recording = false;
+    if (logits) { put_logits(&m, n); }
     model_loss_backward(&m, 1.0f / (float)n);
     model_backward(&m);
     put_losses(&m, n);

@@ -51,9 +51,9 @@ static Problem problem_open(int B, int T, int H) {
     uint16_t* sel = (uint16_t*)device_malloc(picks * sizeof(uint16_t));
     int *offset = (int*)device_malloc((size_t)p.heads * (p.blocks + 1) * sizeof(int)), *list = (int*)device_malloc(picks * sizeof(int));
     float* centroid = (float*)device_malloc((size_t)p.heads * p.blocks * D * sizeof(float));
-    void* scratch = device_malloc(moba_index_scratch(B, H, T, BLOCK, TOPK));
+    void* scratch = device_malloc(max_size(moba_index_scratch(B, H, T, BLOCK, TOPK), moba_topk_scratch(p.shape, BLOCK, TOPK)));
     moba_centroid(centroid, p.k, p.shape, BLOCK, NULL);
-    moba_topk(sel, p.q, centroid, p.shape, BLOCK, TOPK, NULL);
+    moba_topk(sel, p.q, centroid, p.shape, BLOCK, TOPK, scratch, NULL);
     moba_index(offset, list, sel, B, H, T, BLOCK, TOPK, scratch, NULL);
     stream_sync(NULL);
     device_free(centroid);

@@ -116,6 +116,7 @@ static inline int __ffsll(long long x)                    { return __builtin_ffs
 static inline int __clz(int x)                            { return x ? __builtin_clz((unsigned)x) : 32; }
 static inline int __clzll(long long x)                    { return x ? __builtin_clzll((unsigned long long)x) : 64; }
 static inline unsigned __brev(unsigned x)                 { unsigned r = 0; for (int i = 0; i < 32; i++) { r |= (x >> i & 1u) << (31 - i); } return r; }
+static inline int __vimax3_s32(int a, int b, int c)          { int ab = a > b ? a : b; return ab > c ? ab : c; }
 static inline unsigned __umulhi(unsigned x, unsigned y)   { return (unsigned)((uint64_t)x * y >> 32); }
 static inline unsigned long long __umul64hi(unsigned long long x, unsigned long long y) { return (unsigned long long)((unsigned __int128)x * y >> 64); }
 static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned s) {
@@ -319,6 +320,11 @@ template <class T> cudaError_t cudaMallocHost(T** memory, size_t bytes)         
 template <class T> cudaError_t cudaHostAlloc(T** memory, size_t bytes, unsigned)        { return emu_host_malloc((void**)memory, bytes); }
 static inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t = nullptr) {
     return cudaMemcpy(to, from, bytes, kind);
+}
+static inline cudaError_t cudaMemcpy2D(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height, cudaMemcpyKind kind);
+static inline cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height,
+                                            cudaMemcpyKind kind, cudaStream_t = nullptr) {
+    return cudaMemcpy2D(to, to_pitch, from, from_pitch, width, height, kind);
 }
 static inline cudaError_t cudaMemcpy2D(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height, cudaMemcpyKind kind) {
     cudaError_t status = cudaSuccess;

@@ -1,0 +1,176 @@
+#!/usr/bin/env bash
+# Many ranks on the CPU over MPI: the curve does not depend on their number, and no rank that is lost, stopped or wrong goes unnoticed.
+#   KILLS=20 test/test_ranks.sh      the long form: a rank killed that many times
+. "$(dirname "$0")/script.sh"
+export OMP_NUM_THREADS=1
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_btl_vader_single_copy_mechanism=none OMPI_MCA_mpi_yield_when_idle=1
+HOOKS=build/test/hooks/train_moba_cpu
+KILLS=${KILLS:-3}
+SEED=${SEED:-$(($(date +%s) % 100000))}
+
+# ---- without MPI: refusals and the estimate
+check() { local name=$1; shift; if "$@"; then ok "$name"; else fail "$name" "'$*' fails: $(tail -n 1 "$WORK/err" 2> /dev/null)"; fi; }
+make_shard "$WORK/text.bin"
+MICRO=(--train-data "$WORK/text.bin" --layers 2 --channels 16 --heads 2 --mlp 16 --pattern "S16,M16:2" --seq-len 64 --micro-batch 1
+       --total-batch 1536 --lr 0.003 --steps 50 --save-every 0)
+expect ranks_tcp_needs_an_address    64 'needs --meet'            "$PROGRAM" "${MICRO[@]}" --init tcp --ranks 2 --rank 0
+expect ranks_rank_out_of_range       64 'rank 2 of 2'             "$PROGRAM" "${MICRO[@]}" --init file --meet "$WORK/meet" --ranks 2 --rank 2
+expect ranks_alone_takes_no_number   64 'are for --init tcp'      "$PROGRAM" "${MICRO[@]}" --ranks 2
+expect ranks_cpu_program_needs_mpi   64 'start them with mpirun|without MPI'  "$PROGRAM" "${MICRO[@]}" --init tcp --meet 127.0.0.1:29999 --ranks 2 --rank 0
+"$PROGRAM" --dry-run --preset 340M --ranks 16 --micro-batch 4 --gpu-tok-s 200000 > "$WORK/dry" 2> "$WORK/err"
+check ranks_dry_run_goes_to_1024     grep -qE '^ +1024 +[0-9]+ .*%' "$WORK/dry"
+check ranks_dry_run_says_assumptions grep -q 'assumed: 200000 tok/s on one GPU' "$WORK/dry"
+
+# the launcher for one host: the status is that of the first that failed, and nobody stays behind
+start=$SECONDS
+GRACE=1 scripts/multi_node/local.sh 3 bash -c 'case "$*" in *"--ranks 3 --rank 1") exit 71 ;; *) exec sleep 31.4159 ;; esac' x; status=$?
+check ranks_local_passes_the_status_on  [ $status = 71 -a $((SECONDS - start)) -lt 8 ]
+sleep 0.2
+check ranks_local_leaves_nobody_behind  [ -z "$(pgrep -f '^sleep 31\.4159')" ]
+
+if ! command -v mpirun > /dev/null || ! "$PROGRAM" --dry-run --init mpi > /dev/null 2>&1; then
+    skip ranks_under_mpirun "(needs mpirun)"
+    [ $failures -eq 0 ]; exit
+fi
+
+ranks() {   # ranks N OUT OPTIONS...: the micro run on N ranks; what it prints is in $WORK/console and $WORK/err
+    local n=$1 out=$2; shift 2
+    timeout -k 5 120 mpirun -n "$n" "$HOOKS" "${MICRO[@]}" --out "$out" "$@" > "$WORK/console" 2> "$WORK/err"
+}
+curve()     { columns "$1" | cut -d ' ' -f 2; }
+near()      { [ "$(curve "$1" | wc -l)" = "$3" ] && [ "$(curve "$2" | wc -l)" = "$3" ] &&
+              paste <(curve "$1") <(curve "$2") | awk '{ d = ($1 - $2) / $2; if (d < 0) { d = -d } if (!(d <= 1e-4)) { bad = 1 } } END { exit bad }'; }
+identical() { [ "$(columns "$1" | wc -l)" = "$3" ] && cmp -s <(columns "$1") <(columns "$2"); }
+step()      { printf '%s/checkpoints/step_%08d' "$1" "$2"; }
+same()      { build/model/compare "$1" "$2" "$3" || failures=$((failures + 1)); }
+nobody()    { for _ in $(seq 50); do pgrep -f "^$HOOKS.*$WORK" > /dev/null || return 0; sleep 0.1; done; return 1; }
+resumed()   { grep -qE "^resuming +from .*/step_0*$1\$" "$WORK/console" && grep -q "^finished at step" "$WORK/console"; }
+words()     { grep -qE "$1" "$WORK/err"; }
+
+# ---- gradients of one backward, against one rank that does all rows
+GRADIENTS=(--train-data none --layers 3 --channels 24 --heads 3 --mlp 40 --pattern "S16,M16:2" --seq-len 64 --micro-batch 1 --total-batch 1536 --vocab 57)
+for n in 1 2 3 4 8; do
+    for zero in 0 1; do
+        mpirun -n $n build/test/gradients "${GRADIENTS[@]}" --zero $zero 2> "$WORK/err" | grep -E '^(ok|FAIL) ' || fail "ranks_gradients_program_${n}_zero_$zero" "$(tail -n 1 "$WORK/err")"
+    done
+done > "$WORK/gradients"
+cat "$WORK/gradients"; failures=$((failures + $(grep -c ^FAIL "$WORK/gradients")))
+mpirun -n 3 build/test/gradients "${GRADIENTS[@]}" --zero 1 --reduce bf16 2> "$WORK/err" | grep -E '^(ok|FAIL) ' > "$WORK/gradients"
+mpirun -n 2 build/test/gradients overlap --train-data none --layers 8 --channels 64 --heads 2 --mlp 128 --pattern "S16,M16:2" --seq-len 64 --micro-batch 1 2>> "$WORK/err" | grep -E '^(ok|FAIL) ' >> "$WORK/gradients"
+cat "$WORK/gradients"; failures=$((failures + $(grep -c ^FAIL "$WORK/gradients")))
+[ "$(wc -l < "$WORK/gradients")" = 4 ] || fail ranks_gradients_programs_end "$(tail -n 1 "$WORK/err")"
+
+# ---- the curve: 50 losses on any number of ranks, divided or not
+"$HOOKS" "${MICRO[@]}" --out "$WORK/one" --val-data "$WORK/text.bin" --eval-every 25 > "$WORK/console" 2> "$WORK/err" || fail ranks_one_runs "$(tail -n 1 "$WORK/err")"
+for n in 1 2 3 4 8; do
+    for zero in 0 1; do
+        ranks $n "$WORK/r$n$zero" --zero $zero --save-every 25 --val-data "$WORK/text.bin" --eval-every 25
+        check "ranks_curve_${n}_zero_$zero" near "$WORK/one" "$WORK/r$n$zero" 50
+    done
+done
+validation() { sed -nE 's/^\{"kind":"eval","step":25,.*"loss":([^,]*),.*/\1/p' "$1/log.jsonl"; }
+check ranks_validation_is_the_same awk -v a="$(validation "$WORK/one")" -v b="$(validation "$WORK/r81")" 'BEGIN { exit !(a > 0 && (a - b) / a < 1e-4 && (b - a) / a < 1e-4) }'
+check ranks_map_is_printed         grep -qE '^ranks +0 to 7 on ' "$WORK/console"
+ranks 2 "$WORK/bf16" --reduce bf16
+check ranks_bf16_error_is_said     grep -qE '^reduce +bf16: the first bucket of gradients is off by 0\.00[0-9]* of its 2-norm' "$WORK/console"
+check ranks_hidden_share_is_said   grep -qE '^communication .* are hidden' "$WORK/console"
+
+# ---- R2: N steps are N/2, a resume and N/2; R4: on another number of ranks
+for zero in 0 1; do
+    for n in 1 2 4; do
+        cp -r "$WORK/r$n$zero" "$WORK/half"; rm -rf "$(step "$WORK/half" 50)"
+        ranks $n "$WORK/half" --zero $zero --save-every 25
+        check "ranks_resume_from_the_half_${n}_zero_$zero" resumed 25
+        check "ranks_resume_is_identical_${n}_zero_$zero" identical "$WORK/r$n$zero" "$WORK/half" 50
+        same  "ranks_resume_tensors_are_bit_equal_${n}_zero_$zero" "$(step "$WORK/r$n$zero" 50)" "$(step "$WORK/half" 50)"
+        rm -rf "$WORK/half"
+    done
+done
+for change in "4 1 3 0" "4 0 8 1" "8 1 1 0" "3 0 2 1"; do
+    read -r n zero then_n then_zero <<< "$change"
+    cp -r "$WORK/r$n$zero" "$WORK/half"; rm -rf "$(step "$WORK/half" 50)"
+    ranks "$then_n" "$WORK/half" --zero "$then_zero"
+    check "ranks_resume_of_${n}_zero_${zero}_happens_on_${then_n}_zero_$then_zero" resumed 25
+    check "ranks_resume_${n}_zero_${zero}_on_${then_n}_zero_$then_zero" near "$WORK/one" "$WORK/half" 50
+    rm -rf "$WORK/half"
+done
+
+# ---- R12: USR1, which mpirun passes on
+ranks 2 "$WORK/long" --steps 150 --schedule constant --warmup 1
+timeout -k 5 60 mpirun -n 2 "$HOOKS" "${MICRO[@]}" --out "$WORK/usr1" --steps 150 --schedule constant --warmup 1 > "$WORK/console" 2> "$WORK/err" &
+pid=$!
+for _ in $(seq 300); do grep -q '"kind":"step","step":20,' "$WORK/usr1/log.jsonl" 2> /dev/null && break; sleep 0.05; done
+pkill -USR1 -P $pid -x mpirun; wait $pid; status=$?
+check ranks_usr1_saves_and_exits_75   [ $status = 75 ]
+ranks 2 "$WORK/usr1" --steps 150 --schedule constant --warmup 1
+check ranks_usr1_goes_on_identically  identical "$WORK/long" "$WORK/usr1" 150
+
+# ---- R13: a rank is killed, or stopped; the others end by their own watchdogs and name it; nothing is saved after
+export MOBA_TEST_RANK=1
+MOBA_TEST_KILL_STEP=30 ranks 3 "$WORK/killed" --timeout 6 --save-every 20; status=$?
+check ranks_killed_ends_the_job       [ $status != 0 ]
+check ranks_killed_leaves_no_process  nobody
+check ranks_killed_saves_nothing_more [ ! -e "$(step "$WORK/killed" 30)" -a -e "$(step "$WORK/killed" 20)" ]
+check ranks_killed_names_the_rank     words 'rank 1 '
+for victim in 0 2; do
+    start=$(date +%s%N)
+    MOBA_TEST_RANK=$victim MOBA_TEST_FREEZE_STEP=30 ranks 3 "$WORK/frozen$victim" --timeout 4 --save-every 20; status=$?
+    ms=$((($(date +%s%N) - start) / 1000000))
+    check "ranks_frozen_${victim}_exits_71"          [ $status = 71 ]
+    check "ranks_frozen_${victim}_within_timeout"    [ $ms -lt 8000 ]
+    check "ranks_frozen_${victim}_is_named"          words "^error: rank $victim of 3 \(.*gives no sign of life, while rank [0-9].* is in step 3[01], (waiting in|after) (the|reduction|gathering) "
+    check "ranks_frozen_${victim}_leaves_no_process" nobody
+    check "ranks_frozen_${victim}_saves_nothing"     [ ! -e "$(step "$WORK/frozen$victim" 30)" ]
+done
+
+# ---- a slow link and a straggler are no faults
+MOBA_TEST_STRAGGLE_MS=30 MOBA_TEST_LINK_MS=1 ranks 3 "$WORK/slow" --steps 10 --timeout 4 --schedule constant --warmup 1; status=$?
+check ranks_slow_rank_is_no_loss      [ $status = 0 ]
+
+# ---- R14: not finite on one rank, skipped by all; R16: a flipped bit
+MOBA_TEST_NAN_STEPS=3-3 ranks 2 "$WORK/nan" --steps 5 --save-every 1 --keep 20 --zero 1; status=$?
+check ranks_nan_run_finishes          [ $status = 0 ]
+check ranks_nan_is_skipped_by_all     grep -q '{"kind":"skip","step":3,"why":".*not finite"}' "$WORK/nan/log.jsonl"
+same  ranks_nan_changes_no_bit        "$(step "$WORK/nan" 2)" "$(step "$WORK/nan" 3)"
+MOBA_TEST_NAN_STEPS=3-9 ranks 2 "$WORK/stuck" --max-bad-steps 3; status=$?
+check ranks_bad_steps_stop_all        [ $status = 70 -a "$(grep -c '^error:' "$WORK/err")" = 1 ]
+for zero in 0 1; do
+    MOBA_TEST_FLIP_STEP=7 ranks 3 "$WORK/flip$zero" --check-every 5 --zero $zero --save-every 1 --steps 10; status=$?
+    if [ $zero = 0 ]; then at=10; else at=7; MOBA_TEST_FLIP_STEP=7 ranks 3 "$WORK/flip7" --check-every 7 --zero 1 --save-every 1 --steps 10; status=$?; fi
+    check "ranks_flipped_bit_is_found_zero_$zero" [ $status = 70 ]
+    check "ranks_flipped_bit_is_named_zero_$zero" words "step $at: the weights of rank 1 .* differ from those of the others"
+done
+unset MOBA_TEST_RANK
+ranks 3 "$WORK/clean" --check-every 1 --steps 10; status=$?
+check ranks_clean_run_raises_no_alarm [ $status = 0 ]
+
+# ---- errors of the start are said once, with their own status
+said_once() { [ "$(grep -c '^error:' "$WORK/err")" = 1 ]; }
+ranks 3 "$WORK/x" --train-data "$WORK/nothing.bin"; status=$?
+check ranks_missing_data_is_66        [ $status = 66 ]
+check ranks_missing_data_is_said_once said_once
+ranks 3 "$WORK/x" --zero 2; status=$?
+check ranks_bad_option_is_said_once   said_once
+ranks 5 "$WORK/x"; status=$?
+check ranks_batch_must_divide         [ $status = 64 ]
+check ranks_batch_names_the_nearest   words 'micro-batch x seq-len x ranks = 1 x 64 x 5; the nearest that is: 1600'
+
+# ---- R1 in short: a random rank killed at random moments, the same command again, until the run is done
+RANDOM=$SEED
+again=0
+for kill in $(seq "$KILLS"); do
+    mpirun -n 3 "$HOOKS" "${MICRO[@]}" --out "$WORK/r1" --steps 200 --save-every 10 --zero 1 --timeout 5 > "$WORK/console" 2> "$WORK/err" &
+    pid=$!
+    sleep "$(awk -v r=$RANDOM 'BEGIN { print 0.6 + r / 32768 * 1.2 }')"
+    victims=($(pgrep -f "^$HOOKS.*$WORK"))
+    [ ${#victims[@]} -gt 0 ] && kill -9 "${victims[$((RANDOM % ${#victims[@]}))]}" 2> /dev/null && again=$((again + 1))
+    for _ in $(seq 200); do kill -0 $pid 2> /dev/null || break; sleep 0.1; done
+    if kill -0 $pid 2> /dev/null; then fail ranks_random_kill_ends_the_job "seed $SEED, kill $kill: still there after 20 s"; kill -9 $pid; fi
+    wait $pid 2> /dev/null
+    nobody || fail ranks_random_kill_leaves_no_process "seed $SEED, kill $kill"
+done
+ranks 3 "$WORK/r1" --steps 200 --save-every 10 --zero 1 && ranks 3 "$WORK/whole" --steps 200 --save-every 0 --zero 1
+if [ $again -gt 0 ] && identical "$WORK/whole" "$WORK/r1" 200; then ok ranks_random_kills_leave_the_same_curve
+else fail ranks_random_kills_leave_the_same_curve "seed $SEED, $again kills"; fi
+
+[ $failures -eq 0 ]
