@@ -466,6 +466,7 @@ static void open_model(Run* run, Config* cfg, Checkpoint* checkpoint) {
     plan_run(&run->model, &run->opt, cfg, cfg->recompute, run->ranks.rank, run->ranks.world, cfg->zero == 1);
     run->model.attn_path = (AttnPath)cfg->attn_path;
     run->opt.comm = run->ranks.comm;
+    if (run->device.is_gpu) { arena_count(&run->model.arena, MEM_RUNTIME, device_memory_in_use()); }
     run->flops_per_token = flops_per_token(&run->model.shape, cfg->seq_len, false);
     print_header(run);
     ranks_together(&run->ranks);

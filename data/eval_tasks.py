@@ -159,7 +159,8 @@ def main():
     options = parser.parse_args()
     docs = read_docs(options.task, options.source)
     encoder = encoders.open_encoder(options)
-    write_task(options.out, options.task, "word" if options.task == "lambada" else "choices", encoder, tokenised(options.task, docs, encoder), options.source)
+    kind = "word" if options.task == "lambada" else "choices"
+    write_task(options.out, options.task, kind, encoder, tokenised(options.task, docs, encoder), options.source)
 
 
 if __name__ == "__main__":

@@ -19,15 +19,17 @@ import eval_tasks
 from common import EXIT_DATA, EXIT_USAGE, ToolError
 
 PASSAGE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
-ADJECTIVES = ("able amber ancient bitter bold brave brief bright calm careful clever coastal common cosmic crimson curious daring deep distant eager early "
-              "electric faint fancy fearless gentle giant golden grand happy hidden hollow humble icy jolly keen kind late lively lonely lucky mellow mighty "
-              "misty narrow noble olive plain polite proud purple quick quiet rapid ready royal rustic sandy scarlet secret sharp silent silver simple sleepy "
-              "smooth solid spicy steady stormy sturdy sunny sweet swift tidy tiny urban velvet vivid warm wild windy wise witty young zesty").split()
-NOUNS = ("acorn anchor apron arrow badge basket beacon bell bridge bucket button cabin candle canyon carpet castle chapel clock cloud comet compass cottage "
-         "desert dolphin dragon drum engine falcon feather forest fountain garden glacier guitar hammer harbor helmet island jacket kettle ladder lantern "
-         "lemon library magnet marble meadow mirror monkey mountain needle ocean orchard otter paddle palace pepper piano pillow planet pocket prairie puzzle "
-         "rabbit river rocket saddle shadow shelter signal spoon statue summit temple thunder ticket tunnel turtle valley velvet village violin wagon walnut "
-         "whistle window winter zebra").split()
+ADJECTIVES = ("able amber ancient bitter bold brave brief bright calm careful clever coastal common cosmic crimson curious daring "
+              "deep distant eager early electric faint fancy fearless gentle giant golden grand happy hidden hollow humble icy jolly "
+              "keen kind late lively lonely lucky mellow mighty misty narrow noble olive plain polite proud purple quick quiet rapid "
+              "ready royal rustic sandy scarlet secret sharp silent silver simple sleepy smooth solid spicy steady stormy sturdy "
+              "sunny sweet swift tidy tiny urban velvet vivid warm wild windy wise witty young zesty").split()
+NOUNS = ("acorn anchor apron arrow badge basket beacon bell bridge bucket button cabin candle canyon carpet castle chapel clock "
+         "cloud comet compass cottage desert dolphin dragon drum engine falcon feather forest fountain garden glacier guitar "
+         "hammer harbor helmet island jacket kettle ladder lantern lemon library magnet marble meadow mirror monkey mountain "
+         "needle ocean orchard otter paddle palace pepper piano pillow planet pocket prairie puzzle rabbit river rocket saddle "
+         "shadow shelter signal spoon statue summit temple thunder ticket tunnel turtle valley velvet village violin wagon "
+         "walnut whistle window winter zebra").split()
 KINDS = {1: ("number", False), 2: ("number", True), 3: ("uuid", True)}      # what the value is; is the haystack running text?
 
 

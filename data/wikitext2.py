@@ -104,8 +104,10 @@ def documents(text, encoder, tokens):
 def main():
     parser = common.Parser("WikiText-2 (raw) to an evaluation shard and its sidecar.")
     encoders.add_options(parser)
-    parser.add_argument("--protocol", choices=("a", "b"), default="a", help="a: Hugging Face's perplexity recipe, b: lm-evaluation-harness' task wikitext")
-    parser.add_argument("--out", metavar="NAME.bin", help="the shard to write; the sidecar is NAME.json beside it (default: wikitext2_hf.bin, wikitext2_b.bin)")
+    parser.add_argument("--protocol", choices=("a", "b"), default="a",
+                        help="a: Hugging Face's perplexity recipe, b: lm-evaluation-harness' task wikitext")
+    parser.add_argument("--out", metavar="NAME.bin",
+                        help="the shard to write; the sidecar is NAME.json beside it (default: wikitext2_hf.bin, wikitext2_b.bin)")
     parser.add_argument("source", help="wiki.test.raw")
     options = parser.parse_args()
     out = options.out or ("wikitext2_hf.bin" if options.protocol == "a" else "wikitext2_b.bin")

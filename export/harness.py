@@ -118,26 +118,34 @@ def main():
     datasets, lm_eval, torch, transformers, HFLM = import_harness()
     config = transformers.AutoConfig.from_pretrained(options.model, trust_remote_code=True)
     config.eval_attention = "dense" if options.dense else "sparse"
-    model = transformers.AutoModelForCausalLM.from_pretrained(options.model, config=config, trust_remote_code=True, dtype=getattr(torch, options.dtype))
+    model = transformers.AutoModelForCausalLM.from_pretrained(options.model, config=config, trust_remote_code=True,
+                                                              dtype=getattr(torch, options.dtype))
     model = model.to(options.device).eval()
     context = options.context or config.max_position_embeddings
     if options.protocol_a:
         with torch.no_grad():
-            nll, scored = protocol_a(torch, model, list(common.read_shard(options.protocol_a)), context, options.stride or max(context // 2, 1), options.device)
-        print(f"protocol A        token perplexity {math.exp(nll / scored):.4f}, loss per token {nll / scored:.6f}, {scored} tokens scored", flush=True)
+            tokens = list(common.read_shard(options.protocol_a))
+            nll, scored = protocol_a(torch, model, tokens, context, options.stride or max(context // 2, 1), options.device)
+        print(f"protocol A        token perplexity {math.exp(nll / scored):.4f}, loss per token {nll / scored:.6f}, {scored} tokens scored",
+              flush=True)
     if not sources:
         return
     serve_locally(datasets, sources)
     tokenizer = transformers.AutoTokenizer.from_pretrained(options.model, trust_remote_code=True)
-    wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=options.batch_size, max_length=context, device=options.device)
+    # in bf16 log-probabilities would be rounded to 1/16; windows of the whole context go one at a time, as their logits take gigabytes
+    wrapped = lambda rows: HFLM(pretrained=model, tokenizer=tokenizer, batch_size=rows, max_length=context, device=options.device,
+                                softmax_dtype="float32")
     manager = lm_eval.tasks.TaskManager(include_path=[os.path.join(os.path.dirname(lm_eval.tasks.__file__), folder)
                                                       for folder in ("wikitext", "hellaswag", "lambada", "arc", "piqa")], include_defaults=False)
-    results = lm_eval.simple_evaluate(wrapped, tasks=list(sources), limit=options.limit, task_manager=manager, bootstrap_iters=0)
+    samples = {}
     for task in sources:
+        rows = 1 if task == "wikitext" else options.batch_size
+        results = lm_eval.simple_evaluate(wrapped(rows), tasks=[task], limit=options.limit, task_manager=manager, bootstrap_iters=0)
         figures = {name: value for name, value in results["results"][task].items() if isinstance(value, float)}
         print(f"{task:<17} " + ", ".join(f"{name.removesuffix(',none')} {value:.6g}" for name, value in figures.items()), flush=True)
+        samples.update(results["samples"])
     if options.out:
-        write_scores(options.out, results["samples"])
+        write_scores(options.out, samples)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,8 @@ def tensors_of(saved):
 
 def main():
     parser = common.Parser("Exports a checkpoint as a Hugging Face model directory.")
-    parser.add_argument("--tokenizer", metavar="FILE", help="'byte', a tokenizer file of the trainer, a tokenizer.json, or 'none' for no tokenizer files (default: the checkpoint's own)")
+    parser.add_argument("--tokenizer", metavar="FILE", help="'byte', a tokenizer file of the trainer, a tokenizer.json, or 'none' for no "
+                                                            "tokenizer files (default: the checkpoint's own)")
     parser.add_argument("checkpoint", help="a run directory (its newest checkpoint), or a checkpoint's directory step_N")
     parser.add_argument("out", help="the directory to write; must not hold a model yet")
     options = parser.parse_args()

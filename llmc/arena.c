@@ -6,7 +6,7 @@
 
 enum { ARENA_ALIGN = 256 };
 
-static const char* family_name[MEM_FAMILIES] = {"parameters", "optimizer", "gradients", "activations", "workspace"};
+static const char* family_name[MEM_FAMILIES] = {"parameters", "optimizer", "gradients", "activations", "workspace", "runtime"};
 
 void arena_add(Arena* arena, MemFamily family, void** where, size_t bytes) {
     if (arena->count == arena->capacity) {
@@ -24,10 +24,17 @@ void arena_add(Arena* arena, MemFamily family, void** where, size_t bytes) {
     arena->family_bytes[family] += round_up(bytes, ARENA_ALIGN);
 }
 
+void arena_count(Arena* arena, MemFamily family, size_t bytes) { arena->family_bytes[family] += bytes; }
+
+// A family of nothing is left out.
 void arena_print(const Arena* arena) {
+    size_t all = 0;
     printf("memory      ");
-    for (int f = 0; f < MEM_FAMILIES; f++) { printf("%s %.1f MiB, ", family_name[f], (double)arena->family_bytes[f] / (1 << 20)); }
-    printf("in all %.1f MiB\n", (double)arena->bytes / (1 << 20));
+    for (int f = 0; f < MEM_FAMILIES; f++) {
+        all += arena->family_bytes[f];
+        if (arena->family_bytes[f]) { printf("%s %.1f MiB, ", family_name[f], (double)arena->family_bytes[f] / (1 << 20)); }
+    }
+    printf("in all %.1f MiB\n", (double)all / (1 << 20));
 }
 
 void arena_allocate(Arena* arena) {

@@ -4,7 +4,7 @@
 
 #include "common.h"
 
-typedef enum { MEM_PARAMETERS, MEM_OPTIMIZER, MEM_GRADIENTS, MEM_ACTIVATIONS, MEM_WORKSPACE, MEM_FAMILIES } MemFamily;
+typedef enum { MEM_PARAMETERS, MEM_OPTIMIZER, MEM_GRADIENTS, MEM_ACTIVATIONS, MEM_WORKSPACE, MEM_RUNTIME, MEM_FAMILIES } MemFamily;
 
 typedef struct {
     MemFamily family;
@@ -26,6 +26,8 @@ extern "C" {
 
 // *where becomes `bytes` of device memory once arena_allocate runs (256-byte aligned); NULL if bytes is 0
 void arena_add(Arena* arena, MemFamily family, void** where, size_t bytes);
+// counts what is in use without having been planned: the device's runtime
+void arena_count(Arena* arena, MemFamily family, size_t bytes);
 void arena_print(const Arena* arena);
 void arena_allocate(Arena* arena);
 void arena_free(Arena* arena);

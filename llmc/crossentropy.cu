@@ -17,19 +17,30 @@ __device__ inline float block_max(float x) {
 
 typedef struct { float max, sum; } Softmax;            // of a row: max of x, and sum of exp(x - max)
 
-// Every thread gets both. One pass over the row: a thread owns 8 columns at a time, its sum follows its running maximum.
-__device__ inline Softmax softmax_of_row(const floatX* row, int V) {
-    float max = -FLT_MAX, sum = 0;                     // finite, so that max - max is 0
-    for (int v = threadIdx.x * 8; v < V; v += blockDim.x * 8) {
-        Pack8 p = load8(row + v);
-        int count = min(8, V - v);                     // V need not be a multiple of 8
-        float before = max;
-        for (int j = 0; j < 8; j++) { max = j < count ? fmaxf(max, __bfloat162float(p.x[j])) : max; }
-        sum *= __expf(before - max);
-        for (int j = 0; j < 8; j++) { sum += j < count ? __expf(__bfloat162float(p.x[j]) - max) : 0.0f; }
+// eight more columns: the sum follows the running maximum
+__device__ inline void take_eight(Softmax* s, Pack8 p) {
+    float x[8], before = s->max;
+    for (int j = 0; j < 8; j++) {
+        x[j] = __bfloat162float(p.x[j]);
+        s->max = fmaxf(s->max, x[j]);
     }
-    Softmax all = {block_max(max), 0};
-    all.sum = block_sum(sum * __expf(max - all.max));
+    s->sum *= __expf(before - s->max);
+    for (int j = 0; j < 8; j++) { s->sum += __expf(x[j] - s->max); }
+}
+
+// Every thread gets both. One pass over the row, a thread owns 8 columns at a time; what stands beyond V in the pack that V cuts
+// counts as -infinity.
+__device__ inline Softmax softmax_of_row(const floatX* row, int V) {
+    Softmax mine = {-FLT_MAX, 0};                      // finite, so that max - max is 0
+    int whole = V / 8 * 8;
+    for (int v = threadIdx.x * 8; v < whole; v += blockDim.x * 8) { take_eight(&mine, load8(row + v)); }
+    if (whole < V && threadIdx.x == 0) {
+        Pack8 p = load8(row + whole);
+        for (int j = 0; j < 8; j++) { p.x[j] = whole + j < V ? p.x[j] : __float2bfloat16(-INFINITY); }
+        take_eight(&mine, p);
+    }
+    Softmax all = {block_max(mine.max), 0};
+    all.sum = block_sum(mine.sum * __expf(mine.max - all.max));
     return all;
 }
 
@@ -61,9 +72,14 @@ __global__ void crossentropy_forward_backward_kernel(float* losses, floatX* logi
     float inverse = 1.0f / s.sum;
     for (int v = threadIdx.x * 8; v < Vp; v += blockDim.x * 8) {
         Pack8 p = load8(row + v);
-        for (int j = 0; j < 8; j++) {
-            float d = __expf(__bfloat162float(p.x[j]) - s.max) * inverse - (v + j == target ? 1.0f : 0.0f);
-            p.x[j] = __float2bfloat16(v + j < V ? scale * d : 0.0f);
+        float d[8];
+        for (int j = 0; j < 8; j++) { d[j] = __expf(__bfloat162float(p.x[j]) - s.max) * inverse; }
+        if (target >= v && target < v + 8) {
+            for (int j = 0; j < 8; j++) { d[j] -= v + j == target ? 1.0f : 0.0f; }
+        }
+        for (int j = 0; j < 8; j++) { p.x[j] = __float2bfloat16(scale * d[j]); }
+        if (v + 8 > V) {
+            for (int j = 0; j < 8; j++) { p.x[j] = v + j < V ? p.x[j] : __float2bfloat16(0.0f); }
         }
         store8(row + v, p);
     }

@@ -17,6 +17,7 @@ typedef struct {
 } Device;
 
 typedef struct DeviceEvent DeviceEvent;
+typedef struct DeviceGraph DeviceGraph;    // work recorded once and launched as a whole
 
 #ifdef __cplusplus
 extern "C" {
@@ -47,6 +48,12 @@ void     event_close(DeviceEvent* event);
 void     event_record(DeviceEvent* event, stream_t stream);
 void     event_wait(DeviceEvent* event);                                 // host waits
 float    event_ms(DeviceEvent* from, DeviceEvent* to);                   // milliseconds between two recorded events
+
+// Between begin and end what goes into the stream is recorded, not run; nothing may wait there. The CPU has no graphs: begin is false.
+bool         graph_begin(stream_t stream);
+DeviceGraph* graph_end(stream_t stream);
+void         graph_launch(DeviceGraph* graph, stream_t stream);
+void         graph_close(DeviceGraph* graph);                            // may be NULL
 
 #ifdef __cplusplus
 }

@@ -9,6 +9,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -272,7 +273,16 @@ static bool split_address(const char* where, char** host, int* port, Error* err)
     return true;
 }
 
+// a connection a rank, which may be more than a process is allowed at first
+static void allow_sockets(int world) {
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur >= (rlim_t)world + 256) { return; }
+    files.rlim_cur = files.rlim_max < (rlim_t)world + 256 ? files.rlim_max : (rlim_t)world + 256;
+    setrlimit(RLIMIT_NOFILE, &files);
+}
+
 static bool meet_as_rank0(Star* star, MeetKind kind, const char* where, Place* place, double deadline, double timeout, Error* err) {
+    allow_sockets(star->world);
     int listener = listen_at(place->port, &place->port, err);
     if (listener < 0) { return false; }
     struct timespec t;
@@ -318,15 +328,21 @@ bool star_exchange(const Star* star, const void* mine, void* all, size_t bytes, 
         ok = receive_all(star->socket[r], (char*)all + (size_t)r * bytes, bytes, deadline)
           || error_set(err, EXIT_LOST_RANK, "rank %d left while the ranks met", r);
     }
-    for (int r = 1; ok && r < star->world && star->rank == 0; r++) {
-        ok = send_all(star->socket[r], all, bytes * (size_t)star->world, deadline)
-          || error_set(err, EXIT_LOST_RANK, "rank %d left while the ranks met", r);
-    }
     if (star->rank > 0) {
-        ok = (send_all(star->socket[0], mine, bytes, deadline) && receive_all(star->socket[0], all, bytes * (size_t)star->world, deadline))
-          || error_set(err, EXIT_LOST_RANK, "rank 0 left while the ranks met");
+        ok = send_all(star->socket[0], mine, bytes, deadline) || error_set(err, EXIT_LOST_RANK, "rank 0 left while the ranks met");
     }
-    return ok;
+    return ok && star_broadcast(star, all, bytes * (size_t)star->world, err);
+}
+
+bool star_broadcast(const Star* star, void* data, size_t bytes, Error* err) {
+    double deadline = now() + star->timeout;
+    if (star->rank > 0) {
+        return receive_all(star->socket[0], data, bytes, deadline) || error_set(err, EXIT_LOST_RANK, "rank 0 left while the ranks met");
+    }
+    for (int r = 1; r < star->world; r++) {
+        if (!send_all(star->socket[r], data, bytes, deadline)) { return error_set(err, EXIT_LOST_RANK, "rank %d left while the ranks met", r); }
+    }
+    return true;
 }
 
 void star_close(Star* star) {

@@ -29,6 +29,7 @@ bool launch_environment(bool slurm, int* rank, int* world);
 bool star_open(Star* star, MeetKind kind, const char* where, int rank, int world, double timeout, Error* err);
 // everybody gives `bytes` bytes and gets those of all, by rank
 bool star_exchange(const Star* star, const void* mine, void* all, size_t bytes, Error* err);
+bool star_broadcast(const Star* star, void* data, size_t bytes, Error* err);      // from rank 0
 void star_close(Star* star);
 
 // mpi.c: what of MPI every program needs. Without MPI at build time mpi_refusal() is a sentence, else NULL.

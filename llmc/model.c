@@ -301,15 +301,37 @@ void model_batch(Model* m, const int* tokens, const int* targets, int B, int T) 
     staging->in_use = true;
 }
 
+static void forward_backward(Model* m, float scale) {
+    model_forward(m);
+    model_loss_backward(m, scale);
+    model_backward(m);
+}
+
+void model_forward_backward(Model* m, float scale) {
+    Recording* r = &m->recording[m->adding];
+    if (m->on_gradients) {                                   // what it sends meanwhile is no part of this stream
+        forward_backward(m, scale);
+        return;
+    }
+    if (!r->graph || r->B != m->B || r->T != m->T || r->scale != scale) {
+        graph_close(r->graph);
+        r->graph = NULL;
+        bool recorded = graph_begin(m->stream);
+        forward_backward(m, scale);
+        if (!recorded) { return; }
+        *r = (Recording){graph_end(m->stream), m->B, m->T, scale};
+    }
+    graph_launch(r->graph, m->stream);
+    m->adding = true;
+}
+
 void model_rehearse(Model* m) {
     int n = m->max_B * m->max_T;
     int* tokens = (int*)xmalloc((size_t)n * sizeof(int));
     for (int i = 0; i < n; i++) { tokens[i] = (int)((int64_t)i * 7919 % m->shape.V); }
     model_zero(m);
     model_batch(m, tokens, tokens, m->max_B, m->max_T);
-    model_forward(m);
-    model_loss_backward(m, 1.0f / (float)n);
-    model_backward(m);
+    forward_backward(m, 1.0f / (float)n);
     stream_sync(m->stream);
     free(tokens);
 }
@@ -420,6 +442,7 @@ void model_close(Model* m) {
         pinned_free(m->staging[i].pinned);
         event_close(m->staging[i].read);
     }
+    for (int i = 0; i < 2; i++) { graph_close(m->recording[i].graph); }
     matmul_close(m->plans);
     model_unplan(m);
     stream_close(m->stream);

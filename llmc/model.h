@@ -16,6 +16,13 @@ typedef struct {
     bool         in_use;
 } Staging;
 
+// A micro-batch's forward and backward as one graph: of these sizes, and of these alone.
+typedef struct {
+    DeviceGraph* graph;           // NULL: not recorded
+    int          B, T;
+    float        scale;
+} Recording;
+
 typedef struct {
     ModelShape shape;
     ParamTable table;
@@ -33,6 +40,7 @@ typedef struct {
     Staging    staging[2];        // taken in turn
     int        next_staging;
     bool       adding;            // the matrices' gradients hold micro-batches of this step: add to them, else set them
+    Recording  recording[2];      // of a step's first micro-batch, which sets the gradients, and of the others, which add
     void*      gemm_workspace;
     struct MatmulPlans* plans;
     stream_t   stream;
@@ -65,6 +73,9 @@ void model_loss(Model* m);
 void model_loss_backward(Model* m, float scale);
 // adds to all other gradients
 void model_backward(Model* m);
+// model_forward, model_loss_backward, model_backward: on a GPU recorded when first met after the rehearsal, then launched as one graph, which
+// leaves less time between a thousand kernels.
+void model_forward_backward(Model* m, float scale);
 // Forward and backward of a made-up micro-batch of the planned size: every kernel is loaded then, and every product has its plan.
 // Leaves gradients and total to be zeroed.
 void model_rehearse(Model* m);

@@ -30,11 +30,6 @@ size_t embedding_backward_scratch(int N, int C, int V);
 // out, inp: (N, C)   rstd: (N) fp32   weight: (C) fp32      out may be inp      C % 8 == 0
 void rmsnorm_forward(floatX* out, float* rstd, const floatX* inp, const float* weight, int N, int C, float eps, stream_t stream);
 
-// sum = inp + add, rounded once to floatX; then out, rstd exactly as rmsnorm_forward(sum), to the bit
-// sum, out, inp, add: (N, C)     sum may be inp or add; out may be add
-void rmsnorm_residual_forward(floatX* sum, floatX* out, float* rstd, const floatX* inp, const floatX* add, const float* weight,
-                              int N, int C, float eps, stream_t stream);
-
 // g = dout * weight;  dinp += rstd * (g - inp * rstd^2 * mean(g * inp))     (added: the residual stream's gradient passes through)
 // dweight += sum over rows of dout * inp * rstd                             (added)
 void rmsnorm_backward(floatX* dinp, float* dweight, const floatX* dout, const floatX* inp, const float* weight, const float* rstd,

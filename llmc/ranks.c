@@ -11,9 +11,9 @@ static void exchange(Ranks* r, const void* mine, void* all, size_t bytes, const 
     if (!star_exchange(&r->star, mine, all, bytes, &err)) { FAIL(err.code, "%s (in %s)", err.text, what); }
 }
 
-// All ranks are here and end with the same status; the first one speaks.
+// All ranks are here and end with the same status; one speaks, whose error this is.
 __attribute__((noreturn))
-static void end_together(Ranks* r, int speaker, const Error* err) {
+static void end_together(Ranks* r, int speaker, int code, const Error* err) {
     watch_ending(r->watch);
     if (r->rank == speaker) {
         fflush(stdout);
@@ -22,7 +22,7 @@ static void end_together(Ranks* r, int speaker, const Error* err) {
     }
     comm_barrier(r->comm, "the end after an error");           // the sentence is out before a launcher ends the others
     mpi_finish();
-    exit(err->code);
+    exit(code);
 }
 
 static void answer(void* ranks, const Error* err) { ranks_agree((Ranks*)ranks, err, "an error at the start"); }
@@ -31,12 +31,10 @@ void ranks_together(Ranks* r) { fail_listen(answer, r); }
 
 void ranks_agree(Ranks* r, const Error* err, const char* what) {
     fail_listen(NULL, NULL);
-    Error mine, *all = (Error*)xcalloc((size_t)r->world, sizeof(Error));
-    memset(&mine, 0, sizeof mine);
-    if (err) { mine = *err; }
+    int mine = err ? err->code : 0, *all = (int*)xcalloc((size_t)r->world, sizeof mine);
     exchange(r, &mine, all, sizeof mine, what);
     for (int i = 0; i < r->world; i++) {
-        if (all[i].code) { end_together(r, i, &all[i]); }
+        if (all[i]) { end_together(r, i, all[i], err); }
     }
     free(all);
 }
@@ -61,10 +59,8 @@ size_t ranks_least(Ranks* r, size_t mine) {
 
 void ranks_broadcast(Ranks* r, void* data, size_t bytes, const char* what) {
     if (r->comm || r->world == 1) { comm_broadcast(r->comm, data, bytes, what); return; }
-    char* all = (char*)xmalloc((size_t)r->world * bytes);
-    exchange(r, data, all, bytes, what);
-    memcpy(data, all, bytes);
-    free(all);
+    Error err;
+    if (!star_broadcast(&r->star, data, bytes, &err)) { FAIL(err.code, "%s (in %s)", err.text, what); }
 }
 
 // The value that most ranks have; among equals the one that the lowest rank has.
@@ -95,7 +91,7 @@ void ranks_check_equal(Ranks* r, uint64_t hash, const char* what, int64_t step) 
     Error err;
     error_set(&err, EXIT_INTERNAL, "step %lld: the %s of rank %s differ from those of %s (--check-every): memory or a link corrupts data; nothing is "
               "saved, the same command goes on from the last checkpoint", (long long)step, what, list, agreeing * 2 > r->world ? "the others" : "as many others, and which are right cannot be told");
-    end_together(r, 0, &err);
+    end_together(r, 0, err.code, &err);
 }
 
 // ---- open and close --------------------------------------------------------------------------------------------------------------
@@ -157,7 +153,7 @@ static void print_map(const Ranks* r, const Seat* seat) {
     }
 }
 
-static const char* pending(void* argument) { return comm_pending(*(Comm**)argument); }
+static const char* pending(void* comm) { return comm_pending((Comm*)comm); }
 
 void ranks_connect(Ranks* r, const Device* device) {
     if (r->world == 1) { return; }
@@ -172,9 +168,9 @@ void ranks_connect(Ranks* r, const Device* device) {
     char id[COMM_ID] = {0}, *ids = (char*)xmalloc((size_t)r->world * COMM_ID);
     if (r->rank == 0) { comm_make_id(id); }
     exchange(r, id, ids, COMM_ID, "the exchange of NCCL's id");
-    r->watched = (Comm**)xcalloc(1, sizeof *r->watched);
-    r->watch = watch_open(&r->star, (const char(*)[HOST_NAME])r->host, r->timeout, pending, r->watched);
-    r->comm = *r->watched = comm_open(r->rank, r->world, ids, r->watch);
+    r->watch = watch_open(&r->star, (const char(*)[HOST_NAME])r->host, r->timeout);
+    r->comm = comm_open(r->rank, r->world, ids, r->watch);
+    watch_detail(r->watch, pending, r->comm);
     free(ids);
     free(seats);
 }
@@ -185,7 +181,6 @@ void ranks_close(Ranks* r) {
     comm_barrier(r->comm, "the end of the run");           // now nobody takes a closed connection for a death
     watch_close(r->watch);
     comm_close(r->comm);
-    free(r->watched);
     star_close(&r->star);
     mpi_finish();
     free(r->host);

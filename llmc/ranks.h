@@ -11,7 +11,6 @@ typedef struct {
     Star   star;                           // until ranks_connect; then the watchdog's
     Watch* watch;
     Comm*  comm;                           // NULL: one rank
-    Comm** watched;                        // the same, where the watchdog finds it
     char (*host)[HOST_NAME];               // (world)
 } Ranks;
 
@@ -34,7 +33,7 @@ void  ranks_together(Ranks* ranks);
 void  ranks_agree(Ranks* ranks, const Error* err, const char* what);
 
 bool  ranks_all(void* ranks, bool mine);   // does every rank say true?
-size_t ranks_least(Ranks* ranks, size_t mine);      // the least of all ranks'
+size_t ranks_least(Ranks* ranks, size_t mine);      // over all ranks
 void  ranks_broadcast(Ranks* ranks, void* data, size_t bytes, const char* what);    // from rank 0
 
 // All ranks must have the same 64 bits. If not the sentence names those that differ from most, and all end: status 70, nothing is saved.

@@ -20,22 +20,26 @@ Stepper stepper_open(Model* model, Optimizer* opt, DataLoader* loader, Reduction
     s.batch_tokens = batch_tokens;
     for (int i = 0; i < STEPS_AHEAD; i++) {
         s.slot[i].outcome = (UpdateDecision*)pinned_malloc(sizeof(UpdateDecision));
+        s.slot[i].begun = event_open();
         s.slot[i].done = event_open();
     }
+    s.begun = event_open();
     return s;
 }
 
 void stepper_close(Stepper* s) {
     for (int i = 0; i < STEPS_AHEAD; i++) {
         pinned_free(s->slot[i].outcome);
+        event_close(s->slot[i].begun);
         event_close(s->slot[i].done);
     }
+    event_close(s->begun);
 }
 
 bool stepper_gradients(Stepper* s, Error* err) {
     Model* m = s->model;
     float scale = (float)(1.0 / (double)s->batch_tokens);
-    s->begun_ms = clock_ms();
+    event_record(s->begun, m->stream);
     model_zero(m);
     int64_t tokens = (int64_t)s->rows * s->T, share = s->batch_tokens / s->opt->partition.world;
     for (int64_t token = 0; token < share; token += tokens) {
@@ -44,10 +48,8 @@ bool stepper_gradients(Stepper* s, Error* err) {
         if (!loader_next(s->loader, &inputs, &targets, err)) { return false; }
         s->loader_ms += clock_ms() - asked;
         model_batch(m, inputs, targets, s->rows, s->T);
-        model_forward(m);
-        model_loss_backward(m, scale);
         if (token + tokens >= share) { reduction_begin(s->reduction); }
-        model_backward(m);
+        model_forward_backward(m, scale);
     }
     return true;
 }
@@ -62,7 +64,9 @@ void stepper_update(Stepper* s, int64_t step, const AdamWSettings* settings) {
     event_record(slot->done, s->model->stream);
     slot->step = s->newest = step;
     slot->lr = settings->lr;
-    slot->begun_ms = s->begun_ms;
+    DeviceEvent* begun = s->begun;
+    s->begun = slot->begun;
+    slot->begun = begun;
     s->under_way++;
 }
 
@@ -70,11 +74,9 @@ StepOutcome stepper_wait(Stepper* s) {
     REQUIRE(s->under_way > 0, "no step is under way");
     const StepSlot* slot = &s->slot[(s->newest - s->under_way + 1) % STEPS_AHEAD];
     event_wait(slot->done);
-    double now = clock_ms();
     StepOutcome o = {slot->step, slot->outcome->apply != 0, slot->outcome->total / (double)s->batch_tokens, slot->outcome->norm, slot->lr,
-                     now - fmax(slot->begun_ms, s->ended_ms)};
+                     (double)event_ms(slot->begun, slot->done)};
     s->opt->updates = slot->outcome->updates;
-    s->ended_ms = now;
     s->steps_ms += o.ms;
     s->under_way--;
     return o;

@@ -12,15 +12,15 @@ typedef struct {
     double  loss;            // mean over the step's targets
     double  norm;            // of the gradient, before clipping
     double  lr;
-    double  ms;              // from the end of the step before it, or from its own start if the device was idle then
+    double  ms;              // on the device: from the end of the step before it, or from its own start if the device was idle then
 } StepOutcome;
 
 // A step under way: where the device will say what it came to.
 typedef struct {
     UpdateDecision* outcome;         // pinned
-    DeviceEvent*    done;            // recorded behind the copy into it
+    DeviceEvent    *begun, *done;    // recorded in front of the step, and behind the copy into outcome
     int64_t step;
-    double  lr, begun_ms;
+    double  lr;
 } StepSlot;
 
 enum { STEPS_AHEAD = 2 };
@@ -35,7 +35,7 @@ typedef struct {
     StepSlot    slot[STEPS_AHEAD];   // step n in slot n % STEPS_AHEAD
     int         under_way;
     int64_t     newest;              // the step begun last
-    double      begun_ms, ended_ms;  // when the newest was begun, when the last outcome was read
+    DeviceEvent* begun;              // in front of the gradients that no update has taken yet
     double      loader_ms;           // what the host has spent waiting for the loader, in all
     double      steps_ms;            // sum of all steps' ms
 } Stepper;

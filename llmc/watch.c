@@ -35,10 +35,10 @@ struct Watch {
     char    (*hosts)[HOST_NAME];
     Peer*     peers;           // (world); elsewhere than on rank 0 only peers[0] is heard
     double    timeout;
+    pthread_t thread;
+    pthread_mutex_t lock;      // of what follows
     const char* (*detail)(void*);
     void*     argument;
-    pthread_t thread;
-    pthread_mutex_t lock;      // of the five below
     Message   mine;
     double    since;           // began to wait; 0: does not
     bool      ending, quit;
@@ -66,6 +66,13 @@ void watch_end(Watch* w) {
     if (!w) { return; }
     pthread_mutex_lock(&w->lock);
     w->since = 0;
+    pthread_mutex_unlock(&w->lock);
+}
+
+void watch_detail(Watch* w, const char* (*detail)(void*), void* argument) {
+    pthread_mutex_lock(&w->lock);
+    w->detail = detail;
+    w->argument = argument;
     pthread_mutex_unlock(&w->lock);
 }
 
@@ -116,7 +123,10 @@ static void send_to_all(Watch* w, const Message* m) {
 __attribute__((noreturn))
 static void give_up(Watch* w, Kind kind, int rank) {
     Message mine = present(w);
-    const char* where = w->detail && mine.waiting > 0 ? w->detail(w->argument) : NULL;
+    pthread_mutex_lock(&w->lock);
+    const char* (*detail)(void*) = w->detail;
+    pthread_mutex_unlock(&w->lock);
+    const char* where = detail && mine.waiting > 0 ? detail(w->argument) : NULL;
     const char* how = kind == LOST_DIED ? "has ended" : kind == LOST_SILENT ? "gives no sign of life" : "does not arrive";
     char text[512];
     int length = snprintf(text, sizeof text, "error: rank %d of %d (%s) is lost: it %s, while rank %d (%s) is in step %lld, %s%s; "
@@ -227,7 +237,7 @@ static void* watch_main(void* argument) {
     return NULL;
 }
 
-Watch* watch_open(Star* star, const char (*hosts)[HOST_NAME], double timeout, const char* (*detail)(void*), void* argument) {
+Watch* watch_open(Star* star, const char (*hosts)[HOST_NAME], double timeout) {
     Watch* w = (Watch*)xcalloc(1, sizeof *w);
     w->star = *star;
     star->socket = NULL;
@@ -239,8 +249,6 @@ Watch* watch_open(Star* star, const char (*hosts)[HOST_NAME], double timeout, co
         w->peers[r].gone = r == star->rank;
     }
     w->timeout = timeout;
-    w->detail = detail;
-    w->argument = argument;
     pthread_mutex_init(&w->lock, NULL);
     sigset_t all, before;                        // signals are the main thread's
     sigfillset(&all);

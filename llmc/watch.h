@@ -17,9 +17,11 @@ enum { HOST_NAME = 64 };
 extern "C" {
 #endif
 
-// Takes the star over. hosts: (world) names, copied. `detail`, if not NULL, may name what the device is at when a deadline passes.
-Watch* watch_open(Star* star, const char (*hosts)[HOST_NAME], double timeout, const char* (*detail)(void* argument), void* argument);
+// Takes the star over. hosts: (world) names, copied.
+Watch* watch_open(Star* star, const char (*hosts)[HOST_NAME], double timeout);
 void   watch_close(Watch* watch);
+// when a deadline passes detail(argument) may name more exactly, or else return NULL, what this rank waits for; until watch_close
+void   watch_detail(Watch* watch, const char* (*detail)(void* argument), void* argument);
 
 // What this rank is about to wait for, and that it no longer does. Of any one thread at a time; NULL watch: nothing.
 void   watch_begin(Watch* watch, int64_t step, const char* what);

@@ -297,4 +297,35 @@ TEST(eval_sidecars_of_tasks_are_checked) {
     check_sidecar("{\"task\":\"t\",\"kind\":\"choices\",\"vocab\":100}", 9, EXIT_DATA, "tokenizer of 100 tokens, the model's vocabulary is 257");
 }
 
+// A whole sidecar with some bytes changed: refused with the right status, or every request lies in the shard and every item has its own.
+TEST(task_sidecars_with_changed_bytes_do_no_harm) {
+    static const char whole[] = TASK_SIDECAR("choices", "[[1,0,0],[0,10,50]]", "[[0,4,1,5],[0,5,2,6],[1,8,3,7]]");
+    char text[sizeof whole];
+    uint64_t seed = 11;
+    int accepted = 0;
+    for (int round = 0; round < 50000; round++) {
+        memcpy(text, whole, sizeof whole);
+        for (int change = (int)(test_bits(&seed) % 3); change >= 0; change--) {
+            text[test_bits(&seed) % (sizeof whole - 1)] = "0123456789[]{},\"-e"[test_bits(&seed) % 19];
+        }
+        Sidecar sidecar = {(char*)"changed.json", text, {NULL, NULL}};
+        Task task;
+        Error err = {0};
+        if (!json_parse(&sidecar.json, text, strlen(text), NULL)) { continue; }
+        if (task_open(&task, &sidecar, 17, 0, &err)) {
+            accepted++;
+            for (int i = 0; i < task.requests; i++) {
+                const Request* r = &task.request[i];
+                const Item* item = &task.item[r->item];
+                CHECK(r->first >= 0 && r->first + r->tokens <= 17 && r->scored >= 1 && r->scored < r->tokens, "round %d: request %d is outside", round, i);
+                CHECK(i >= item->first && i < item->first + item->count && item->gold < item->count, "round %d: item %d is not its own", round, r->item);
+            }
+        } else {
+            CHECK_EQ(err.code, EXIT_DATA);
+        }
+        task_close(&task);
+    }
+    CHECK(accepted > 100, "only %d were accepted", accepted);
+}
+
 TEST_MAIN()

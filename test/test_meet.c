@@ -176,7 +176,7 @@ static int work_under_watch(const Plan* plan, int process) {
     char hosts[MOST][HOST_NAME];
     meet(&star, plan, process);
     for (int r = 0; r < MOST; r++) { snprintf(hosts[r], HOST_NAME, "host%d", r); }
-    Watch* watch = watch_open(&star, (const char(*)[HOST_NAME])hosts, plan->timeout, NULL, NULL);
+    Watch* watch = watch_open(&star, (const char(*)[HOST_NAME])hosts, plan->timeout);
     for (int step = 1; step <= 20; step++) {
         if (process == plan->victim && step == 10) {
             sleep_ms(plan->how ? 500 : 60000);                    // the others are in step 10 by then; 0: stuck, but alive

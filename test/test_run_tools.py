@@ -65,6 +65,16 @@ def run_log_rates_follow_from_times():
 
 
 @case
+def run_log_times_are_those_of_the_steps():
+    run = runlog.Reader(real_run()[0]).more()
+    times = run.columns["ms"]
+    usual = sorted(times)[len(times) // 2]
+    for step, ms in zip(run.columns["step"], times):
+        check(ms > usual / 10, f"step {step} took {ms} ms beside {usual} of the others: a step before an evaluation or the end, counted with its neighbour?")
+    check(sum(times) <= 1000 * run.end["seconds"], f"the steps took {sum(times)} ms of {run.end['seconds']} s")
+
+
+@case
 def run_mfu_is_the_share_of_the_datasheets_peak():
     if subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode if shutil.which("nvidia-smi") else True:
         raise Skip("needs a GPU")

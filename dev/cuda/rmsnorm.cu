@@ -7,11 +7,6 @@ static void forward(void* context) {
     rmsnorm_forward(r->out, r->rstd, r->inp, r->weight, r->N, r->C, 1e-6f, NULL);
 }
 
-static void residual(void* context) {
-    Rmsnorm* r = (Rmsnorm*)context;
-    rmsnorm_residual_forward(r->out, r->add, r->rstd, r->inp, r->add, r->weight, r->N, r->C, 1e-6f, NULL);
-}
-
 static void backward(void* context) {
     Rmsnorm* r = (Rmsnorm*)context;
     rmsnorm_backward(r->out, r->dweight, r->add, r->inp, r->weight, r->rstd, r->N, r->C, r->scratch, NULL);
@@ -29,7 +24,6 @@ int main(void) {
     r.dweight = bench_f32(r.C, 6, 1);
     r.scratch = device_malloc(rmsnorm_backward_scratch(r.N, r.C));
     bench_row("rmsnorm_forward", "\"N\":32768,\"C\":1024", forward, &r, 4.0 * n, 0);
-    bench_row("rmsnorm_residual_forward", "\"N\":32768,\"C\":1024", residual, &r, 8.0 * n, 0);
     bench_row("rmsnorm_backward", "\"N\":32768,\"C\":1024", backward, &r, 8.0 * n, 0);
     return 0;
 }

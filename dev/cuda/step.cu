@@ -40,6 +40,7 @@ typedef struct {
     Optimizer opt;
     ShardSet* set;
     DataLoader* loader;
+    Reduction reduction;           // one rank: nothing
     Stepper stepper;
     int64_t step;
     double memory_before;          // bytes in use before anything of the model
@@ -127,21 +128,37 @@ static void bench_open(Bench* b, const Row* row, const char* data) {
     model_rehearse(&b->model);
     matmul_measure(b->model.plans, 0);
     b->loader = loader_open(b->set, b->cfg.micro_batch, b->cfg.micro_batch, 0, 1, 1, true);
-    b->stepper = stepper_open(&b->model, &b->opt, b->loader, b->cfg.micro_batch, b->cfg.seq_len, (int64_t)b->cfg.micro_batch * b->cfg.seq_len);
+    reduction_open(&b->reduction, &b->model, NULL, &b->opt.partition, REDUCE_FP32);
+    b->stepper = stepper_open(&b->model, &b->opt, b->loader, &b->reduction, b->cfg.micro_batch, b->cfg.seq_len, (int64_t)b->cfg.micro_batch * b->cfg.seq_len);
 }
 
 static void bench_close(Bench* b) {
     stepper_close(&b->stepper);
     loader_close(b->loader);
+    optimizer_close(&b->opt);
     model_close(&b->model);
     shard_close(b->set);
     config_close(&b->cfg);
 }
 
+static const AdamWSettings settings = {3e-4, 0.9, 0.95, 1e-8, 0.1, 1, 0, 0};
+
 static void begin_step(Bench* b) {
     Error err;
-    const AdamWSettings settings = {3e-4, 0.9, 0.95, 1e-8, 0.1, 1, 0, 0};
     TRY(stepper_gradients(&b->stepper, &err));
+    stepper_update(&b->stepper, ++b->step, &settings);
+}
+
+// the same with every op launched by itself, which a graph hides from step_ops.h
+static void begin_step_op_by_op(Bench* b) {
+    Error err;
+    const int *inputs, *targets;
+    TRY(loader_next(b->loader, &inputs, &targets, &err));
+    model_zero(&b->model);
+    model_batch(&b->model, inputs, targets, b->cfg.micro_batch, b->cfg.seq_len);
+    model_forward(&b->model);
+    model_loss_backward(&b->model, 1.0f / (float)b->stepper.batch_tokens);
+    model_backward(&b->model);
     stepper_update(&b->stepper, ++b->step, &settings);
 }
 
@@ -189,7 +206,7 @@ static Floors take_apart(Bench* b, const Row* row, Speeds speeds) {
     char* plans = (char*)xmalloc(bytes);
     matmul_plans_text(plans, bytes, b->model.plans);
     recorder_start();
-    begin_step(b);
+    begin_step_op_by_op(b);
     recorder_stop();
     stepper_wait(&b->stepper);
     qsort(recorder.kind, recorder.kinds, sizeof(OpKind), slowest_first);
@@ -211,11 +228,11 @@ static Floors take_apart(Bench* b, const Row* row, Speeds speeds) {
 }
 
 static Timeline trace_steps(Bench* b, int steps) {
-    float ms[TRACED_STEPS];
+    float ms[TRACED_STEPS + 1];
     Timeline t = {};
     if (!trace_start()) { return t; }
-    run_steps(b, steps, ms);
-    return trace_stop();
+    run_steps(b, steps + 1, ms);
+    return trace_stop(1.0 / (steps + 1));
 }
 
 // ---- a row ----------------------------------------------------------------------------------------------------------------

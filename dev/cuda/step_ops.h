@@ -115,9 +115,6 @@ WRAP(embedding_backward, "embedding_backward", 2.0 * N * C + 8.0 * min_int(N, V)
 WRAP(rmsnorm_forward, "rmsnorm_forward", 4.0 * N * C, 0,
      (floatX* out, float* rstd, const floatX* inp, const float* weight, int N, int C, float eps, stream_t stream),
      (out, rstd, inp, weight, N, C, eps, stream))
-WRAP(rmsnorm_residual_forward, "rmsnorm_residual_forward", 8.0 * N * C, 0,
-     (floatX* sum, floatX* out, float* rstd, const floatX* inp, const floatX* add, const float* weight, int N, int C, float eps, stream_t stream),
-     (sum, out, rstd, inp, add, weight, N, C, eps, stream))
 WRAP(rmsnorm_backward, "rmsnorm_backward", 8.0 * N * C, 0,
      (floatX* dinp, float* dweight, const floatX* dout, const floatX* inp, const float* weight, const float* rstd, int N, int C, void* scratch,
       stream_t stream),

@@ -72,27 +72,29 @@ static int trace_order(const void* a, const void* b) {
     return (x > y) - (x < y);
 }
 
-static Timeline trace_stop(void) {
+// leaves out the first `skip` of the activities, in whose time the tracing itself was set up
+static Timeline trace_stop(double skip) {
     Timeline t = {};
     for (CUpti_ActivityKind kind : trace_kinds) { trace.disable(kind); }
     trace.flush(1);
     if (trace.count == 0) { return t; }
     qsort(trace.list, trace.count, sizeof(Activity), trace_order);
-    uint64_t busy_until = trace.list[0].start;
-    for (int i = 0; i < trace.count; i++) {
+    int first = (int)(skip * trace.count);
+    uint64_t busy_until = trace.list[first].start;
+    for (int i = first; i < trace.count; i++) {
         double gap = trace.list[i].start > busy_until ? (trace.list[i].start - busy_until) * 1e-6 : 0;
         t.idle_ms += gap;
         t.longest_ms = fmax(t.longest_ms, gap);
         if (trace.list[i].end > busy_until) { busy_until = trace.list[i].end; }
     }
-    t.span_ms = (busy_until - trace.list[0].start) * 1e-6;
-    t.activities = trace.count;
+    t.span_ms = (busy_until - trace.list[first].start) * 1e-6;
+    t.activities = trace.count - first;
     free(trace.list);
     return t;
 }
 #else
 static bool trace_start(void)    { return false; }
-static Timeline trace_stop(void) { Timeline t = {}; return t; }
+static Timeline trace_stop(double skip) { (void)skip; Timeline t = {}; return t; }
 #endif
 
 #endif

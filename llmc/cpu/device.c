@@ -92,3 +92,8 @@ void event_wait(DeviceEvent* event) { (void)event; }
 float event_ms(DeviceEvent* from, DeviceEvent* to) {
     return (float)((to->time.tv_sec - from->time.tv_sec) * 1e3 + (to->time.tv_nsec - from->time.tv_nsec) * 1e-6);
 }
+
+bool graph_begin(stream_t stream) { (void)stream; return false; }
+DeviceGraph* graph_end(stream_t stream) { (void)stream; return NULL; }
+void graph_launch(DeviceGraph* graph, stream_t stream) { (void)graph; (void)stream; }
+void graph_close(DeviceGraph* graph) { (void)graph; }

@@ -67,6 +67,7 @@ static void multiply_tile(double* sums, Strided a, Strided b, int rows, int colu
 typedef enum { ROUNDED, UNROUNDED } Store;                            // to floatX, or fp32 gradients
 
 // out = add + A B^T      out, add: (M, N) row-major   a: (M, K)   b: (N, K)      add may be out, or NULL for 0
+__attribute__((nonnull(1)))
 static void product(float* out, const float* add, Strided a, Strided b, int M, int N, int K, Store store) {
     #pragma omp parallel for collapse(2) schedule(static)
     for (int i = 0; i < M; i += TILE) {

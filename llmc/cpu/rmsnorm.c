@@ -17,17 +17,6 @@ void rmsnorm_forward(floatX* out, float* rstd, const floatX* inp, const float* w
     }
 }
 
-void rmsnorm_residual_forward(floatX* sum, floatX* out, float* rstd, const floatX* inp, const floatX* add, const float* weight,
-                              int N, int C, float eps, stream_t stream) {
-    (void)stream;
-    #pragma omp parallel for
-    for (int i = 0; i < N; i++) {
-        size_t row = (size_t)i * C;
-        for (int c = 0; c < C; c++) { sum[row + c] = ROUND(inp[row + c] + add[row + c]); }
-        normalise_row(out + row, rstd + i, sum + row, weight, C, eps);
-    }
-}
-
 size_t rmsnorm_backward_scratch(int N, int C) {
     (void)N; (void)C;
     return 0;
