@@ -1,22 +1,22 @@
 // Forward of MoBA attention on Hopper (wgmma), by the plan of the backward (moba_hopper_backward.cuh): a CTA is one warpgroup that owns KEYS
-// keys and values of a head and walks over the queries that see them, 64 at a time, its own block's first. Three CTAs an SM at D 64 hide
-// each other's softmax. A query meets the KEYS keys once, so that the softmax is one pass; its normalised partial output goes to the slot
-// of (query, part of a block) in bf16, the part its own position lies in to `out` itself, and log2-sum-exp beside. A last kernel merges.
+// keys and values of a head and walks over the queries that see them, 64 at a time, its own block's first. Four CTAs an SM at D 64 hide
+// each other's waits. A query meets the KEYS keys once, so that the softmax is one pass: exponentials relative to the row's maximum, their
+// sum, their products with the values. The latter go in bf16 to the slot of (query, part of a block), the part its own position lies in to
+// `out` itself, maximum and sum beside. A last kernel merges.
 //
-// In round i: S(i) is done, P(i) = softmax; then O(i) = P V and S(i+1) = Q K^T are issued together, and while they run the queries
-// of round i + STAGES are gathered; O(i) is normalised and stored while S(i+1) runs.
+// The warps of a CTA meet at the products alone: a warp gathers its own 16 queries of the next tile into its own corner of shared memory and
+// takes them from there as left operand. Outputs go from the registers straight to memory, 16 bytes a lane: of 32 columns, 4 chunks of 4
+// words (2 columns each), a lane of the four that share a row holds one word of each chunk. So partial rows lie with their words
+// transposed, word w of chunk c where word c of chunk w would; the merge puts them right once it has summed them.
 #ifndef MOBA_HOPPER_FORWARD_CUH
 #define MOBA_HOPPER_FORWARD_CUH
 
 #include "moba_hopper_backward.cuh"
 
-template <int D, int KEYS> struct Routed {
-    static const int STAGES = D == 64 ? 3 : 2, RESIDENT = D == 64 ? 3 : 2, CHUNKS = D / 8, STEP = WARPGROUP / CHUNKS;
-};
+template <int D, int KEYS> struct Routed { static const int RESIDENT = D == 64 ? 4 : 3; };
 
 template <int D, int KEYS> struct ForwardShared {
-    floatX k[KEYS * D], v[KEYS * D], q[Routed<D, KEYS>::STAGES][QUERIES * D];
-    int entries[ENTRY_STAGES][QUERIES];
+    floatX k[KEYS * D], v[KEYS * D], q[4][16 * D];                      // q: of each warp
     KeyWalk walk;
 };
 
@@ -25,10 +25,11 @@ __device__ inline size_t lse2_at(const Backward& b, const Moba& m, int head, int
     return ((size_t)head * m.shape.T + t) * (slot_rows(m.slots, b.parts) + 1);
 }
 
+// rows first .. first + KEYS - 1, zeros from row `end` on
 template <int D, int KEYS>
 __device__ inline void load_keys(floatX* tile, const floatX* matrix, int ld, int first, int end) {
-    const int STEP = Routed<D, KEYS>::STEP;
-    int chunk = threadIdx.x % Routed<D, KEYS>::CHUNKS, first_row = threadIdx.x / Routed<D, KEYS>::CHUNKS, at = panel_at<KEYS>(first_row, chunk);
+    const int CHUNKS = D / 8, STEP = WARPGROUP / CHUNKS;
+    int chunk = threadIdx.x % CHUNKS, first_row = threadIdx.x / CHUNKS, at = panel_at<KEYS>(first_row, chunk);
     #pragma unroll
     for (int i = 0; i < KEYS / STEP; i++) {
         int row = first + first_row + i * STEP;
@@ -37,21 +38,46 @@ __device__ inline void load_keys(floatX* tile, const floatX* matrix, int ld, int
     }
 }
 
-// the queries of a tile, zeros where there are none
-template <int D, int KEYS>
-__device__ inline void gather_rows(ForwardShared<D, KEYS>& shared, int ldq, int tile) {
-    const int STEP = Routed<D, KEYS>::STEP;
-    const KeyWalk& w = shared.walk;
-    if (tile >= w.tiles) { return; }
-    const int* entries = shared.entries[tile % ENTRY_STAGES];
-    int chunk = threadIdx.x % Routed<D, KEYS>::CHUNKS, first_row = threadIdx.x / Routed<D, KEYS>::CHUNKS, live = live_rows(w, tile);
-    floatX* to = shared.q[tile % Routed<D, KEYS>::STAGES] + panel_at<QUERIES>(first_row, chunk);
-    #pragma unroll
-    for (int i = 0; i < QUERIES / STEP; i++) {
-        int row = first_row + i * STEP;
-        bool is_live = row < live;
-        cp_async_16(to + i * STEP * PANEL, w.q + (size_t)(is_live ? entries[row] / MOBA_MAX_TOPK : 0) * ldq + 8 * chunk, is_live);
+// The entries (query * MOBA_MAX_TOPK + slot) of the thread's rows g and g + 8 of a tile, -1 where there is none; own queries have the
+// slot behind the routed ones.
+__device__ inline void load_entries(int (&entries)[2], const KeyWalk& w, int slots, int tile) {
+    int row = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4;
+    entries[0] = entries[1] = -1;
+    if (tile < w.own_tiles) {
+        int own = w.key + tile * QUERIES + row;
+        if (own < w.own_end)     { entries[0] = own * MOBA_MAX_TOPK + slots; }
+        if (own + 8 < w.own_end) { entries[1] = (own + 8) * MOBA_MAX_TOPK + slots; }
+    } else {
+        int at = (tile - w.own_tiles) * QUERIES + row;
+        const int* from = w.list + at;
+        if (at < w.count)     { entries[0] = __ldg(from); }
+        if (at + 8 < w.count) { entries[1] = __ldg(from + 8); }
     }
+}
+
+// The rows of the entries to the warp's corner, D/8 lanes a row; those of none hold anything.
+template <int D>
+__device__ inline void gather_rows(floatX* corner, const floatX* rows, uint32_t ldq, const int (&entries)[2]) {
+    const int CHUNKS = D / 8, STEP = WARP / CHUNKS;
+    int row = threadIdx.x % WARP / CHUNKS, chunk = threadIdx.x % CHUNKS;
+    #pragma unroll
+    for (int first = 0; first < 16; first += STEP) {
+        int entry = __shfl_sync(0xffffffffu, entries[first / 8], (first % 8 + row) * 4);
+        cp_async_16(corner + panel_at<16>(first + row, chunk), rows + (size_t)((uint32_t)max(entry, 0) / MOBA_MAX_TOPK) * ldq + 8 * chunk, true);
+    }
+}
+
+// s (64 x KEYS) = Q K^T, issued and committed
+template <int D, int KEYS>
+__device__ inline void product_qk(float (&s)[KEYS / 2], const floatX* corner, const floatX* k) {
+    uint32_t q[D / 16][4];
+    int lane = threadIdx.x % WARP;
+    #pragma unroll
+    for (int i = 0; i < D / 16; i++) { ldmatrix_x4(q[i], corner + panel_at<16>(lane % 16, 2 * i + lane / 16)); }
+    wgmma_fence();
+    #pragma unroll
+    for (int i = 0; i < D / 16; i++) { wgmma<0>(s, q[i], rows_operand<KEYS>(k, 0, i), i > 0); }
+    wgmma_commit();
 }
 
 // Keys after the query are not seen; rows are queries from `query` on, columns keys from 0.
@@ -64,50 +90,65 @@ __device__ inline void mask_later_keys(float (&s)[COUNT], int query) {
     }
 }
 
-// Scores become exponentials relative to the row's maximum; inverse: 1 / their sum, lse2: its log2 with the maximum; of rows g and g + 8.
+// Scores become exponentials relative to the row's maximum (times scale2), as a left operand; inverse: 1 / their sum, of rows g and g + 8;
+// the return value: log2-sum-exp of row g in the even lanes, of row g + 8 in the odd.
 template <int COUNT>
-__device__ inline void softmax_once(float (&s)[COUNT], float (&inverse)[2], float (&lse2)[2], float scale2) {
+__device__ inline float softmax_once(uint32_t (&p)[COUNT / 8][4], float (&inverse)[2], float (&s)[COUNT], float scale2) {
+    float top[2], sum[2];
     #pragma unroll
     for (int half = 0; half < 2; half++) {
-        float top = -INFINITY, sum = 0;
+        float even = s[2 * half], odd = s[2 * half + 1];
         #pragma unroll
-        for (int i = 2 * half; i < COUNT; i += 4) { top = fmaxf(top, fmaxf(s[i], s[i + 1])); }
-        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
-        top = scale2 * fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+        for (int i = 4 + 2 * half; i < COUNT; i += 4) { even = fmaxf(even, s[i]); odd = fmaxf(odd, s[i + 1]); }
+        top[half] = fmaxf(even, odd);
+        top[half] = fmaxf(top[half], __shfl_xor_sync(0xffffffffu, top[half], 1));
+        top[half] = scale2 * fmaxf(top[half], __shfl_xor_sync(0xffffffffu, top[half], 2));
+    }
+    #pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float even = 0, odd = 0;
         #pragma unroll
         for (int i = 2 * half; i < COUNT; i += 4) {
-            s[i] = exp2_approx(fmaf(s[i], scale2, -top));
-            s[i + 1] = exp2_approx(fmaf(s[i + 1], scale2, -top));
-            sum += s[i] + s[i + 1];
+            float left = exp2_approx(fmaf(s[i], scale2, -top[half])), right = exp2_approx(fmaf(s[i + 1], scale2, -top[half]));
+            even += left;
+            odd += right;
+            p[i / 8][i / 2 % 4] = pack_bf16(left, right);
         }
-        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-        inverse[half] = 1 / sum;
-        lse2[half] = top + log2f(sum);
+        sum[half] = even + odd;
+        sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 1);
+        sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 2);
+        inverse[half] = __fdividef(1, sum[half]);
     }
+    bool second = threadIdx.x % 2;
+    return (second ? top[1] : top[0]) + log2f(second ? sum[1] : sum[0]);
 }
 
 // The tile's outputs to `out` (queries of these very keys) or to slots.
 template <int D, int KEYS>
-__device__ inline void store_partials(floatX* out_rows, float* lse2_rows, const Backward& b, const Moba& m, const KeyWalk& w, const int* entries, int live,
-                                      const float (&o)[D / 2], const float (&inverse)[2], const float (&lse2)[2]) {
-    int rows = slot_rows(m.slots, b.parts);
+__device__ inline void store_partials(floatX* out_rows, float* lse2_rows, const Backward& b, const Moba& m, const KeyWalk& w, int tile,
+                                      const int (&entries)[2], const float (&o)[D / 2], const float (&inverse)[2], float lse2) {
+    bool own_part = tile < w.own_tiles && tile < KEYS / QUERIES;
+    uint32_t rows = slot_rows(m.slots, b.parts), query = own_part ? m.shape.ldo : rows * D, slot = own_part ? 0 : b.parts;   // strides
+    floatX* to = (own_part ? out_rows : w.slots) + 8 * (threadIdx.x % 4);
     #pragma unroll
     for (int half = 0; half < 2; half++) {
-        int row = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4 + 8 * half;
-        floatX* to = NULL;
-        if (row < live) {
-            int t = entries[row] / MOBA_MAX_TOPK, slot = entries[row] % MOBA_MAX_TOPK;
-            bool own = slot == OWN_SLOT && t < w.key + KEYS;
-            int at = (slot == OWN_SLOT ? m.slots : slot) * b.parts;
-            to = own ? out_rows + (size_t)t * m.shape.ldo : w.slots + ((size_t)t * rows + at) * D;
-            if (threadIdx.x % 4 == 0) { lse2_rows[(size_t)t * (rows + 1) + (own ? rows : at + w.part)] = lse2[half]; }
-        }
+        uint32_t entry = entries[half], t = entry / MOBA_MAX_TOPK, s = entry % MOBA_MAX_TOPK;
+        floatX* row = to + (size_t)t * query + s * slot * D;
         #pragma unroll
-        for (int panel = 0; panel < D / PANEL; panel++) {
-            store_row(to == NULL ? NULL : to + PANEL * panel, o, 32 * panel, half, inverse[half]);
+        for (int i = 0; i < D / 32; i++) {
+            uint32_t words[4];
+            #pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const float* x = &o[16 * i + 4 * j + 2 * half];
+                words[j] = pack_bf16(x[0] * inverse[half], x[1] * inverse[half]);
+            }
+            if (entries[half] >= 0) { store_16(row + 32 * i, make_uint4(words[0], words[1], words[2], words[3])); }
         }
     }
+    int mine = threadIdx.x % 2 ? entries[1] : entries[0];
+    uint32_t t = (uint32_t)mine / MOBA_MAX_TOPK, s = (uint32_t)mine % MOBA_MAX_TOPK;
+    float* lse2_to = lse2_rows + (own_part ? rows : w.part) + (size_t)t * (rows + 1);
+    if (mine >= 0 && threadIdx.x % 4 < 2) { lse2_to[s * slot] = lse2; }
 }
 
 // one CTA per item: see find_walk
@@ -115,7 +156,6 @@ template <int D, int KEYS>
 __global__ __launch_bounds__(WARPGROUP, (Routed<D, KEYS>::RESIDENT))
 void moba_hopper_forward_kernel(floatX* out, float* lse2_out, Backward b, Moba m) {
 #ifdef HOPPER_CODE
-    const int STAGES = Routed<D, KEYS>::STAGES;
     extern __shared__ __align__(1024) unsigned char moba_hopper_shared[];
     ForwardShared<D, KEYS>& shared = *reinterpret_cast<ForwardShared<D, KEYS>*>(moba_hopper_shared);
     const AttnShape& shape = m.shape;
@@ -127,89 +167,100 @@ void moba_hopper_forward_kernel(floatX* out, float* lse2_out, Backward b, Moba m
     __syncthreads();
     if (w.tiles == 0) { return; }
 
-    int head = m.head0 + w.head;
-    floatX* out_rows = head_rows(out, shape.ldo, shape, head);
+    int head = m.head0 + w.head, entries[2], next[2], after_next[2];
+    floatX *out_rows = head_rows(out, shape.ldo, shape, head), *corner = shared.q[threadIdx.x / WARP];
     float* lse2_rows = lse2_out + lse2_at(b, m, w.head, 0);
-    for (int tile = 0; tile < STAGES + 2; tile++) { fetch_entries(shared.entries[tile], w, tile); }
-    cp_async_commit();
+    load_entries(entries, w, m.slots, 0);
+    load_entries(next, w, m.slots, 1);
     load_keys<D, KEYS>(shared.k, head_rows(m.k, shape.ldk, shape, head), shape.ldk, w.key, shape.T);
     load_keys<D, KEYS>(shared.v, head_rows(m.v, shape.ldv, shape, head), shape.ldv, w.key, shape.T);
+    gather_rows<D>(corner, w.q, shape.ldq, entries);
     cp_async_commit();
-    cp_async_wait<1>();
-    __syncthreads();
-    for (int tile = 0; tile < STAGES; tile++) {
-        gather_rows<D, KEYS>(shared, shape.ldq, tile);
-        cp_async_commit();
-    }
-    cp_async_wait<STAGES - 1>();
+    cp_async_wait<0>();
     fence_proxy_async();
     __syncthreads();
 
     float s[KEYS / 2];
-    product_abt<D, QUERIES, KEYS>(s, shared.q[0], 0, shared.k, 0);
+    product_qk<D, KEYS>(s, corner, shared.k);
     #pragma unroll 1
     for (int tile = 0; tile < w.tiles; tile++) {
-        float o[D / 2], inverse[2], lse2[2];
+        float o[D / 2];
         uint32_t p[KEYS / 16][4];
+        __syncwarp();                                  // all lanes have read this tile's queries
+        gather_rows<D>(corner, w.q, shape.ldq, next);
+        cp_async_commit();
+        load_entries(after_next, w, m.slots, tile + 2);
         wgmma_wait<0>();
         wgmma_ready(s);
         if (tile < w.own_tiles && tile < KEYS / QUERIES) { mask_later_keys(s, QUERIES * tile); }
-        softmax_once(s, inverse, lse2, m.scale * LOG2E);
-        round_operand(p, s);
-        cp_async_wait<STAGES - 2>();                   // the next tile has landed, and entries of the one STAGES after this
-        fence_proxy_async();
-        __syncthreads();                               // for all; and all are done with this tile's queries
+        float inverse[2], lse2 = softmax_once(p, inverse, s, m.scale * LOG2E);
         product_ab<KEYS>(o, p, shared.v, 0, false);
-        product_abt<D, QUERIES, KEYS>(s, shared.q[(tile + 1) % STAGES], 0, shared.k, 0);     // after the last tile: of anything, for nobody
-        gather_rows<D, KEYS>(shared, shape.ldq, tile + STAGES);
-        fetch_entries(shared.entries[(tile + STAGES + 2) % ENTRY_STAGES], w, tile + STAGES + 2);
-        cp_async_commit();
-        wgmma_wait<1>();
+        wgmma_wait<0>();
         wgmma_ready(o);
-        store_partials<D, KEYS>(out_rows, lse2_rows, b, m, w, shared.entries[tile % ENTRY_STAGES], live_rows(w, tile), o, inverse, lse2);
+        store_partials<D, KEYS>(out_rows, lse2_rows, b, m, w, tile, entries, o, inverse, lse2);
+        cp_async_wait<0>();
+        __syncwarp();
+        product_qk<D, KEYS>(s, corner, shared.k);      // after the last tile: of anything, for nobody
+        for (int half = 0; half < 2; half++) { entries[half] = next[half]; next[half] = after_next[half]; }
     }
     wgmma_wait<0>();
 #endif
 }
 
-__device__ inline void add_weighted(float (&x)[8], const floatX* from, float weight) {
-    Pack8 part = load8(from);
-    for (int e = 0; e < 8; e++) { x[e] = fmaf(weight, __bfloat162float(part.x[e]), x[e]); }
+// ---- merge ------------------------------------------------------------------------------------------------------------------
+// x, eight columns of a sum of weight `sum` relative to 2^top, and with it `count` partial outputs: row i's eight columns are at
+// slots + row * D, its log2-sum-exp is lse2[row], with row = i, or i + skip from i = routed on. BATCH rows are in flight.
+template <int D>
+__device__ inline void add_partials(float (&x)[8], float& top, float& sum, const floatX* slots, const float* lse2, int count, int routed, int skip) {
+    const int BATCH = 8;
+    for (int first = 0; first < count; first += BATCH) {
+        float part_lse2[BATCH];
+        Pack8 parts[BATCH];
+        #pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            int row = min(first + i, count - 1);
+            row += row >= routed ? skip : 0;
+            part_lse2[i] = lse2[row];
+            parts[i] = load8(slots + (size_t)row * D);
+        }
+        float highest = top;
+        #pragma unroll
+        for (int i = 0; i < BATCH; i++) { highest = fmaxf(highest, part_lse2[i]); }
+        float weight = exp2_approx(top - highest);
+        top = highest;
+        sum *= weight;
+        for (int e = 0; e < 8; e++) { x[e] *= weight; }
+        #pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            weight = first + i < count ? exp2_approx(part_lse2[i] - top) : 0;
+            sum += weight;
+            for (int e = 0; e < 8; e++) { x[e] = fmaf(weight, __bfloat162float(parts[i].x[e]), x[e]); }
+        }
+    }
 }
 
-// out, of the part of its block in which a query lies, becomes the whole: with the block's earlier parts and the routed ones, in order.
+// out, of the part of its block in which a query lies, becomes the whole: with the routed ones and the block's earlier parts, in order.
 // D/8 lanes per query, grid (queries, heads)
 template <int D>
 __global__ __launch_bounds__(THREADS)
 void moba_hopper_merge_kernel(floatX* out, float* lse, const float* lse2_in, Backward b, Moba m) {
-    int t = (blockIdx.x * THREADS + threadIdx.x) / (D / 8), chunk = threadIdx.x % (D / 8), head = m.head0 + blockIdx.y;
-    if (t >= m.shape.T) { return; }
-    int rows = slot_rows(m.slots, b.parts), used = 0, own = t % m.block / (m.block / b.parts), behind = m.slots * b.parts;
+    int query = (blockIdx.x * THREADS + threadIdx.x) / (D / 8), t = min(query, m.shape.T - 1), chunk = threadIdx.x % (D / 8), head = m.head0 + blockIdx.y;
+    int rows = slot_rows(m.slots, b.parts), routed = used_slots(query_sel(m, head, t), m.slots) * b.parts;
+    int earlier = t % m.block / (m.block / b.parts);
     const float* lse2 = lse2_in + lse2_at(b, m, blockIdx.y, t);
-    const floatX* slot = b.slots + ((size_t)blockIdx.y * m.shape.T + t) * rows * D + 8 * chunk;
+    const floatX* slots = b.slots + ((size_t)blockIdx.y * m.shape.T + t) * rows * D + 8 * chunk;
     floatX* row = head_rows(out, m.shape.ldo, m.shape, head) + (size_t)t * m.shape.ldo + 8 * chunk;
-    const uint16_t* sel = query_sel(m, head, t);
-    while (used < m.slots && sel[used] != MOBA_NONE) { used++; }
-    used *= b.parts;
-    float top = lse2[rows], sum, x[8] = {};
-    for (int part = 0; part < own; part++) { top = fmaxf(top, lse2[behind + part]); }
-    for (int s = 0; s < used; s++) { top = fmaxf(top, lse2[s]); }
-    sum = exp2_approx(lse2[rows] - top);
-    add_weighted(x, row, sum);
-    for (int part = 0; part < own; part++) {
-        float weight = exp2_approx(lse2[behind + part] - top);
-        sum += weight;
-        add_weighted(x, slot + (size_t)(behind + part) * D, weight);
+    Pack8 own = load8(row);
+    float top = lse2[rows], sum = 1, x[8];
+    for (int e = 0; e < 8; e++) { x[e] = __bfloat162float(own.x[e]); }
+    add_partials<D>(x, top, sum, slots, lse2, routed + earlier, routed, m.slots * b.parts - routed);
+    uint32_t words[4];
+    for (int i = 0; i < 4; i++) { words[i] = pack_bf16(x[2 * i] / sum, x[2 * i + 1] / sum); }
+    quad_transpose(words);
+    if (query < m.shape.T) {
+        *reinterpret_cast<uint4*>(row) = make_uint4(words[0], words[1], words[2], words[3]);
+        if (chunk == 0) { lse[(size_t)head * m.shape.T + t] = (top + log2f(sum)) * LN2; }
     }
-    #pragma unroll 8
-    for (int s = 0; s < used; s++) {
-        float weight = exp2_approx(lse2[s] - top);
-        sum += weight;
-        add_weighted(x, slot + (size_t)s * D, weight);
-    }
-    for (int e = 0; e < 8; e++) { x[e] /= sum; }
-    store8_rounded(row, x);
-    if (chunk == 0) { lse[(size_t)head * m.shape.T + t] = (top + log2f(sum)) * LN2; }
 }
 
 // ---- launch -----------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@
 
 enum { INDEX_WARPS   = 8,
        INDEX_THREADS = INDEX_WARPS * WARP,
-       INDEX_WINDOW  = 1024,    // blocks sorted at a time; with more blocks a chunk is read again for each window
+       INDEX_WINDOW  = 1024,    // blocks sorted at a time; with more blocks a chunk is read again for each window,
+       MANY_WARPS    = 16,      // and where shared memory allows it, twice the warps sort twice the blocks at a time
        INDEX_ENTRIES = 28672,   // of a chunk at most: its places fit in 16 bits, its sorted entries in the 99 KB of an L40 or 4090
        INDEX_QUERIES = 512,     // of a chunk at least
        INDEX_RUN     = 16,      // entries of a chunk per block that are worth a longer chunk
@@ -143,8 +144,8 @@ __device__ inline void sum_counts(int* shift, int* offset, const int* counts, in
 // ---- sorting a chunk --------------------------------------------------------------------------------------------------------------
 // Shared memory of place_kernel: per warp a word for each block of the window, shift[] (below), the sorted entries. The high half of a word is
 // the place of the warp's next entry of the block, in its low half the queries of a batch that pick the block leave their bits.
-static size_t place_shared_bytes(int n, int length, int slots) {
-    return (size_t)min_int(n, INDEX_WINDOW) * (INDEX_WARPS + 1) * sizeof(int) + (size_t)length * slots * sizeof(uint16_t);
+static size_t place_shared_bytes(int window, int warps, int length, int slots) {
+    return (size_t)window * (warps + 1) * sizeof(int) + (size_t)length * slots * sizeof(uint16_t);
 }
 
 // The picks of queries from .. to-1 to their places in the sorted chunk. A query picks a block once, so an entry's place in its batch is the
@@ -187,17 +188,18 @@ __device__ inline void sort_share(uint16_t* sorted, unsigned* word, const uint16
 
 // Counts become places in the sorted chunk: blocks ascend, and within a block the warps. shift[block] becomes place in the head's list minus
 // place in the sorted chunk. One thread per run of blocks.
+template<int WARPS>
 __device__ inline void scan_words(int* shift, unsigned* word, int stride, int width) {
-    __shared__ int sums[INDEX_WARPS];
-    int run = (width + INDEX_THREADS - 1) / INDEX_THREADS, from = min(width, (int)threadIdx.x * run), to = min(width, from + run);
+    __shared__ int sums[WARPS];
+    int run = (width + WARPS * WARP - 1) / (WARPS * WARP), from = min(width, (int)threadIdx.x * run), to = min(width, from + run);
     int length = 0, total;
     for (int j = from; j < to; j++) {
-        for (int w = 0; w < INDEX_WARPS; w++) { length += (int)(word[w * stride + j] >> 16); }
+        for (int w = 0; w < WARPS; w++) { length += (int)(word[w * stride + j] >> 16); }
     }
-    int place = block_exclusive<INDEX_WARPS>(length, sums, &total);
+    int place = block_exclusive<WARPS>(length, sums, &total);
     for (int j = from; j < to; j++) {
         shift[j] -= place;
-        for (int w = 0; w < INDEX_WARPS; w++) {
+        for (int w = 0; w < WARPS; w++) {
             int count = (int)(word[w * stride + j] >> 16);
             word[w * stride + j] = (unsigned)place << 16;
             place += count;
@@ -206,10 +208,10 @@ __device__ inline void scan_words(int* shift, unsigned* word, int stride, int wi
 }
 
 // The runs of the sorted chunk to the lists, LANES lanes a block. end: the last warp's words, which have moved on to the blocks' ends.
-template<int LANES>
+template<int WARPS, int LANES>
 __device__ inline void copy_runs(int* list, const uint16_t* sorted, const int* shift, const unsigned* end, int width, int first_query, int slots) {
     unsigned reciprocal = (1u << 31) / (unsigned)slots + 1;              // of entries below 2^16: entry / slots is the product's high word
-    for (int j = threadIdx.x / LANES; j < width; j += INDEX_THREADS / LANES) {
+    for (int j = threadIdx.x / LANES; j < width; j += WARPS * WARP / LANES) {
         int to = (int)(end[j] >> 16), move = shift[j];
         for (int i = (j > 0 ? (int)(end[j - 1] >> 16) : 0) + threadIdx.x % LANES; i < to; i += LANES) {
             int entry = sorted[i], query = (int)__umulhi(2u * (unsigned)entry, reciprocal);
@@ -218,45 +220,54 @@ __device__ inline void copy_runs(int* list, const uint16_t* sorted, const int* s
     }
 }
 
-// one thread block per (head, chunk), a warp per eighth of its queries; counts: what scan_kernel made of them, or, if `sums`, as they were
-template<int LANES>
-__global__ void __launch_bounds__(INDEX_THREADS, 4) place_kernel(int* list, int* offset, const int* counts, const uint16_t* sel,
-                                                              int T, int n, int slots, int length, bool sums) {
+// one thread block per (head, chunk), its queries shared out among the warps; counts: what scan_kernel made of them, or, if `sums`, as they were
+template<int WARPS, int LANES>
+__global__ void __launch_bounds__(WARPS * WARP, WARPS == INDEX_WARPS ? 4 : 1) place_kernel(int* list, int* offset, const int* counts, const uint16_t* sel,
+                                                                        int T, int n, int slots, int length, int stride, bool sums) {
     extern __shared__ __align__(16) unsigned char place_shared[];
     int warp = threadIdx.x / WARP, chunk = blockIdx.x, chunks = gridDim.x, head = blockIdx.y;
-    int queries = min(length, T - chunk * length), share = length / INDEX_WARPS, stride = min(n, (int)INDEX_WINDOW);
+    int queries = min(length, T - chunk * length), share = length / WARPS;
     int from = min(queries, warp * share), to = min(queries, from + share);
     int*      shift  = reinterpret_cast<int*>(place_shared);
     unsigned* words  = reinterpret_cast<unsigned*>(shift + stride);
     unsigned* word   = words + warp * stride;
-    uint16_t* sorted = reinterpret_cast<uint16_t*>(words + INDEX_WARPS * stride);
+    uint16_t* sorted = reinterpret_cast<uint16_t*>(words + WARPS * stride);
     sel    += ((size_t)head * T + (size_t)chunk * length) * slots;
     list   += (size_t)head * T * slots;
     counts += (size_t)head * chunks * n;
     offset += (size_t)head * (n + 1);
     if (sums) { sum_counts(shift, offset, counts, n, chunk, chunks); }
-    for (int window = 0; window < n; window += INDEX_WINDOW) {
-        int width = min((int)INDEX_WINDOW, n - window);
-        for (int j = threadIdx.x; j < INDEX_WARPS * stride; j += INDEX_THREADS) { words[j] = 0; }
-        for (int j = threadIdx.x; j < width && !sums; j += INDEX_THREADS) { shift[j] = offset[window + j] + counts[(size_t)chunk * n + window + j]; }
+    for (int window = 0; window < n; window += stride) {
+        int width = min(stride, n - window);
+        for (int j = threadIdx.x; j < WARPS * stride; j += WARPS * WARP) { words[j] = 0; }
+        for (int j = threadIdx.x; j < width && !sums; j += WARPS * WARP) { shift[j] = offset[window + j] + counts[(size_t)chunk * n + window + j]; }
         __syncthreads();
         count_picks(word, 1u << 16, sel, from * slots, to * slots, window, width, threadIdx.x % WARP, WARP);
         __syncthreads();
-        scan_words(shift, words, stride, width);
+        scan_words<WARPS>(shift, words, stride, width);
         __syncthreads();
         sort_share(sorted, word, sel, from, to, slots, window, width);
         __syncthreads();
-        copy_runs<LANES>(list, sorted, shift, words + (INDEX_WARPS - 1) * stride, width, chunk * length, slots);
+        copy_runs<WARPS, LANES>(list, sorted, shift, words + (WARPS - 1) * stride, width, chunk * length, slots);
         __syncthreads();                                                 // shared memory is free again
     }
 }
 
-template<int LANES>
+// bytes of shared memory that a thread block may have
+static size_t shared_at_most(void) {
+    int device, bytes;
+    CUDA_CHECK(cudaGetDevice(&device));
+    CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    return (size_t)bytes;
+}
+
+template<int WARPS, int LANES>
 static void place(int* list, int* offset, const int* counts, const uint16_t* sel, int T, int n, int slots, int length, bool sums, dim3 grid,
                   stream_t stream) {
-    size_t bytes = place_shared_bytes(n, length, slots);
-    CUDA_CHECK(cudaFuncSetAttribute(place_kernel<LANES>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
-    place_kernel<LANES><<<grid, INDEX_THREADS, bytes, stream>>>(list, offset, counts, sel, T, n, slots, length, sums);
+    int window = min_int(n, INDEX_WINDOW * WARPS / INDEX_WARPS);
+    size_t bytes = place_shared_bytes(window, WARPS, length, slots);
+    CUDA_CHECK(cudaFuncSetAttribute(place_kernel<WARPS, LANES>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
+    place_kernel<WARPS, LANES><<<grid, WARPS * WARP, bytes, stream>>>(list, offset, counts, sel, T, n, slots, length, window, sums);
     LAUNCH_CHECK();
 }
 
@@ -282,7 +293,9 @@ extern "C" void moba_index(int* offset, int* list, const uint16_t* sel, int B, i
         LAUNCH_CHECK();
     }
     bool long_runs = (size_t)length * slots >= (size_t)INDEX_RUN * n;
-    (long_runs ? place<WARP> : place<8>)(list, offset, counts, sel, T, n, slots, length, sums, grid, stream);
+    bool many = n > INDEX_WINDOW && place_shared_bytes(2 * INDEX_WINDOW, MANY_WARPS, length, slots) <= shared_at_most();
+    (many ? place<MANY_WARPS, 8> : long_runs ? place<INDEX_WARPS, WARP> : place<INDEX_WARPS, 8>)
+        (list, offset, counts, sel, T, n, slots, length, sums, grid, stream);
 }
 
 extern "C" size_t moba_index_scratch(int B, int H, int T, int block, int topk) {

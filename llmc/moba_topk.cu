@@ -14,7 +14,7 @@
 template<int D, int K>
 __host__ __device__ constexpr size_t topk_shared_bytes() {
     return tile_rows<D>() * D * (sizeof(float) + 2 * sizeof(floatX)) +
-           TOPK_WARPS * (TOPK_PANEL * WARP * sizeof(float) + tag_count<K>() * WARP * sizeof(uint16_t));
+           TOPK_WARPS * room_floats<K>(TOPK_PANEL) * sizeof(float);
 }
 
 // Where 16-byte chunk `chunk` of a tile's row lies. Odd rows swap their 64-byte halves: two rows read at the same chunks then
@@ -104,13 +104,12 @@ template<int D, int K>
 __global__ void __launch_bounds__(TOPK_QUERIES, K < 16 ? 2 : 1)
 topk_kernel(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int n, int slots) {
     extern __shared__ __align__(16) unsigned char topk_shared[];
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, bh = blockIdx.y, T = shape.T;
+    int warp = threadIdx.x / WARP, bh = blockIdx.y, T = shape.T;
     float*    raw   = reinterpret_cast<float*>(topk_shared);
     floatX*   high  = reinterpret_cast<floatX*>(raw + tile_rows<D>() * D);
     floatX*   low   = high + tile_rows<D>() * D;
-    float*    panel = reinterpret_cast<float*>(low + tile_rows<D>() * D) + warp * TOPK_PANEL * WARP;
-    uint16_t* table = reinterpret_cast<uint16_t*>(reinterpret_cast<float*>(low + tile_rows<D>() * D) + TOPK_WARPS * TOPK_PANEL * WARP) +
-                      warp * tag_count<K>() * WARP + lane;
+    float*    panel = reinterpret_cast<float*>(low + tile_rows<D>() * D) + warp * room_floats<K>(TOPK_PANEL);
+    uint16_t* table = table_of(panel, TOPK_PANEL);
 
     int first = (gridDim.x - 1 - blockIdx.x) * TOPK_QUERIES;             // late queries have the most past: start them first
     int last = min(first + TOPK_QUERIES, T) - 1, row = first + warp * WARP;

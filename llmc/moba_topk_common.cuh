@@ -51,7 +51,8 @@ __device__ inline void left_operand(uint32_t (&a)[4], const uint4 (&q)[4], int m
 
 // ---- one query's list -----------------------------------------------------------------------------------------------------------
 // A key is a score as an integer of the same order, its lowest bits replaced by a tag. Tags are given in rising order, so that of equal
-// scores the one inserted last, the lower block, is the larger key; tag -> block is a column of a small table in shared memory.
+// scores the one inserted last, the lower block, is the larger key; tag -> block is a column of a small table in shared memory, in which
+// tags 2i and 2i + 1 are the halves of word i.
 // One integer an entry is what makes insertion cheap: two instructions each.
 template<int K> __host__ __device__ constexpr int tag_mask() { return K < 16 ? 31 : 63; }
 // 56 of the 64: so the tables leave the kernel within the 99 KB of shared memory that an L40 or 4090 gives
@@ -65,11 +66,14 @@ __device__ inline int ordered(float score) {
 }
 __device__ inline float unordered(int key) { return __int_as_float(key ^ ((key >> 31) & 0x7fffffff)); }
 
+// where in a lane's column a tag's block is
+template<int K> __device__ inline int table_at(int tag) { return ((tag - tag_lowest<K>()) & ~1) * WARP + (tag & 1); }
+
 // The K best keys of one query so far, best first. Every index is a compile-time constant after unrolling, which keeps them in registers.
 template<int K>
 struct Best {
     int key[K];
-    int tag;          // the next insertion's, the same for all of a warp
+    int tag;          // the next insertion's, even, the same for all of a warp
 };
 
 // Below every score that enters: -FLT_MAX, the lowest float whose predecessor is -inf.
@@ -88,14 +92,13 @@ template<int K>
 __device__ inline int key_below(int key) { return (key & ~tag_mask<K>()) - 1; }
 
 // Two scores, the first one's block higher, both below all before. A score that does not enter, as -inf, changes nothing. `table` is this
-// lane's column, row 0 its lowest tag's. The i-th of a list and a pair is the best of its i-th, the worse of i-1 and the pair's better, the
+// lane's column. The i-th of a list and a pair is the best of its i-th, the worse of i-1 and the pair's better, the
 // worse of i-2 and the pair's worse.
 template<int K>
 __device__ inline void best_insert(Best<K>& best, uint16_t* table, float score_a, int block_a, float score_b, int block_b) {
     int a = (ordered(score_a) & ~tag_mask<K>()) | best.tag, b = (ordered(score_b) & ~tag_mask<K>()) | (best.tag + 1);
     int high = max(a, b), low = min(a, b);
-    table[(best.tag - tag_lowest<K>()) * WARP]     = (uint16_t)block_a;
-    table[(best.tag - tag_lowest<K>() + 1) * WARP] = (uint16_t)block_b;
+    *reinterpret_cast<uint32_t*>(table + table_at<K>(best.tag)) = (uint32_t)(block_a & 0xffff) | (uint32_t)block_b << 16;
     best.tag += 2;
     #pragma unroll
     for (int i = K - 1; i > 0; i--) {
@@ -104,19 +107,23 @@ __device__ inline void best_insert(Best<K>& best, uint16_t* table, float score_a
     best.key[0] = max(best.key[0], high);
 }
 
+// A warp's room in shared memory: panel[centroid][query], then the table.
+template<int K> __host__ __device__ constexpr int room_floats(int columns) { return columns * WARP + tag_count<K>() * WARP / 2; }
+__device__ inline uint16_t* table_of(float* room, int columns) { return reinterpret_cast<uint16_t*>(room + columns * WARP + threadIdx.x % WARP); }
+
 // Tags are used up: the entries take the lowest ones, in the order of the list.
 template<int K>
 __device__ inline void best_renumber(Best<K>& best, uint16_t* table) {
     const int mask = tag_mask<K>(), lowest = tag_lowest<K>();
     uint16_t block[K];
     #pragma unroll
-    for (int i = 0; i < K; i++) { block[i] = table[((best.key[i] & mask) - lowest) * WARP]; }
+    for (int i = 0; i < K; i++) { block[i] = table[table_at<K>(best.key[i] & mask)]; }
     #pragma unroll
     for (int i = 0; i < K; i++) {
-        table[(K - 1 - i) * WARP] = block[i];
+        table[table_at<K>(lowest + K - 1 - i)] = block[i];
         best.key[i] = (best.key[i] & ~mask) | (lowest + K - 1 - i);
     }
-    best.tag = lowest + K;
+    best.tag = lowest + (K + 1) / 2 * 2;
 }
 
 // The `want` picks into block[], MOBA_NONE behind them. Only scores above -inf are in the list; what is missing are the lowest blocks
@@ -127,7 +134,7 @@ __device__ inline void best_blocks(int (&block)[K], const Best<K>& best, const u
     #pragma unroll
     for (int i = 0; i < K; i++) {
         bool used = i < slots && (best.key[i] & ~tag_mask<K>()) != empty_key<K>();
-        block[i] = used ? table[((best.key[i] & tag_mask<K>()) - tag_lowest<K>()) * WARP] : (int)MOBA_NONE;
+        block[i] = used ? table[table_at<K>(best.key[i] & tag_mask<K>())] : (int)MOBA_NONE;
         found += used;
     }
     for (int j = 0; found < want; j++) {

@@ -13,8 +13,7 @@ enum { TOPK_STAGES = 2, TOPK_TILE_BYTES = 2 * TILE_ELEMENTS * (int)sizeof(floatX
 template<int D, int K>
 struct TopkShared {
     floatX   tile[TOPK_STAGES][2 * TILE_ELEMENTS];                       // high, low
-    float    panel[TOPK_WARPS][tile_rows<D>() * WARP];
-    uint16_t table[TOPK_WARPS][tag_count<K>() * WARP];
+    float    room[TOPK_WARPS][room_floats<K>(tile_rows<D>())];
     uint64_t full[TOPK_STAGES], empty[TOPK_STAGES];
 };
 
@@ -107,8 +106,8 @@ topk_hopper_kernel(uint16_t* sel, const floatX* q, const floatX* tiles, AttnShap
         }
     }
     __syncthreads();
-    float*    panel = shared.panel[warp];
-    uint16_t* table = shared.table[warp] + lane;
+    float*    panel = shared.room[warp];
+    uint16_t* table = table_of(panel, ROWS);
     Best<K> best;
     best_clear(best);
     int stage = 0, parity = 0;

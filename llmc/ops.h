@@ -111,6 +111,7 @@ void moba_centroid(float* centroid, const floatX* k, AttnShape shape, int block,
 // Ties: the lower index wins; -0 equals 0; a NaN score counts as -inf. sel: (B, H, T, topk-1). topk in 1..32; topk == 1 writes nothing.
 // Scores: fp32 on the CPU; on the GPU tensor cores with centroids split in high + low bf16, never T x n of them in memory.
 // There scores closer than 2^-18 of their size (2^-17 above topk 16) are ties, and -FLT_MAX counts as -inf.
+// scratch: moba_topk_scratch bytes, for the split centroids of the Hopper kernel, which serves more than 128 blocks.
 void moba_topk(uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, void* scratch, stream_t stream);
 size_t moba_topk_scratch(AttnShape shape, int block, int topk);
 

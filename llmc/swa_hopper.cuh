@@ -234,31 +234,33 @@ static inline __host__ __device__ int scalar_rows(int T) { return (T + ROWS - 1)
 
 struct SwaMaps { CUtensorMap q, k, v, dout; };       // boxes of 64 rows
 
-// warpgroups, and CTAs of a multiprocessor: as the accumulators leave registers for
-template <int D> struct KeysPlan    { static const int GROUPS = D == 64 ? 3 : 2, CTAS = 1, STAGES = 3; };
-template <int D> struct QueriesPlan { static const int GROUPS = 2, CTAS = D == 64 ? 2 : 1, STAGES = 3; };
+// Warpgroups, and CTAs of a multiprocessor: as the accumulators leave registers for. Warpgroups that share tiles read less from L2, which long
+// walks are glad of; a short window's walk is a few tiles, and there CTAs that begin and end beside each other's products win.
+enum { SHORT_WINDOW = 1024 };
+template <int D, bool SHORT> struct KeysPlan    { static const int GROUPS = SHORT ? 1 : D == 64 ? 3 : 2, CTAS = SHORT ? 3 : 1, STAGES = 3; };
+template <int D, bool SHORT> struct QueriesPlan { static const int GROUPS = SHORT ? 1 : 2, CTAS = SHORT ? 4 : D == 64 ? 2 : 1, STAGES = SHORT ? 2 : 3; };
 
 enum { SCALARS_BYTES = ROWS * (int)sizeof(float2) };     // of a tile
 
-template <int D> struct KeysShared90 {
-    floatX k[KeysPlan<D>::GROUPS][ROWS * D], v[KeysPlan<D>::GROUPS][ROWS * D];
-    Ring<D, ROWS, KeysPlan<D>::STAGES> ring;
-    float2 scalars[KeysPlan<D>::STAGES][ROWS];
+template <int D, bool SHORT> struct KeysShared90 {
+    floatX k[KeysPlan<D, SHORT>::GROUPS][ROWS * D], v[KeysPlan<D, SHORT>::GROUPS][ROWS * D];
+    Ring<D, ROWS, KeysPlan<D, SHORT>::STAGES> ring;
+    float2 scalars[KeysPlan<D, SHORT>::STAGES][ROWS];
     uint64_t keys_full;
 };
 
 // the scalars of tile n of queries
-template <int D>
-__device__ inline void load_scalars(KeysShared90<D>& shared, const Walk& walk, const float2* scalars, const AttnShape& s, int n, int stage) {
+template <int D, bool SHORT>
+__device__ inline void load_scalars(KeysShared90<D, SHORT>& shared, const Walk& walk, const float2* scalars, const AttnShape& s, int n, int stage) {
     const float2* from = scalars + (size_t)walk.head * scalar_rows(s.T) + walk.first + n * ROWS;
     bulk_load(shared.scalars[stage], from, SCALARS_BYTES, &shared.ring.full[stage]);
 }
 
 // one thread: the tile of queries that is loaded while tile walk.at is used
-template <int D>
-__device__ inline void load_queries_ahead(KeysShared90<D>& shared, const Walk& walk, const float2* scalars, const SwaMaps& maps, const AttnShape& s) {
+template <int D, bool SHORT>
+__device__ inline void load_queries_ahead(KeysShared90<D, SHORT>& shared, const Walk& walk, const float2* scalars, const SwaMaps& maps, const AttnShape& s) {
     int stage = ring_load_ahead(shared.ring, walk, &maps.q, &maps.dout, s, SCALARS_BYTES);
-    if (stage >= 0) { load_scalars(shared, walk, scalars, s, walk.at + KeysPlan<D>::STAGES - 1, stage); }
+    if (stage >= 0) { load_scalars(shared, walk, scalars, s, walk.at + KeysPlan<D, SHORT>::STAGES - 1, stage); }
 }
 
 // s: scores of keys (rows) and queries (columns) become P^T; dp = V dout^T becomes dS^T, without the factor 1/sqrt(D)
@@ -273,16 +275,18 @@ __device__ inline void gradients_by_key(float (&dp)[COUNT], const float (&p)[COU
     for (int i = 0; i < COUNT; i++) { dp[i] = p[i] * (dp[i] - scalars[i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2].y); }
 }
 
-// dK and dV. One CTA per (64 keys a warpgroup, head), over the queries whose windows reach them; early keys, which most queries see, first
-template <int D>
-__global__ __launch_bounds__(KeysPlan<D>::GROUPS * WARPGROUP, KeysPlan<D>::CTAS)
+// dK and dV. One CTA per (64 keys a warpgroup, head), over the queries whose windows reach them; early keys, which most queries see, first,
+// and the last heads, which the dQ kernel has left in the L2 cache
+template <int D, bool SHORT>
+__global__ __launch_bounds__(KeysPlan<D, SHORT>::GROUPS * WARPGROUP, KeysPlan<D, SHORT>::CTAS)
 void swa_hopper_keys_kernel(floatX* dk, floatX* dv, const float2* scalars, const __grid_constant__ SwaMaps maps, AttnShape shape, int window,
                             float scale) {
 #ifdef HOPPER_CODE
     extern __shared__ __align__(1024) unsigned char swa_hopper_shared[];
-    KeysShared90<D>& shared = *reinterpret_cast<KeysShared90<D>*>(swa_hopper_shared);
-    const int GROUPS = KeysPlan<D>::GROUPS, STAGES = KeysPlan<D>::STAGES, CTA_KEYS = GROUPS * ROWS;
-    int tiles = (shape.T + CTA_KEYS - 1) / CTA_KEYS, head = blockIdx.x / tiles, key = blockIdx.x % tiles * CTA_KEYS;
+    KeysShared90<D, SHORT>& shared = *reinterpret_cast<KeysShared90<D, SHORT>*>(swa_hopper_shared);
+    const int GROUPS = KeysPlan<D, SHORT>::GROUPS, STAGES = KeysPlan<D, SHORT>::STAGES, CTA_KEYS = GROUPS * ROWS;
+    int tiles = (shape.T + CTA_KEYS - 1) / CTA_KEYS, key = blockIdx.x % tiles * CTA_KEYS;
+    int head = (gridDim.x - 1 - blockIdx.x) / tiles;
     int end = min(shape.T, key + CTA_KEYS - 1 + window);
     Walk walk = {head, key, (end - key + ROWS - 1) / ROWS, 0, 0, 0};
     if (threadIdx.x == 0) {
@@ -339,9 +343,9 @@ void swa_hopper_keys_kernel(floatX* dk, floatX* dv, const float2* scalars, const
 #endif
 }
 
-template <int D> struct QueriesShared90 {
-    floatX q[QueriesPlan<D>::GROUPS][ROWS * D], dout[QueriesPlan<D>::GROUPS][ROWS * D];
-    Ring<D, ROWS, QueriesPlan<D>::STAGES> ring;
+template <int D, bool SHORT> struct QueriesShared90 {
+    floatX q[QueriesPlan<D, SHORT>::GROUPS][ROWS * D], dout[QueriesPlan<D, SHORT>::GROUPS][ROWS * D];
+    Ring<D, ROWS, QueriesPlan<D, SHORT>::STAGES> ring;
     uint64_t q_full;
 };
 
@@ -368,14 +372,14 @@ __device__ inline void query_scalars(float2 (&mine)[2], float2* scalars, const f
 }
 
 // dQ, and the scalars. One CTA per (64 queries a warpgroup, head), late ones first
-template <int D>
-__global__ __launch_bounds__(QueriesPlan<D>::GROUPS * WARPGROUP, QueriesPlan<D>::CTAS)
+template <int D, bool SHORT>
+__global__ __launch_bounds__(QueriesPlan<D, SHORT>::GROUPS * WARPGROUP, QueriesPlan<D, SHORT>::CTAS)
 void swa_hopper_queries_kernel(floatX* dq, float2* scalars, const floatX* out, const float* lse, const __grid_constant__ SwaMaps maps,
                                AttnShape shape, int window, float scale) {
 #ifdef HOPPER_CODE
     extern __shared__ __align__(1024) unsigned char swa_hopper_shared[];
-    QueriesShared90<D>& shared = *reinterpret_cast<QueriesShared90<D>*>(swa_hopper_shared);
-    const int GROUPS = QueriesPlan<D>::GROUPS, STAGES = QueriesPlan<D>::STAGES, CTA_QUERIES = GROUPS * ROWS;
+    QueriesShared90<D, SHORT>& shared = *reinterpret_cast<QueriesShared90<D, SHORT>*>(swa_hopper_shared);
+    const int GROUPS = QueriesPlan<D, SHORT>::GROUPS, STAGES = QueriesPlan<D, SHORT>::STAGES, CTA_QUERIES = GROUPS * ROWS;
     int tiles = (shape.T + CTA_QUERIES - 1) / CTA_QUERIES, head = blockIdx.x / tiles, query = (tiles - 1 - blockIdx.x % tiles) * CTA_QUERIES;
     int first = window_start(query, window), end = min(shape.T, query + CTA_QUERIES);
     Walk walk = {head, first, (end - first + ROWS - 1) / ROWS, 0, 0, 0};
@@ -432,24 +436,32 @@ void swa_hopper_queries_kernel(floatX* dq, float2* scalars, const floatX* out, c
 
 static size_t hopper_backward_scratch(AttnShape s) { return (size_t)s.B * s.H * scalar_rows(s.T) * sizeof(float2); }
 
-template <int D>
-static void hopper_backward(floatX* dq, floatX* dk, floatX* dv, const floatX* dout, const floatX* out, const float* lse, const floatX* q,
+template <int D, bool SHORT>
+static void hopper_backward_planned(floatX* dq, floatX* dk, floatX* dv, const floatX* dout, const floatX* out, const float* lse, const floatX* q,
                             const floatX* k, const floatX* v, AttnShape s, int window, float2* scalars, stream_t stream) {
-    const int KEYS_THREADS = KeysPlan<D>::GROUPS * WARPGROUP, QUERIES_THREADS = QueriesPlan<D>::GROUPS * WARPGROUP;
+    const int KEYS_THREADS = KeysPlan<D, SHORT>::GROUPS * WARPGROUP, QUERIES_THREADS = QueriesPlan<D, SHORT>::GROUPS * WARPGROUP;
     int columns = s.H * s.D, heads = s.B * s.H;
     float scale = 1 / sqrtf((float)D);
     SwaMaps maps = {rows_map(q, s.B, s.T, columns, s.ldq, ROWS), rows_map(k, s.B, s.T, columns, s.ldk, ROWS),
                     rows_map(v, s.B, s.T, columns, s.ldv, ROWS), rows_map(dout, s.B, s.T, columns, s.ldo, ROWS)};
-    int grid = ceil_div(s.T, QueriesPlan<D>::GROUPS * ROWS) * heads;
-    size_t shared = sizeof(QueriesShared90<D>);
-    allow_shared(swa_hopper_queries_kernel<D>, shared);
-    swa_hopper_queries_kernel<D><<<grid, QUERIES_THREADS, shared, stream>>>(dq, scalars, out, lse, maps, s, window, scale);
+    int grid = ceil_div(s.T, QueriesPlan<D, SHORT>::GROUPS * ROWS) * heads;
+    size_t shared = sizeof(QueriesShared90<D, SHORT>);
+    allow_shared(swa_hopper_queries_kernel<D, SHORT>, shared);
+    swa_hopper_queries_kernel<D, SHORT><<<grid, QUERIES_THREADS, shared, stream>>>(dq, scalars, out, lse, maps, s, window, scale);
     LAUNCH_CHECK();
-    grid = ceil_div(s.T, KeysPlan<D>::GROUPS * ROWS) * heads;
-    shared = sizeof(KeysShared90<D>);
-    allow_shared(swa_hopper_keys_kernel<D>, shared);
-    swa_hopper_keys_kernel<D><<<grid, KEYS_THREADS, shared, stream>>>(dk, dv, scalars, maps, s, window, scale);
+    grid = ceil_div(s.T, KeysPlan<D, SHORT>::GROUPS * ROWS) * heads;
+    shared = sizeof(KeysShared90<D, SHORT>);
+    allow_shared(swa_hopper_keys_kernel<D, SHORT>, shared);
+    swa_hopper_keys_kernel<D, SHORT><<<grid, KEYS_THREADS, shared, stream>>>(dk, dv, scalars, maps, s, window, scale);
     LAUNCH_CHECK();
+}
+
+template <int D>
+static void hopper_backward(floatX* dq, floatX* dk, floatX* dv, const floatX* dout, const floatX* out, const float* lse, const floatX* q,
+                            const floatX* k, const floatX* v, AttnShape s, int window, float2* scalars, stream_t stream) {
+    bool narrow = D == 64 && window <= SHORT_WINDOW;                     // at D = 128 one warpgroup a CTA leaves half the registers idle
+    (narrow ? hopper_backward_planned<D, D == 64> : hopper_backward_planned<D, false>)
+        (dq, dk, dv, dout, out, lse, q, k, v, s, window, scalars, stream);
 }
 
 #endif

@@ -162,6 +162,7 @@ GPU_TEST(swa_within_budget_D128_T129)     { swa_windows(129, 128); }
 GPU_TEST(swa_within_budget_D128_T300)     { swa_windows(300, 128); }
 GPU_TEST(swa_within_budget_D128_T1000)    { swa_windows(1000, 128); }
 GPU_TEST(swa_within_budget_two_sequences) { swa_case(2, 200, 3, 64, 77, 1); swa_case(2, 130, 1, 128, 1000, 1); }
+GPU_TEST(swa_within_budget_long_window)   { swa_case(1, 1400, 1, 64, 1100, 1); }
 GPU_TEST(swa_within_budget_sharp_softmax) { swa_case(1, 300, 1, 64, 300, 12); swa_case(1, 300, 1, 128, 90, 12); }
 
 static void swa_repeats(int D, int window) {
