@@ -250,7 +250,8 @@ void moba_hopper_merge_kernel(floatX* out, float* lse, const float* lse2_in, Bac
     const float* lse2 = lse2_in + lse2_at(b, m, blockIdx.y, t);
     const floatX* slots = b.slots + ((size_t)blockIdx.y * m.shape.T + t) * rows * D + 8 * chunk;
     floatX* row = head_rows(out, m.shape.ldo, m.shape, head) + (size_t)t * m.shape.ldo + 8 * chunk;
-    Pack8 own = load8(row);
+    Pack8 own = {};
+    if (query < m.shape.T) { own = load8(row); }               // a row past the last is nobody's to read while the last is written
     float top = lse2[rows], sum = 1, x[8];
     for (int e = 0; e < 8; e++) { x[e] = __bfloat162float(own.x[e]); }
     add_partials<D>(x, top, sum, slots, lse2, routed + earlier, routed, m.slots * b.parts - routed);
