@@ -276,7 +276,7 @@ __device__ inline float take_mark(unsigned (&marks)[WORDS], int& column, const f
     bool upper = WORDS == 2 && marks[WORDS - 1] != 0;
     unsigned word = upper ? marks[WORDS - 1] : marks[0];
     int bit = WARP - 1 - __clz((int)word);
-    column = upper ? bit + TOPK_PANEL : bit;
+    column = upper ? bit | TOPK_PANEL : bit;                             // or, which leaves the bit as the instruction finds it
     float taken = word != 0 ? score[column * WARP] : -INFINITY;
     word &= ~(1u << (bit & (WARP - 1)));
     if (upper) { marks[WORDS - 1] = word; } else { marks[0] = word; }

@@ -349,24 +349,42 @@ template <int D, bool SHORT> struct QueriesShared90 {
     uint64_t q_full;
 };
 
-// The scalars of queries t and t+8, this thread's rows; dout is the warpgroup's tile. Each of a row's four threads reads a quarter of it.
+// Of this thread's rows, queries t and t+8: lse, and the quarter of out that each of a row's four threads reads. Read once, so that it is the
+// first to leave the L2 cache: the other kernel wants what lies beside it there.
+template <int D> struct OutRows { Pack8 x[2][D / 32]; float lse[2]; };
+
 template <int D>
-__device__ inline void query_scalars(float2 (&mine)[2], float2* scalars, const floatX* dout, const floatX* out, const float* lse,
-                                     const AttnShape& s, int head, int t) {
+__device__ inline void load_out_rows(OutRows<D>& rows, const floatX* out, const float* lse, const AttnShape& s, int head, int t) {
+    #pragma unroll
+    for (int half = 0; half < 2; half++) {
+        int query = min(t + 8 * half, s.T - 1);
+        const floatX* from = head_rows(out, s.ldo, s, head) + (size_t)query * s.ldo + threadIdx.x % 4 * 8;
+        #pragma unroll
+        for (int i = 0; i < D / 32; i++) {
+            uint4 chunk = __ldcs(reinterpret_cast<const uint4*>(from + 32 * i));
+            rows.x[half][i] = *reinterpret_cast<Pack8*>(&chunk);
+        }
+        rows.lse[half] = lse[(size_t)head * s.T + query];
+    }
+}
+
+// Their scalars; dout is the warpgroup's tile.
+template <int D>
+__device__ inline void query_scalars(float2 (&mine)[2], float2* scalars, const floatX* dout, const OutRows<D>& rows, const AttnShape& s, int head,
+                                     int t) {
     int row = threadIdx.x % WARPGROUP / WARP * 16 + threadIdx.x % WARP / 4;      // of the tile
     #pragma unroll
     for (int half = 0; half < 2; half++) {
-        int query = t + 8 * half, clamped = min(query, s.T - 1);
-        const floatX* from = head_rows(out, s.ldo, s, head) + (size_t)clamped * s.ldo;
+        int query = t + 8 * half;
         float delta = 0;
         #pragma unroll
-        for (int chunk = threadIdx.x % 4; chunk < D / 8; chunk += 4) {
-            Pack8 a = load8(dout + panel_at<ROWS>(row + 8 * half, chunk)), b = load8(from + 8 * chunk);
+        for (int n = 0; n < D / 32; n++) {
+            Pack8 a = load8(dout + panel_at<ROWS>(row + 8 * half, 4 * n + threadIdx.x % 4)), b = rows.x[half][n];
             #pragma unroll
             for (int i = 0; i < 8; i++) { delta += __bfloat162float(a.x[i]) * __bfloat162float(b.x[i]); }
         }
         delta = quad_sum(delta);
-        mine[half] = query < s.T ? make_float2(lse[(size_t)head * s.T + clamped] * LOG2E, delta) : make_float2(INFINITY, 0);
+        mine[half] = query < s.T ? make_float2(rows.lse[half] * LOG2E, delta) : make_float2(INFINITY, 0);
         if (threadIdx.x % 4 == 0 && query < scalar_rows(s.T)) { scalars[(size_t)head * scalar_rows(s.T) + query] = mine[half]; }
     }
 }
@@ -399,8 +417,10 @@ void swa_hopper_queries_kernel(floatX* dq, float2* scalars, const floatX* out, c
     int group = threadIdx.x / WARPGROUP, group_query = query + group * ROWS, t = query + thread_row();
     float2 mine[2];
     float dq_sum[D / 2] = {};
+    OutRows<D> out_rows;
+    load_out_rows<D>(out_rows, out, lse, shape, head, t);
     mbarrier_wait(&shared.q_full, 0);
-    query_scalars<D>(mine, scalars, shared.dout[group], out, lse, shape, head, t);
+    query_scalars<D>(mine, scalars, shared.dout[group], out_rows, shape, head, t);
     while (walk.at < walk.tiles) {
         int stage = walk.stage, key = first + walk.at * ROWS;
         mbarrier_wait(&shared.ring.full[stage], walk.parity);
