@@ -178,7 +178,7 @@ $(B)/model/compare: test/model/compare.c $(HEADERS) $(CPU_LIB)
 model-dumps: $(MODEL_DUMPS)
 
 # fuzzers of everything that reads what others wrote (test/test_fuzz.sh), where clang is
-FUZZ_SOURCES := common json pattern config config_print shard checkpoint checkpoint_format checkpoint_read logger tokenizer
+FUZZ_SOURCES := common json launch pattern config config_print shard checkpoint checkpoint_format checkpoint_read logger tokenizer
 FUZZERS      := $(patsubst test/fuzz/%.c,$(B)/fuzz/%,$(filter-out %/seeds.c,$(wildcard test/fuzz/*.c)))
 FUZZ_CC      := clang -std=gnu11 -O1 -g -Wall -Wextra -Werror -DLLMC_CPU -Illmc -fsanitize=address,undefined -fno-sanitize-recover=all
 $(B)/fuzz/%.o: llmc/%.c $(HEADERS)

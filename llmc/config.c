@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "json.h"
-#include "meet.h"
+#include "launch.h"
 #include "pattern.h"
 
 #define OPTION_LINE(type, field, name, preset, min, max, choices, resume, group, help) \
@@ -337,7 +337,6 @@ static bool resolve_ranks(Config* cfg, Error* err) {
         }
         return true;
     }
-    if (cfg->init == INIT_MPI && mpi_refusal()) { return error_set(err, EXIT_USAGE, "--init mpi: %s", mpi_refusal()); }
     cfg->rank = cfg->init == INIT_MPI ? rank : 0;
     cfg->ranks = cfg->init == INIT_MPI ? ranks : 1;
     if (cfg->ranks > 1 && needs_checkpoint(cfg)) {

@@ -39,19 +39,6 @@ static void sleep_ms(int ms) {
     nanosleep(&t, NULL);
 }
 
-static bool number_in(const char* name, int* value) {
-    const char* text = getenv(name);
-    if (!text || !*text || text[strspn(text, "0123456789")] || strlen(text) > 8) { return false; }
-    *value = atoi(text);
-    return true;
-}
-
-bool launch_environment(bool slurm, int* rank, int* world) {
-    return (number_in("OMPI_COMM_WORLD_RANK", rank) && number_in("OMPI_COMM_WORLD_SIZE", world))
-        || (number_in("PMI_RANK", rank) && number_in("PMI_SIZE", world))
-        || (slurm && number_in("SLURM_PROCID", rank) && number_in("SLURM_NTASKS", world));
-}
-
 // ---- bytes over a connection, until a deadline --------------------------------------------------------------------------------
 
 static bool ready(int socket, short events, double deadline) {

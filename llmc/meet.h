@@ -21,9 +21,6 @@ typedef enum { MEET_TCP, MEET_FILE, MEET_MPI } MeetKind;
 extern "C" {
 #endif
 
-// Rank and number of processes by the environment of mpirun (Open MPI, MPICH) or, if slurm, of srun. False: it names none.
-bool launch_environment(bool slurm, int* rank, int* world);
-
 // Meets within timeout seconds; `where` is HOST:PORT, a file's path, or NULL for MPI. False after that long, or when two processes claim one
 // rank or another number of ranks: the sentence says who was missing. MPI_Init is called here, by whoever calls this.
 bool star_open(Star* star, MeetKind kind, const char* where, int rank, int world, double timeout, Error* err);

@@ -57,7 +57,7 @@ size_t matmul_plans_count(const struct MatmulPlans* plans);
 // out = inp weight^T                       (set)       out: (N, OC)   inp: (N, C)
 void matmul_forward(floatX* out, const floatX* inp, const floatX* weight, int N, int C, int OC, struct MatmulPlans* plans, stream_t stream);
 
-// out = add + inp weight^T, rounded once   (set)       add: (N, OC), may be out: a branch joins the residual stream
+// out = add + inp weight^T, rounded once   (set)       add: (N, OC): a branch joins the residual stream
 void matmul_forward_add(floatX* out, const floatX* inp, const floatX* weight, const floatX* add, int N, int C, int OC,
                         struct MatmulPlans* plans, stream_t stream);
 

@@ -102,6 +102,7 @@ Ranks ranks_open(const Config* cfg) {
     memset(&r, 0, sizeof r);
     r.world = 1;
     r.timeout = cfg->timeout;
+    if (cfg->init == INIT_MPI && mpi_refusal()) { FAIL(EXIT_USAGE, "--init mpi: %s", mpi_refusal()); }
     if (cfg->ranks > 1) {
         const char* refusal = comm_refusal(cfg->init == INIT_MPI);
         if (refusal && cfg->rank == 0) { FAIL(EXIT_USAGE, "%d ranks: %s", cfg->ranks, refusal); }

@@ -1,64 +1,74 @@
 #include "cuda_common.cuh"
 #include "ops.h"
 
-// A row belongs to one block at a time, which walks rows b, b + gridDim.x, ... with its weights in registers and the next row on its way.
-// A thread keeps up to PACKS packs of 8 columns: pack p of thread t is at column (p * threads + t) * 8.
-enum { PACKS = 2, MAX_THREADS = 512, COLUMNS = 32, LINES = 32,
-       FORWARD_THREADS = 132 * 1024, BACKWARD_THREADS = 132 * 512 };     // in flight; constants, so that sums do not depend on the device
+// A row belongs to a team of threads, a warp or a block, at a time: team t of n walks rows t, t + n, ... with its weights in registers.
+// A thread keeps P packs of 8 columns: pack p of lane i is at column (p * lanes + i) * 8.
+enum { BLOCK_PACKS = 2, MAX_THREADS = 512, WARP_PACKS = 4, TEAMS = 4,    // TEAMS: warps of a block, where a warp is a team
+       COLUMNS = 32, LINES = 32,
+       FORWARD_THREADS = 132 * 1024, BACKWARD_THREADS = 132 * 512 };      // at once; constants, so that sums do not depend on the device
+
+// blocks of TEAMS warps that a multiprocessor holds without spilling, by the packs of a lane
+__host__ __device__ constexpr int blocks_at_once(int packs) { return packs == 1 ? 8 : packs == 2 ? 5 : packs == 3 ? 4 : 3; }
 
 static int threads_for(int C) {
-    REQUIRE(C % 8 == 0 && C <= 8 * PACKS * MAX_THREADS, "rmsnorm: C=%d is not a multiple of 8 up to %d (16-byte loads, a row in registers)",
-            C, 8 * PACKS * MAX_THREADS);
-    return (int)round_up(ceil_div(C / 8, PACKS), WARP);
+    REQUIRE(C % 8 == 0 && C <= 8 * BLOCK_PACKS * MAX_THREADS, "rmsnorm: C=%d is not a multiple of 8 up to %d (16-byte loads, a row in registers)",
+            C, 8 * BLOCK_PACKS * MAX_THREADS);
+    return (int)round_up(ceil_div(C / 8, BLOCK_PACKS), WARP);
 }
 
-struct RowPacks { Pack8 pack[PACKS]; };
+template<int P> struct RowPacks { Pack8 pack[P]; };
 
 // zeros beyond the row and beyond the last row
-__device__ inline RowPacks load_packs(const floatX* x, int i, int N, int C) {
-    RowPacks r = {};
+template<int P>
+__device__ inline RowPacks<P> load_packs(const floatX* x, int i, int N, int C, int lane, int lanes) {
+    RowPacks<P> r = {};
     #pragma unroll
-    for (int p = 0; p < PACKS; p++) {
-        int c = (p * blockDim.x + threadIdx.x) * 8;
+    for (int p = 0; p < P; p++) {
+        int c = (p * lanes + lane) * 8;
         if (i < N && c < C) { r.pack[p] = load8(x + (size_t)i * C + c); }
     }
     return r;
 }
 
-__device__ inline void load_weights(float w[PACKS][8], const float* weight, int C) {
+template<int P>
+__device__ inline void load_weights(float w[P][8], const float* weight, int C, int lane, int lanes) {
     #pragma unroll
-    for (int p = 0; p < PACKS; p++) {
-        int c = (p * blockDim.x + threadIdx.x) * 8;
+    for (int p = 0; p < P; p++) {
+        int c = (p * lanes + lane) * 8;
         for (int j = 0; j < 8; j++) { w[p][j] = c < C ? weight[c + j] : 0.0f; }
     }
 }
 
-__device__ inline void store_packs(floatX* x, const RowPacks& r, int i, int C) {
+template<int P>
+__device__ inline void store_packs(floatX* x, const RowPacks<P>& r, int i, int C, int lane, int lanes) {
     #pragma unroll
-    for (int p = 0; p < PACKS; p++) {
-        int c = (p * blockDim.x + threadIdx.x) * 8;
+    for (int p = 0; p < P; p++) {
+        int c = (p * lanes + lane) * 8;
         if (c < C) { store8(x + (size_t)i * C + c, r.pack[p]); }
     }
 }
 
+// a team is a block; the next row is on its way while this one is worked on
 __global__ void __launch_bounds__(MAX_THREADS) rmsnorm_forward_kernel(floatX* out, float* rstd, const floatX* inp, const float* weight, int N, int C,
                                                                       float eps) {
-    float w[PACKS][8];
-    load_weights(w, weight, C);
-    RowPacks next = load_packs(inp, blockIdx.x, N, C);
+    const int P = BLOCK_PACKS;
+    int lane = threadIdx.x, lanes = blockDim.x;
+    float w[P][8];
+    load_weights<P>(w, weight, C, lane, lanes);
+    RowPacks<P> next = load_packs<P>(inp, blockIdx.x, N, C, lane, lanes);
     for (int i = blockIdx.x; i < N; i += gridDim.x) {
-        RowPacks x = next;
-        next = load_packs(inp, i + gridDim.x, N, C);
+        RowPacks<P> x = next;
+        next = load_packs<P>(inp, i + gridDim.x, N, C, lane, lanes);
         float sumsq = 0;
-        for (int p = 0; p < PACKS; p++) {
+        for (int p = 0; p < P; p++) {
             for (int j = 0; j < 8; j++) { sumsq += __bfloat162float(x.pack[p].x[j]) * __bfloat162float(x.pack[p].x[j]); }
         }
         float r = 1.0f / sqrtf(block_sum(sumsq) / C + eps);
-        if (threadIdx.x == 0) { rstd[i] = r; }
-        for (int p = 0; p < PACKS; p++) {
+        if (lane == 0) { rstd[i] = r; }
+        for (int p = 0; p < P; p++) {
             for (int j = 0; j < 8; j++) { x.pack[p].x[j] = __float2bfloat16(__bfloat162float(x.pack[p].x[j]) * r * w[p][j]); }
         }
-        store_packs(out, x, i, C);
+        store_packs<P>(out, x, i, C, lane, lanes);
     }
 }
 
@@ -68,40 +78,47 @@ extern "C" void rmsnorm_forward(floatX* out, float* rstd, const floatX* inp, con
     LAUNCH_CHECK();
 }
 
-// Beside dinp a block leaves its own sum of dweight in partial[b].
-__global__ void __launch_bounds__(MAX_THREADS) rmsnorm_backward_kernel(floatX* dinp, float* partial, const floatX* dout, const floatX* inp,
-                                                                       const float* weight, const float* rstd, int N, int C) {
-    float w[PACKS][8], dw[PACKS][8] = {};
-    load_weights(w, weight, C);
-    RowPacks next_d = load_packs(dout, blockIdx.x, N, C), next_x = load_packs(inp, blockIdx.x, N, C), next_total = load_packs(dinp, blockIdx.x, N, C);
-    for (int i = blockIdx.x; i < N; i += gridDim.x) {
-        RowPacks d = next_d, x = next_x, total = next_total;             // total: dinp so far
+// Beside dinp each team leaves its own sum of dweight in partial[team]. BY_WARP: a team is a warp, and nobody waits for another; with four packs
+// of each operand and of dweight in registers, the weights have room in shared memory only.
+template<int P, bool BY_WARP>
+__global__ void __launch_bounds__(BY_WARP ? TEAMS * WARP : MAX_THREADS, BY_WARP ? blocks_at_once(P) : 1)
+rmsnorm_backward_kernel(floatX* dinp, float* partial, const floatX* dout, const floatX* inp, const float* weight, const float* rstd, int N, int C,
+                        int teams) {
+    int lanes = BY_WARP ? WARP : blockDim.x, lane = threadIdx.x % lanes;
+    int team = BY_WARP ? blockIdx.x * TEAMS + threadIdx.x / WARP : blockIdx.x;
+    extern __shared__ float weights[];                                   // (lanes * P * 8), zeros beyond the row
+    for (int c = threadIdx.x; c < lanes * P * 8; c += blockDim.x) { weights[c] = c < C ? weight[c] : 0.0f; }
+    __syncthreads();
+    if (team >= teams) { return; }
+    float dw[P][8] = {};
+    for (int i = team; i < N; i += teams) {
+        RowPacks<P> d = load_packs<P>(dout, i, N, C, lane, lanes), x = load_packs<P>(inp, i, N, C, lane, lanes);
+        RowPacks<P> total = load_packs<P>(dinp, i, N, C, lane, lanes);   // dinp so far
         float r = rstd[i], mean = 0;                                     // mean of g * inp, g = dout * weight
-        next_d     = load_packs(dout, i + gridDim.x, N, C);
-        next_x     = load_packs(inp, i + gridDim.x, N, C);
-        next_total = load_packs(dinp, i + gridDim.x, N, C);
         #pragma unroll
-        for (int p = 0; p < PACKS; p++) {
+        for (int p = 0; p < P; p++) {
+            const float* w = weights + (p * lanes + lane) * 8;
             for (int j = 0; j < 8; j++) {
                 float product = __bfloat162float(d.pack[p].x[j]) * __bfloat162float(x.pack[p].x[j]);
-                mean += product * w[p][j];
+                mean += product * w[j];
                 dw[p][j] += product * r;
             }
         }
-        mean = block_sum(mean) / C;
+        mean = (BY_WARP ? warp_sum(mean) : block_sum(mean)) / C;
         #pragma unroll
-        for (int p = 0; p < PACKS; p++) {
+        for (int p = 0; p < P; p++) {
+            const float* w = weights + (p * lanes + lane) * 8;
             for (int j = 0; j < 8; j++) {
-                float g = __bfloat162float(d.pack[p].x[j]) * w[p][j], normal = __bfloat162float(x.pack[p].x[j]) * r;
+                float g = __bfloat162float(d.pack[p].x[j]) * w[j], normal = __bfloat162float(x.pack[p].x[j]) * r;
                 total.pack[p].x[j] = __float2bfloat16(__bfloat162float(total.pack[p].x[j]) + r * (g - normal * r * mean));
             }
         }
-        store_packs(dinp, total, i, C);
+        store_packs<P>(dinp, total, i, C, lane, lanes);
     }
     #pragma unroll
-    for (int p = 0; p < PACKS; p++) {
-        int c = (p * blockDim.x + threadIdx.x) * 8;
-        for (int j = 0; j < 8 && c < C; j++) { partial[(size_t)blockIdx.x * C + c + j] = dw[p][j]; }
+    for (int p = 0; p < P; p++) {
+        int c = (p * lanes + lane) * 8;
+        for (int j = 0; j < 8 && c < C; j++) { partial[(size_t)team * C + c + j] = dw[p][j]; }
     }
 }
 
@@ -118,17 +135,31 @@ __global__ void rmsnorm_dweight_kernel(float* dweight, const float* partial, int
     dweight[c] += sum;
 }
 
-static int backward_blocks(int N, int C) { return min_int(N, BACKWARD_THREADS / threads_for(C)); }
+// rows of at most 1024 columns go to warps
+static int warp_packs(int C) { return ceil_div(C, WARP * 8); }
+static int backward_teams(int N, int C) {
+    int packs = warp_packs(C);
+    return min_int(N, packs <= WARP_PACKS ? 132 * TEAMS * blocks_at_once(packs) : BACKWARD_THREADS / threads_for(C));
+}
 
-// scratch: one row of partial sums of dweight per block
-extern "C" size_t rmsnorm_backward_scratch(int N, int C) { return (size_t)backward_blocks(N, C) * C * sizeof(float); }
+// scratch: one row of partial sums of dweight per team
+extern "C" size_t rmsnorm_backward_scratch(int N, int C) { return (size_t)backward_teams(N, C) * C * sizeof(float); }
 
 extern "C" void rmsnorm_backward(floatX* dinp, float* dweight, const floatX* dout, const floatX* inp, const float* weight, const float* rstd,
                                  int N, int C, void* scratch, stream_t stream) {
     float* partial = (float*)scratch;
-    int rows = backward_blocks(N, C);
-    rmsnorm_backward_kernel<<<rows, threads_for(C), 0, stream>>>(dinp, partial, dout, inp, weight, rstd, N, C);
+    int threads = threads_for(C), teams = backward_teams(N, C), blocks = ceil_div(teams, TEAMS);
+    #define BY_WARPS(P) rmsnorm_backward_kernel<P, true><<<blocks, TEAMS * WARP, P * WARP * 8 * sizeof(float), stream>>>(dinp, partial, dout, inp, weight, rstd, N, C, teams)
+    switch (warp_packs(C)) {
+        case 1: BY_WARPS(1); break;
+        case 2: BY_WARPS(2); break;
+        case 3: BY_WARPS(3); break;
+        case WARP_PACKS: BY_WARPS(WARP_PACKS); break;
+        default: rmsnorm_backward_kernel<BLOCK_PACKS, false><<<teams, threads, BLOCK_PACKS * threads * 8 * sizeof(float), stream>>>(
+                     dinp, partial, dout, inp, weight, rstd, N, C, teams);
+    }
+    #undef BY_WARPS
     LAUNCH_CHECK();
-    rmsnorm_dweight_kernel<<<ceil_div(C, COLUMNS), dim3(COLUMNS, LINES), 0, stream>>>(dweight, partial, rows, C);
+    rmsnorm_dweight_kernel<<<ceil_div(C, COLUMNS), dim3(COLUMNS, LINES), 0, stream>>>(dweight, partial, teams, C);
     LAUNCH_CHECK();
 }

@@ -1,6 +1,6 @@
 #include "bench.h"
 
-typedef struct { floatX *out, *inp, *weight; float* dweight; struct MatmulPlans* plans; int N, C, OC; } Matmul;
+typedef struct { floatX *out, *add, *inp, *weight; float* dweight; struct MatmulPlans* plans; int N, C, OC; } Matmul;
 
 static void forward(void* context) {
     Matmul* m = (Matmul*)context;
@@ -9,7 +9,7 @@ static void forward(void* context) {
 
 static void forward_add(void* context) {
     Matmul* m = (Matmul*)context;
-    matmul_forward_add(m->out, m->inp, m->weight, m->out, m->N, m->C, m->OC, m->plans, NULL);
+    matmul_forward_add(m->out, m->inp, m->weight, m->add, m->N, m->C, m->OC, m->plans, NULL);
 }
 
 static void backward_input(void* context) {
@@ -24,7 +24,7 @@ static void backward_weight(void* context) {
 
 static void bench_shape(const char* layer, int N, int C, int OC, struct MatmulPlans* plans) {
     size_t inps = (size_t)N * C, outs = (size_t)N * OC, weights = (size_t)OC * C;
-    Matmul m = {bench_bf16(outs, 1, 1), bench_bf16(inps, 2, 1), bench_bf16(weights, 3, 0.02f), bench_f32(weights, 4, 1), plans, N, C, OC};
+    Matmul m = {bench_bf16(outs, 1, 1), bench_bf16(outs, 5, 1), bench_bf16(inps, 2, 1), bench_bf16(weights, 3, 0.02f), bench_f32(weights, 4, 1), plans, N, C, OC};
     char shape[128];
     snprintf(shape, sizeof shape, "\"layer\":\"%s\",\"N\":%d,\"C\":%d,\"OC\":%d", layer, N, C, OC);
     double flops = 2.0 * N * C * OC, bytes = 2.0 * (inps + outs + weights);
@@ -32,7 +32,7 @@ static void bench_shape(const char* layer, int N, int C, int OC, struct MatmulPl
     bench_row("matmul_forward_add", shape, forward_add, &m, bytes + 2.0 * outs, flops);
     bench_row("matmul_backward_weight", shape, backward_weight, &m, 2.0 * (inps + outs) + 4.0 * weights, flops);
     bench_row("matmul_backward_input", shape, backward_input, &m, bytes, flops);
-    device_free(m.out); device_free(m.inp); device_free(m.weight); device_free(m.dweight);
+    device_free(m.out); device_free(m.add); device_free(m.inp); device_free(m.weight); device_free(m.dweight);
 }
 
 int main(void) {

@@ -183,6 +183,7 @@ const char* cudaGetErrorName(cudaError_t error) {
         case cudaSuccess: return "cudaSuccess";
         case cudaErrorInvalidValue: return "cudaErrorInvalidValue";
         case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
+        case cudaErrorNotSupported: return "cudaErrorNotSupported";
         default: return "unknown error";
     }
 }
@@ -241,6 +242,12 @@ static double seconds_now() {
 }
 long long clock64() { return (long long)(seconds_now() * 1.98e9); }
 cudaError_t cudaStreamCreate(cudaStream_t* stream)                          { *stream = (cudaStream_t)malloc(1); return cudaSuccess; }
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode)         { return cudaErrorNotSupported; }
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t*)                    { return cudaErrorNotSupported; }
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t*, cudaGraph_t, unsigned long long) { return cudaErrorNotSupported; }
+cudaError_t cudaGraphDestroy(cudaGraph_t)                                       { return cudaErrorNotSupported; }
+cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t)                      { return cudaErrorNotSupported; }
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t)                               { return cudaErrorNotSupported; }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned)       { return cudaStreamCreate(stream); }
 cudaError_t cudaStreamDestroy(cudaStream_t stream)                          { free(stream); return cudaSuccess; }
 cudaError_t cudaStreamSynchronize(cudaStream_t)                             { return cudaSuccess; }
