@@ -9,6 +9,7 @@
 A run is right when its step, loss, norm and lr columns are, to the byte, those of the same command undisturbed.
 """
 import argparse
+import glob
 import os
 import random
 import re
@@ -194,12 +195,23 @@ def survive_signals(world):
     return f"{sent} signals, the slowest saved and stopped after {slowest:.2f} s"
 
 
+def wait_until_stopped(process):
+    """All its threads: one that still runs would take a signal the others have not seen."""
+    for status in glob.glob(f"/proc/{process.pid}/task/*/status"):
+        while True:
+            with open(status) as lines:
+                if "State:\tT" in lines.read():
+                    break
+            time.sleep(0.001)
+
+
 def survive_second_signal(world):
     run = world.new_run("--steps 1000000 --save-every 0")
     for first, second in ((signal.SIGTERM, signal.SIGINT), (signal.SIGUSR1, signal.SIGUSR1)):
         process = run.start()
         wait_for_handlers(process)
         process.send_signal(signal.SIGSTOP)              # both arrive before it can act on the first
+        wait_until_stopped(process)
         process.send_signal(first)
         process.send_signal(second)
         process.send_signal(signal.SIGCONT)
