@@ -164,12 +164,7 @@ __device__ inline void bulk_load(void* shared, const void* from, int bytes, uint
 }
 __device__ inline void tma_prefetch(const void* map) { asm volatile("prefetch.tensormap [%0];" :: "l"(map) : "memory"); }
 
-// 16 bytes of global memory, read where this stands (what is read is nobody's to write meanwhile), and written
-__device__ inline uint4 load_16(const void* from) {
-    uint4 x;
-    asm volatile("ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(__cvta_generic_to_global(from)));
-    return x;
-}
+// 16 bytes to global memory
 __device__ inline void store_16(void* to, uint4 x) {
     asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" :: "l"(__cvta_generic_to_global(to)), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
 }

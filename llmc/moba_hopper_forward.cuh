@@ -1,8 +1,7 @@
 // Forward of MoBA attention on Hopper (wgmma), by the plan of the backward (moba_hopper_backward.cuh): a CTA is one warpgroup that owns KEYS
 // keys and values of a head and walks over the queries that see them, 64 at a time, its own block's first. Four CTAs an SM at D 64 hide
-// each other's waits. A query meets the KEYS keys once, so that the softmax is one pass: exponentials relative to the row's maximum, their
-// sum, their products with the values. The latter go in bf16 to the slot of (query, part of a block), the part its own position lies in to
-// `out` itself, maximum and sum beside. A last kernel merges.
+// each other's waits. A query meets the KEYS keys once, so that the softmax is one pass; its normalised partial output goes to the slot of
+// (query, part of a block) in bf16, the part its own position lies in to `out` itself, and log2-sum-exp beside. A last kernel merges.
 //
 // The warps of a CTA meet at the products alone: a warp gathers its own 16 queries of the next tile into its own corner of shared memory and
 // takes them from there as left operand. Outputs go from the registers straight to memory, 16 bytes a lane: of 32 columns, 4 chunks of 4
@@ -250,7 +249,8 @@ void moba_hopper_merge_kernel(floatX* out, float* lse, const float* lse2_in, Bac
     const float* lse2 = lse2_in + lse2_at(b, m, blockIdx.y, t);
     const floatX* slots = b.slots + ((size_t)blockIdx.y * m.shape.T + t) * rows * D + 8 * chunk;
     floatX* row = head_rows(out, m.shape.ldo, m.shape, head) + (size_t)t * m.shape.ldo + 8 * chunk;
-    Pack8 own = load8(row);
+    Pack8 own = {};
+    if (query < m.shape.T) { own = load8(row); }               // a row past the last is nobody's to read while the last is written
     float top = lse2[rows], sum = 1, x[8];
     for (int e = 0; e < 8; e++) { x[e] = __bfloat162float(own.x[e]); }
     add_partials<D>(x, top, sum, slots, lse2, routed + earlier, routed, m.slots * b.parts - routed);

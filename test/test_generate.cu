@@ -53,6 +53,7 @@ static Net* net_open(const char* pattern, int kconv, int layers, int T, int room
 }
 
 static void net_close(Net* net) {
+    optimizer_close(&net->opt);
     model_close(&net->m);
     free(net);
 }
