@@ -45,7 +45,7 @@ void matmul_close(struct MatmulPlans* plans);
 size_t matmul_workspace(void);
 
 // A shape met for the first time gets the library's first proposal or, while `on`, the fastest of all its proposals: each is timed on the
-// operands at hand, so what is added is then added many times.
+// operands at hand, one that adds to its own output on memory of its own.
 void matmul_measure(struct MatmulPlans* plans, int on);
 
 // The plans as text, a line each under a line that names GPU and library: writes at most `room` bytes with the final 0, returns the length.
