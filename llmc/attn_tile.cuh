@@ -360,18 +360,29 @@ __device__ inline void store_staged(floatX* to, int ld, const float* stage, int 
 }
 
 // ---- backward -------------------------------------------------------------------------------------------------------
+__device__ inline float dot8(const Pack8& a, const Pack8& b) {
+    float sum = 0;
+    #pragma unroll
+    for (int i = 0; i < 8; i++) { sum += __bfloat162float(a.x[i]) * __bfloat162float(b.x[i]); }
+    return sum;
+}
+
+// The product of two rows, for each of the D/8 lanes that call with their eight columns
+template <int D>
+__device__ inline float row_dot(const floatX* a, const floatX* b) {
+    float sum = dot8(load8(a), load8(b));
+    #pragma unroll
+    for (int step = D / 16; step > 0; step /= 2) { sum += __shfl_xor_sync(0xffffffffu, sum, step); }
+    return sum;
+}
+
 // delta[head - head0][t] = sum over d of dout * out.   D/8 lanes per query, grid (queries, heads)
 template <int D>
 __global__ __launch_bounds__(THREADS)
 void attn_delta_kernel(float* delta, const floatX* dout, const floatX* out, AttnShape shape, int head0) {
     int t = (blockIdx.x * THREADS + threadIdx.x) / (D / 8), chunk = threadIdx.x % (D / 8), head = head0 + blockIdx.y;
     size_t at = (size_t)min(t, shape.T - 1) * shape.ldo + 8 * chunk;
-    Pack8 a = load8(head_rows(dout, shape.ldo, shape, head) + at), b = load8(head_rows(out, shape.ldo, shape, head) + at);
-    float sum = 0;
-    #pragma unroll
-    for (int i = 0; i < 8; i++) { sum += __bfloat162float(a.x[i]) * __bfloat162float(b.x[i]); }
-    #pragma unroll
-    for (int step = D / 16; step > 0; step /= 2) { sum += __shfl_xor_sync(0xffffffffu, sum, step); }
+    float sum = row_dot<D>(head_rows(dout, shape.ldo, shape, head) + at, head_rows(out, shape.ldo, shape, head) + at);
     if (chunk == 0 && t < shape.T) { delta[(size_t)blockIdx.y * shape.T + t] = sum; }
 }
 

@@ -63,6 +63,20 @@ template <int ROWS> __device__ inline int panel_at(int row, int chunk) {
     return chunk / 8 * ROWS * PANEL + row * PANEL + (((chunk ^ row) & 7) << 3);
 }
 
+// Rows first .. first + ROWS - 1 of a matrix to a tile by cp.async, zeros from row `end` on; all THREADS_ threads of the CTA call it.
+template <int D, int ROWS, int THREADS_>
+__device__ inline void load_rows(floatX* tile, const floatX* matrix, int ld, int first, int end) {
+    const int CHUNKS = D / 8, STEP = THREADS_ / CHUNKS;
+    static_assert(STEP % 8 == 0, "the rows of a thread have one swizzle");
+    int chunk = threadIdx.x % CHUNKS, first_row = threadIdx.x / CHUNKS, at = panel_at<ROWS>(first_row, chunk);
+    #pragma unroll
+    for (int i = 0; i < ROWS / STEP; i++) {
+        int row = first + first_row + i * STEP;
+        bool live = row < end;
+        cp_async_16(tile + at + i * STEP * PANEL, matrix + (size_t)(live ? row : 0) * ld + 8 * chunk, live);
+    }
+}
+
 // A descriptor says where an operand of wgmma lies: start address, two strides and the swizzle, in units of 16 bytes. PTX ISA 8,
 // "matrix descriptor". `stride` parts groups of 8 rows, `leading` parts panels where the operand's 64+ columns are its M or N.
 __device__ inline uint64_t descriptor(const floatX* start, int leading_bytes) {

@@ -132,18 +132,6 @@ __device__ inline int thread_here() {
 }
 
 // ---- tiles --------------------------------------------------------------------------------------------------------------
-template <int D, int KEYS>
-__device__ inline void load_block(floatX* tile, const floatX* matrix, int ld, int first, int end) {
-    typedef KeyMajor<D, KEYS> Shape;
-    int chunk = threadIdx.x % Shape::CHUNKS, first_row = threadIdx.x / Shape::CHUNKS, at = panel_at<KEYS>(first_row, chunk);
-    #pragma unroll
-    for (int i = 0; i < KEYS / Shape::STEP; i++) {
-        int row = first + first_row + i * Shape::STEP;
-        bool live = row < end;
-        cp_async_16(tile + at + i * Shape::STEP * 64, matrix + (size_t)(live ? row : 0) * ld + 8 * chunk, live);
-    }
-}
-
 // Queries that do not exist become zeros: then P = 1 meets dout = 0 and dS = 1 * (0 - 0).
 template <int D, int KEYS>
 __device__ inline void gather_queries(BackwardShared<D, KEYS>& shared, int ldq, int ldo, int tile, int stage) {
@@ -414,8 +402,8 @@ void moba_hopper_backward_kernel(Backward b, Moba m) {
     int head = m.head0 + w.head;
     for (int tile = 0; tile < 4; tile++) { fetch_entries(shared.entries[tile], w, tile); }
     cp_async_commit();
-    load_block<D, KEYS>(shared.k, head_rows(m.k, shape.ldk, shape, head), shape.ldk, w.key, shape.T);
-    load_block<D, KEYS>(shared.v, head_rows(m.v, shape.ldv, shape, head), shape.ldv, w.key, shape.T);
+    load_rows<D, KEYS, KeyMajor<D, KEYS>::CTA>(shared.k, head_rows(m.k, shape.ldk, shape, head), shape.ldk, w.key, shape.T);
+    load_rows<D, KEYS, KeyMajor<D, KEYS>::CTA>(shared.v, head_rows(m.v, shape.ldv, shape, head), shape.ldv, w.key, shape.T);
     cp_async_commit();
     cp_async_wait<1>();
     __syncthreads();
@@ -447,12 +435,7 @@ void moba_hopper_stats_kernel(float2* stats, int* zeros, int num_zeros, const fl
                               AttnShape shape, int head0) {
     int i = blockIdx.x * THREADS + threadIdx.x, t = i / (D / 8), chunk = threadIdx.x % (D / 8), head = head0 + blockIdx.y;
     size_t at = (size_t)min(t, shape.T - 1) * shape.ldo + 8 * chunk, zero = (size_t)blockIdx.y * gridDim.x * THREADS + i;
-    Pack8 a = load8(head_rows(dout, shape.ldo, shape, head) + at), b = load8(head_rows(out, shape.ldo, shape, head) + at);
-    float sum = 0;
-    #pragma unroll
-    for (int e = 0; e < 8; e++) { sum += __bfloat162float(a.x[e]) * __bfloat162float(b.x[e]); }
-    #pragma unroll
-    for (int step = D / 16; step > 0; step /= 2) { sum += __shfl_xor_sync(0xffffffffu, sum, step); }
+    float sum = row_dot<D>(head_rows(dout, shape.ldo, shape, head) + at, head_rows(out, shape.ldo, shape, head) + at);
     if (chunk == 0 && t < shape.T) {
         stats[(size_t)blockIdx.y * shape.T + t] = make_float2(LOG2E * lse[(size_t)head * shape.T + t], sum);
     }

@@ -24,19 +24,6 @@ __device__ inline size_t lse2_at(const Backward& b, const Moba& m, int head, int
     return ((size_t)head * m.shape.T + t) * (slot_rows(m.slots, b.parts) + 1);
 }
 
-// rows first .. first + KEYS - 1, zeros from row `end` on
-template <int D, int KEYS>
-__device__ inline void load_keys(floatX* tile, const floatX* matrix, int ld, int first, int end) {
-    const int CHUNKS = D / 8, STEP = WARPGROUP / CHUNKS;
-    int chunk = threadIdx.x % CHUNKS, first_row = threadIdx.x / CHUNKS, at = panel_at<KEYS>(first_row, chunk);
-    #pragma unroll
-    for (int i = 0; i < KEYS / STEP; i++) {
-        int row = first + first_row + i * STEP;
-        bool live = row < end;
-        cp_async_16(tile + at + i * STEP * PANEL, matrix + (size_t)(live ? row : 0) * ld + 8 * chunk, live);
-    }
-}
-
 // The entries (query * MOBA_MAX_TOPK + slot) of the thread's rows g and g + 8 of a tile, -1 where there is none; own queries have the
 // slot behind the routed ones.
 __device__ inline void load_entries(int (&entries)[2], const KeyWalk& w, int slots, int tile) {
@@ -171,8 +158,8 @@ void moba_hopper_forward_kernel(floatX* out, float* lse2_out, Backward b, Moba m
     float* lse2_rows = lse2_out + lse2_at(b, m, w.head, 0);
     load_entries(entries, w, m.slots, 0);
     load_entries(next, w, m.slots, 1);
-    load_keys<D, KEYS>(shared.k, head_rows(m.k, shape.ldk, shape, head), shape.ldk, w.key, shape.T);
-    load_keys<D, KEYS>(shared.v, head_rows(m.v, shape.ldv, shape, head), shape.ldv, w.key, shape.T);
+    load_rows<D, KEYS, WARPGROUP>(shared.k, head_rows(m.k, shape.ldk, shape, head), shape.ldk, w.key, shape.T);
+    load_rows<D, KEYS, WARPGROUP>(shared.v, head_rows(m.v, shape.ldv, shape, head), shape.ldv, w.key, shape.T);
     gather_rows<D>(corner, w.q, shape.ldq, entries);
     cp_async_commit();
     cp_async_wait<0>();

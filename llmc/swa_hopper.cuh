@@ -379,9 +379,7 @@ __device__ inline void query_scalars(float2 (&mine)[2], float2* scalars, const f
         float delta = 0;
         #pragma unroll
         for (int n = 0; n < D / 32; n++) {
-            Pack8 a = load8(dout + panel_at<ROWS>(row + 8 * half, 4 * n + threadIdx.x % 4)), b = rows.x[half][n];
-            #pragma unroll
-            for (int i = 0; i < 8; i++) { delta += __bfloat162float(a.x[i]) * __bfloat162float(b.x[i]); }
+            delta += dot8(load8(dout + panel_at<ROWS>(row + 8 * half, 4 * n + threadIdx.x % 4)), rows.x[half][n]);
         }
         delta = quad_sum(delta);
         mine[half] = query < s.T ? make_float2(rows.lse[half] * LOG2E, delta) : make_float2(INFINITY, 0);

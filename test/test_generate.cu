@@ -110,8 +110,7 @@ static double distance(const float* a, const float* b) {
 
 // Relative 2-norm by which two computations of the same logits may differ. fp32: 1e-5, thirty times what L = 4 layers of fp32 stores give.
 // bf16: a store is off by at most 2^-9 of its value, a layer stores nine tensors on its way (norm, qkv, k', attention, branch, x twice, gate/up,
-// product) and the logits are one more; errors of two computations add up as independent ones do, and twice that is the budget for all tokens
-// together. The worst of a thousand tokens may be twice as far off again.
+// product) and the logits are one more; errors of two computations add up as independent ones do, and twice that is the budget.
 static double budget(const Model* m) {
 #ifdef LLMC_CPU
     (void)m;
@@ -131,8 +130,7 @@ static void check_cached(const char* pattern, int kconv, int layers, bool dense)
     int* tokens = random_tokens(11, T);
     Whole whole = whole_open(m, tokens, T);
     float logits[VOCAB];
-    long steps = 0, other = 0, compared = 0;
-    double squares = 0;
+    long steps = 0, other = 0;
     for (size_t i = 0; i < sizeof prompts / sizeof *prompts; i++) {
         for (int t = prompts[i] - 1; t < T; t++) {
             bool reads_all = t == prompts[i] - 1;
@@ -143,14 +141,10 @@ static void check_cached(const char* pattern, int kconv, int layers, bool dense)
                 if (other_picks(m, &whole, t)) { other++; continue; }         // counted below; its logits are another function's
             }
             double off = distance(logits, whole.logits + (size_t)t * VOCAB);
-            CHECK(off <= 2 * budget(m), "%s, kconv %d: prompt of %d, token %d: logits are off by %.3g of their size, budget %.3g", pattern, kconv,
-                  prompts[i], t, off, 2 * budget(m));
-            squares += off * off;
-            compared++;
+            CHECK(off <= budget(m), "%s, kconv %d: prompt of %d, token %d: logits are off by %.3g of their size, budget %.3g", pattern, kconv,
+                  prompts[i], t, off, budget(m));
         }
     }
-    double all = sqrt(squares / (double)compared);
-    CHECK(all <= budget(m), "%s, kconv %d: logits of %ld tokens are off by %.3g of their size, budget %.3g", pattern, kconv, compared, all, budget(m));
 #ifdef LLMC_CPU
     CHECK(other == 0, "%s, kconv %d: %ld of %ld tokens picked other blocks", pattern, kconv, other, steps);
 #else
