@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Two GPUs of this host: the curve is that of one, a lost rank ends the run, a GPU is not shared. Skipped where there are fewer.
+# alone: throughput, and processes found by their names
 . "$(dirname "$0")/script.sh"
 PROGRAM=./train_moba
 if [ "$(nvidia-smi -L 2> /dev/null | wc -l)" -lt 2 ]; then skip gpus_two_gpus "(needs two GPUs)"; exit 0; fi
