@@ -1,6 +1,6 @@
 // What a model just initialised and enlivened says of a row of random tokens: in one pass, and through the cache of generation.
 //
-//   generate OUT [--routing DUMP] OPTIONS...        options as of train_moba; one row of seq-len tokens
+//   generate OUT [--routing DUMP | --dense] OPTIONS...      options as of train_moba; one row of seq-len tokens; --dense: M layers attend to all
 //
 // OUT/step_00000001, in the checkpoint's format, then holds the logits (rows, V) fp32 of all tokens in one pass, "logits/whole", and for each
 // PROMPT of PROMPTS "logits/from_PROMPT": those of its last token, read in one pass, and of each token after it, read one by one.
@@ -128,12 +128,14 @@ static void cached_passes(CheckpointWriter* writer, Model* m, const int* tokens,
 
 int main(int argc, char** argv) {
     Error err;
-    if (argc < 2) { FAIL(EXIT_USAGE, "usage: generate OUT [--routing DUMP] OPTIONS..."); }
+    if (argc < 2) { FAIL(EXIT_USAGE, "usage: generate OUT [--routing DUMP | --dense] OPTIONS..."); }
     int skip = argc > 3 && strcmp(argv[2], "--routing") == 0 ? 3 : 1;
     if (skip == 3) {
         routing = checkpoint_open(argv[3], &err);
         TRY(routing);
     }
+    bool dense = argc > 2 && strcmp(argv[2], "--dense") == 0;
+    if (dense) { skip = 2; }
     Config cfg = config_of(argc - skip, argv + skip);
     ModelShape shape;
     TRY(shape_from_config(&shape, &cfg, &err));
@@ -143,6 +145,7 @@ int main(int argc, char** argv) {
     Optimizer opt;
     model_plan(&m, shape, 1, cfg.seq_len, FORWARD_ONLY, (size_t)cfg.scratch << 20);
     m.attn_path = (AttnPath)cfg.attn_path;
+    m.dense_moba = dense;
     optimizer_plan(&opt, &m);
     kvcache_plan(&m.cache, &m.arena, &m.shape, cfg.seq_len);
     model_allocate(&m);
