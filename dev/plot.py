@@ -13,7 +13,6 @@ import sys
 
 import runlog
 import common
-from common import EXIT_NO_INPUT, ToolError
 
 MAX_POINTS = 3000                                      # of a curve on the page; beyond it neighbours are averaged
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a00", "#7a5ccc")
@@ -179,9 +178,9 @@ def main():
     if not options.no_png:
         try:
             write_picture(out + ".png", runs, title)
+            print(out + ".png")
         except ImportError:
-            raise ToolError(EXIT_NO_INPUT, f"{out}.png needs the Python package matplotlib (pip install matplotlib); --no-png does without, the page is written")
-        print(out + ".png")
+            print(f"{out}.png is left out: it needs the Python package matplotlib (pip install matplotlib)", file=sys.stderr)
 
 
 if __name__ == "__main__":
