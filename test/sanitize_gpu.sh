@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# R20 on a GPU: sanitize_gpu.sh PROGRAM TEST_PROGRAM...   memcheck, racecheck and initcheck of compute-sanitizer over three training steps of
+# R20 on a GPU: sanitize_gpu.sh PROGRAM TEST_PROGRAM...   memcheck, racecheck and initcheck of compute-sanitizer over three training steps and a sample of
 # PROGRAM and over kernel tests. TOOLS="memcheck" picks; JOBS of them run side by side, LIMIT seconds each and TOTAL for all (racecheck slows
 # kernels a hundredfold: what is cut short is said, and counts as skipped). Reports inside a library's kernels do not count, but are listed with its name.
 . "$(dirname "$0")/script.sh"
@@ -32,7 +32,7 @@ for tool in ${TOOLS:-memcheck racecheck initcheck}; do
         while [ "$(jobs -rp | wc -l)" -ge "$JOBS" ]; do wait -n; done
         case $name in
             training) judge training "$tool" "$program" --train-data "$WORK/text.bin" --out "$WORK/run_$tool" --preset tiny --pattern S64,M64:3 --kconv 3 \
-                          --seq-len 256 --micro-batch 2 --steps 3 --save-every 2 > "$WORK/training.$tool.verdict" & ;;
+                          --seq-len 256 --micro-batch 2 --steps 3 --save-every 2 --sample-every 3 --sample-tokens 100 > "$WORK/training.$tool.verdict" & ;;
             *)        judge "$(basename "$name")" "$tool" "$name" > "$WORK/$(basename "$name").$tool.verdict" & ;;
         esac
     done
