@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# R20 on a GPU: sanitize_gpu.sh PROGRAM TEST_PROGRAM...   memcheck, racecheck and initcheck of compute-sanitizer over three training steps of
-# PROGRAM (- for none) and over kernel tests. TOOLS="memcheck" picks; JOBS of them run side by side, LIMIT seconds each and TOTAL for all: what
+# R20 on a GPU: sanitize_gpu.sh PROGRAM TEST_PROGRAM...   memcheck, racecheck and initcheck of compute-sanitizer over three training steps
+# and a sample of PROGRAM (- for none) and over kernel tests. TOOLS="memcheck" picks; JOBS of them run side by side, LIMIT seconds each and TOTAL for all: what
 # is cut short is said, and counts as skipped. racecheck and initcheck slow kernels a hundredfold, so that they see some cases of a long
 # test (CASES=all: all of them). Reports inside a library's kernels do not count, but are listed with its name.
 . "$(dirname "$0")/script.sh"
@@ -41,10 +41,10 @@ judge() {
     esac
 }
 
-# three steps; one plan a product, so that few of the library's kernels are looked into
+# three steps and a sample; one plan a product, so that few of the library's kernels are looked into
 train() {
     judge training "$1" "$program" --train-data "$WORK/text.bin" --out "$WORK/run_$1" --preset tiny --pattern S64,M64:3 --kconv 3 --seq-len 256 --micro-batch 2 \
-        --steps 3 --save-every 2 --deterministic
+        --steps 3 --save-every 2 --sample-every 3 --sample-tokens 100 --deterministic
 }
 
 [ "$program" = - ] || make_shard "$WORK/text.bin"
