@@ -41,21 +41,22 @@ __device__ inline T* head_rows(T* x, int ld, const AttnShape& s, int head) {
 // matrix, and the rows that one warp copies, meet all 32 banks.
 template <int D> __device__ inline int tile_at(int row, int chunk) { return row * D + ((chunk ^ (row & 7)) << 3); }
 
-// How the CTA copies tiles: a thread takes chunk chunk() of rows first(), first() + STEP, ...
-template <int D> struct Copy {
-    static const int CHUNKS = D / 8, STEP = THREADS / CHUNKS;
+// How a CTA copies tiles: a thread takes chunk chunk() of rows first(), first() + STEP, ...
+template <int D, int CTA = THREADS> struct Copy {
+    static const int CHUNKS = D / 8, STEP = CTA / CHUNKS;
     static __device__ inline int chunk() { return threadIdx.x % CHUNKS; }
     static __device__ inline int first() { return threadIdx.x / CHUNKS; }
 };
 
 // tile row r = matrix row first + r, zeros from row `end` on
-template <int D, int ROWS>
+template <int D, int ROWS, int CTA = THREADS>
 __device__ inline void load_tile(floatX* tile, const floatX* matrix, int ld, int first, int end) {
+    typedef Copy<D, CTA> Copy;
     #pragma unroll
-    for (int i = 0; i < ROWS / Copy<D>::STEP; i++) {
-        int r = Copy<D>::first() + i * Copy<D>::STEP;
+    for (int i = 0; i < ROWS / Copy::STEP; i++) {
+        int r = Copy::first() + i * Copy::STEP;
         bool live = first + r < end;
-        cp_async_16(tile + tile_at<D>(r, Copy<D>::chunk()), matrix + (size_t)(live ? first + r : 0) * ld + Copy<D>::chunk() * 8, live);
+        cp_async_16(tile + tile_at<D>(r, Copy::chunk()), matrix + (size_t)(live ? first + r : 0) * ld + Copy::chunk() * 8, live);
     }
 }
 
@@ -120,19 +121,23 @@ __device__ inline void multiply_abt(float (&s)[MT][NT][4], const uint32_t (&a)[M
     }
 }
 
-// the same with A = rows a_row .. a_row + 15 of a tile, where registers are short
-template <int D, int NT>
-__device__ inline void multiply_tiles_abt(float (&s)[1][NT][4], const floatX* a_tile, int a_row, const floatX* b_tile, int b_row) {
+// the same with A = rows a_row .. a_row + 16*MT - 1 of a tile, where registers are short
+template <int D, int MT, int NT>
+__device__ inline void multiply_tiles_abt(float (&s)[MT][NT][4], const floatX* a_tile, int a_row, const floatX* b_tile, int b_row) {
     #pragma unroll
     for (int k = 0; k < D / 16; k++) {
-        uint32_t a[4];
-        fragment_a<D>(a, a_tile, a_row, k);
+        uint32_t a[MT][4];
+        #pragma unroll
+        for (int m = 0; m < MT; m++) { fragment_a<D>(a[m], a_tile, a_row + 16 * m, k); }
         #pragma unroll
         for (int n = 0; n < NT; n += 2) {
             uint32_t b[4];
             fragment_bt<D>(b, b_tile, b_row + 8 * n, k);
-            mma_16816(s[0][n], a, b[0], b[1]);
-            mma_16816(s[0][n + 1], a, b[2], b[3]);
+            #pragma unroll
+            for (int m = 0; m < MT; m++) {
+                mma_16816(s[m][n], a[m], b[0], b[1]);
+                mma_16816(s[m][n + 1], a[m], b[2], b[3]);
+            }
         }
     }
 }
@@ -190,15 +195,18 @@ __device__ inline void mask_queries(float (&s)[MT][NT][4], int query, int window
 }
 
 // the transposed case: rows are keys, columns queries
-template <int NT>
-__device__ inline void mask_keys(float (&s)[1][NT][4], int query, int window, int key) {
+template <int MT, int NT>
+__device__ inline void mask_keys(float (&s)[MT][NT][4], int query, int window, int key) {
     int g = threadIdx.x % WARP / 4, c = threadIdx.x % 4;
     #pragma unroll
-    for (int n = 0; n < NT; n++) {
+    for (int m = 0; m < MT; m++) {
         #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int u = key + g + i / 2 * 8, t = query + 8 * n + 2 * c + i % 2;
-            if (u > t || u <= t - window) { s[0][n][i] = -INFINITY; }
+        for (int n = 0; n < NT; n++) {
+            #pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int u = key + 16 * m + g + i / 2 * 8, t = query + 8 * n + 2 * c + i % 2;
+                if (u > t || u <= t - window) { s[m][n][i] = -INFINITY; }
+            }
         }
     }
 }
@@ -359,6 +367,30 @@ __device__ inline void store_staged(floatX* to, int ld, const float* stage, int 
     }
 }
 
+// Lanes of a pair, `step` apart: the lower gives `high` for the upper's `low`.
+__device__ inline void pair_exchange(uint32_t& low, uint32_t& high, int step) {
+    bool upper = threadIdx.x & step;
+    uint32_t other = __shfl_xor_sync(0xffffffffu, upper ? low : high, step);
+    if (upper) { low = other; } else { high = other; }
+}
+
+// Lane c of four holds word c of chunks 0..3 of a row in x[0..3]; afterwards words 0..3 of chunk c.
+__device__ inline void quad_transpose(uint32_t (&x)[4]) {
+    pair_exchange(x[0], x[1], 1);
+    pair_exchange(x[2], x[3], 1);
+    pair_exchange(x[0], x[2], 2);
+    pair_exchange(x[1], x[3], 2);
+}
+
+// 32 columns of row g + 8*half, accumulators of four times 8 columns, times factor, to `row` (NULL: nowhere); four lanes write 64 bytes.
+__device__ inline void store_32(floatX* row, const float* acc, int half, float factor) {
+    uint32_t u[4];
+    #pragma unroll
+    for (int n = 0; n < 4; n++) { u[n] = pack_bf16(acc[4 * n + 2 * half] * factor, acc[4 * n + 2 * half + 1] * factor); }
+    quad_transpose(u);
+    if (row != NULL) { *reinterpret_cast<uint4*>(row + 8 * (threadIdx.x % 4)) = make_uint4(u[0], u[1], u[2], u[3]); }
+}
+
 // ---- backward -------------------------------------------------------------------------------------------------------
 __device__ inline float dot8(const Pack8& a, const Pack8& b) {
     float sum = 0;
@@ -451,9 +483,9 @@ __device__ inline void add_queries(float (&dk)[1][D / 8][4], float (&dv)[1][D / 
     #pragma unroll 1                                       // both parts at once would spill at D = 128
     for (int part = 0; part < TILE; part += 8 * NT) {
         float p[1][NT][4] = {}, ds[1][NT][4] = {};
-        multiply_tiles_abt<D, NT>(p, k_tile, row, tile.q, part);
+        multiply_tiles_abt<D, 1, NT>(p, k_tile, row, tile.q, part);
         if (masked) { mask_keys(p, query + part, window, key); }
-        multiply_tiles_abt<D, NT>(ds, v_tile, row, tile.dout, part);
+        multiply_tiles_abt<D, 1, NT>(ds, v_tile, row, tile.dout, part);
         #pragma unroll
         for (int n = 0; n < NT; n++) {
             float2 lse = *reinterpret_cast<const float2*>(tile.lse + part + 8 * n + 2 * c);
