@@ -382,13 +382,13 @@ __device__ inline void quad_transpose(uint32_t (&x)[4]) {
     pair_exchange(x[1], x[3], 2);
 }
 
-// 32 columns of row g + 8*half, accumulators of four times 8 columns, times factor, to `row` (NULL: nowhere); four lanes write 64 bytes.
-__device__ inline void store_32(floatX* row, const float* acc, int half, float factor) {
+// 32 columns of row g + 8*half from accumulators of four times 8 columns, times factor: the lane's 16 bytes of 64
+__device__ inline uint4 row_chunk(const float* acc, int half, float factor) {
     uint32_t u[4];
     #pragma unroll
     for (int n = 0; n < 4; n++) { u[n] = pack_bf16(acc[4 * n + 2 * half] * factor, acc[4 * n + 2 * half + 1] * factor); }
     quad_transpose(u);
-    if (row != NULL) { *reinterpret_cast<uint4*>(row + 8 * (threadIdx.x % 4)) = make_uint4(u[0], u[1], u[2], u[3]); }
+    return make_uint4(u[0], u[1], u[2], u[3]);
 }
 
 // ---- backward -------------------------------------------------------------------------------------------------------

@@ -136,7 +136,10 @@ __device__ inline void store_ds(floatX* tile, int key, const uint32_t (&ds)[4][4
 template <int COUNT>
 __device__ inline void store_row(floatX* row, const float (&acc)[COUNT], int first, int half, float factor) {
     #pragma unroll
-    for (int group = 0; group < 2; group++) { store_32(row == NULL ? NULL : row + 32 * group, acc + first + 16 * group, half, factor); }
+    for (int group = 0; group < 2; group++) {
+        uint4 chunk = row_chunk(acc + first + 16 * group, half, factor);
+        if (row != NULL) { *reinterpret_cast<uint4*>(row + 32 * group + 8 * (threadIdx.x % 4)) = chunk; }
+    }
 }
 
 template <int D, int KEYS>

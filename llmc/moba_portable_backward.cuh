@@ -34,22 +34,25 @@ __device__ inline int ds_at(int key, int chunk) { return key * PART + ((chunk ^ 
 
 // Queries that do not exist become zeros: then P = 1 meets dout = 0 and dS = 1 * (0 - 0).
 template <int D, int KEYS>
-__device__ inline void gather_part(PortableShared<D, KEYS>& shared, int ldq, int ldo, int tile) {
+__device__ inline void gather_part(PortableShared<D, KEYS>& shared, uint32_t ldq, uint32_t ldo, int tile) {
     typedef Copy<D, KeyRows<D, KEYS>::CTA> Copy;
     const KeyWalk& w = shared.walk;
     if (tile >= w.tiles) { return; }
-    const int *entries = shared.entries[tile % ENTRY_STAGES], live = live_rows<PART>(w, tile), stage = tile % PART_STAGES;
+    const int* entries = shared.entries[tile % ENTRY_STAGES];
+    int live = live_rows<PART>(w, tile), stage = (uint32_t)tile % PART_STAGES;
+    const floatX *q = w.q + 8 * Copy::chunk(), *dout = w.dout + 8 * Copy::chunk();
     #pragma unroll
     for (int i = 0; i < PART / Copy::STEP; i++) {
         int row = Copy::first() + i * Copy::STEP, at = tile_at<D>(row, Copy::chunk());
         bool is_live = row < live;
-        size_t t = is_live ? entries[row] / MOBA_MAX_TOPK : 0;
-        cp_async_16(shared.queries[stage][0] + at, w.q + t * ldq + 8 * Copy::chunk(), is_live);
-        cp_async_16(shared.queries[stage][1] + at, w.dout + t * ldo + 8 * Copy::chunk(), is_live);
+        uint32_t t = is_live ? (uint32_t)entries[row] / MOBA_MAX_TOPK : 0;
+        cp_async_16(shared.queries[stage][0] + at, q + (size_t)t * ldq, is_live);
+        cp_async_16(shared.queries[stage][1] + at, dout + (size_t)t * ldo, is_live);
     }
     if (threadIdx.x < PART) {
         bool is_live = (int)threadIdx.x < live;
-        cp_async_8(&shared.stats[stage][threadIdx.x], w.stats + (is_live ? entries[threadIdx.x] / MOBA_MAX_TOPK : 0), is_live);
+        uint32_t t = is_live ? (uint32_t)entries[threadIdx.x] / MOBA_MAX_TOPK : 0;
+        cp_async_8(&shared.stats[stage][threadIdx.x], w.stats + t, is_live);
     }
 }
 
@@ -88,6 +91,29 @@ __device__ inline void store_ds(floatX* tile, int key, const float (&ds)[MT][PAR
     }
 }
 
+// 16 queries of a tile from `query` on, and COUNT columns, to where their dQ goes: slots, or dq itself for queries whose own part of
+// their block this is
+template <int D, int KEYS, int COUNT>
+__device__ inline void store_dq(const PortableShared<D, KEYS>& shared, const Moba& m, const Backward& b, int tile, int query, int column,
+                                const float (&dq)[COUNT / 8][4]) {
+    const KeyWalk& w = shared.walk;
+    bool own = tile < w.own_tiles && tile < KEYS / PART;
+    floatX* rows = (own ? w.dq : w.slots) + column + 8 * (threadIdx.x % 4);
+    uint32_t row_stride = own ? m.shape.ldq : slot_rows(m.slots, b.parts) * D, slot_stride = own ? 0 : b.parts * D;
+    int live = live_rows<PART>(w, tile) - query;
+    #pragma unroll
+    for (int half = 0; half < 2; half++) {
+        int row = threadIdx.x % WARP / 4 + 8 * half;
+        uint32_t entry = shared.entries[tile % ENTRY_STAGES][query + row], slot = entry % MOBA_MAX_TOPK;
+        floatX* to = rows + (size_t)(entry / MOBA_MAX_TOPK) * row_stride + (slot == OWN_SLOT ? m.slots : slot) * slot_stride;
+        #pragma unroll
+        for (int n = 0; n < COUNT / 8; n += 4) {
+            uint4 chunk = row_chunk(dq[n], half, m.scale);
+            if (row < live) { store_16(to + 8 * n, chunk); }
+        }
+    }
+}
+
 // dQ of a tile: this warp's 16 queries and COLUMNS columns, to their slots
 template <int D, int KEYS>
 __device__ inline void add_dq(const PortableShared<D, KEYS>& shared, const Moba& m, const Backward& b, int tile) {
@@ -107,15 +133,7 @@ __device__ inline void add_dq(const PortableShared<D, KEYS>& shared, const Moba&
             mma_16816(dq[2 * n + 1], a, columns[2], columns[3]);
         }
     }
-    const KeyWalk& w = shared.walk;
-    #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        int row = query + lane / 4 + 8 * half;
-        bool live = row < live_rows<PART>(w, tile);
-        floatX* to = live ? dq_row<D, KEYS>(m, b, w, shared.entries[tile % ENTRY_STAGES][row]) + column : NULL;
-        #pragma unroll
-        for (int n = 0; n < COLUMNS / 8; n += 4) { store_32(live ? to + 8 * n : NULL, dq[n], half, m.scale); }
-    }
+    store_dq<D, KEYS, COLUMNS>(shared, m, b, tile, query, column, dq);
 }
 
 // Everything a CTA does with its queries. The gather of tile i begins in round i - 2, when all warps are done with tile i - 3.
@@ -157,7 +175,10 @@ __device__ inline void store_key_rows(floatX* rows, int ld, const float (&sums)[
         for (int half = 0; half < 2; half++) {
             int u = key + 16 * m + 8 * half + threadIdx.x % WARP / 4;
             #pragma unroll
-            for (int n = 0; n < D / 8; n += 4) { store_32(u < end ? rows + (size_t)u * ld + 8 * n : NULL, sums[m][n], half, factor); }
+            for (int n = 0; n < D / 8; n += 4) {
+                uint4 chunk = row_chunk(sums[m][n], half, factor);
+                if (u < end) { store_16(rows + (size_t)u * ld + 8 * (n + threadIdx.x % 4), chunk); }
+            }
         }
     }
 }
