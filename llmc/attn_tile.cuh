@@ -408,50 +408,21 @@ __device__ inline float row_dot(const floatX* a, const floatX* b) {
     return sum;
 }
 
-// delta[head - head0][t] = sum over d of dout * out.   D/8 lanes per query, grid (queries, heads)
+// delta[head][t] = sum over d of dout * out.   D/8 lanes per query, grid (queries, heads)
 template <int D>
 __global__ __launch_bounds__(THREADS)
-void attn_delta_kernel(float* delta, const floatX* dout, const floatX* out, AttnShape shape, int head0) {
-    int t = (blockIdx.x * THREADS + threadIdx.x) / (D / 8), chunk = threadIdx.x % (D / 8), head = head0 + blockIdx.y;
+void attn_delta_kernel(float* delta, const floatX* dout, const floatX* out, AttnShape shape) {
+    int t = (blockIdx.x * THREADS + threadIdx.x) / (D / 8), chunk = threadIdx.x % (D / 8), head = blockIdx.y;
     size_t at = (size_t)min(t, shape.T - 1) * shape.ldo + 8 * chunk;
     float sum = row_dot<D>(head_rows(dout, shape.ldo, shape, head) + at, head_rows(out, shape.ldo, shape, head) + at);
-    if (chunk == 0 && t < shape.T) { delta[(size_t)blockIdx.y * shape.T + t] = sum; }
+    if (chunk == 0 && t < shape.T) { delta[(size_t)head * shape.T + t] = sum; }
 }
 
-// Where a CTA's queries for dK and dV come from: consecutive ones [first, end), then `count` entries of a list (row = entry / MOBA_MAX_TOPK).
-struct QuerySource {
-    int first, end;
-    const int* list;
-    int count;
-};
-
-__device__ inline int source_own_tiles(const QuerySource& s) { return s.end > s.first ? (s.end - s.first + TILE - 1) / TILE : 0; }
-__device__ inline int source_tiles(const QuerySource& s)     { return source_own_tiles(s) + (s.count + TILE - 1) / TILE; }
-
-// matrix row of row r of the i-th query tile, -1 where there is none
-__device__ inline int source_row(const QuerySource& s, int i, int r) {
-    int own = source_own_tiles(s);
-    if (i < own) { return s.first + TILE * i + r < s.end ? s.first + TILE * i + r : -1; }
-    int entry = (i - own) * TILE + r;
-    return entry < s.count ? s.list[entry] / MOBA_MAX_TOPK : -1;
-}
-
-// One stage of the query pipeline in shared memory, and the rows a thread will copy into it.
+// One stage of the query pipeline in shared memory.
 template <int D> struct QueryTile {
     floatX q[TILE * D], dout[TILE * D];
     float lse[TILE], delta[TILE];
 };
-template <int D> struct QueryRows {
-    int row[TILE / Copy<D>::STEP];    // of this thread's tile rows
-    int scalar;                       // of the row whose lse (threads 0..63) or delta (64..127) it copies
-};
-
-template <int D>
-__device__ inline void find_rows(QueryRows<D>& rows, const QuerySource& s, int i) {
-    #pragma unroll
-    for (int j = 0; j < TILE / Copy<D>::STEP; j++) { rows.row[j] = source_row(s, i, Copy<D>::first() + j * Copy<D>::STEP); }
-    rows.scalar = source_row(s, i, threadIdx.x % TILE);
-}
 
 // One head's tensors as the backward reads them: pointers to the head's first row, scalars per row.
 struct HeadIn {
@@ -460,13 +431,14 @@ struct HeadIn {
     int ldq, ldk, ldv, ldo;
 };
 
-// Queries that do not exist become zeros: then P = 1 meets dout = 0 and dS = 1 * (0 - 0).
+// The 64 queries from `query` on. Those from `end` on become zeros: then P = 1 meets dout = 0 and dS = 1 * (0 - 0).
 template <int D>
-__device__ inline void load_queries(QueryTile<D>& tile, const HeadIn& in, const QueryRows<D>& rows) {
-    gather_tile<D, TILE>(tile.q, in.q, in.ldq, rows.row);
-    gather_tile<D, TILE>(tile.dout, in.dout, in.ldo, rows.row);
-    bool is_lse = threadIdx.x < TILE, live = rows.scalar >= 0;
-    cp_async_4((is_lse ? tile.lse : tile.delta) + threadIdx.x % TILE, (is_lse ? in.lse : in.delta) + (live ? rows.scalar : 0), live);
+__device__ inline void load_queries(QueryTile<D>& tile, const HeadIn& in, int query, int end) {
+    load_tile<D, TILE>(tile.q, in.q, in.ldq, query, end);
+    load_tile<D, TILE>(tile.dout, in.dout, in.ldo, query, end);
+    int r = threadIdx.x % TILE;
+    bool is_lse = threadIdx.x < TILE, live = query + r < end;
+    cp_async_4((is_lse ? tile.lse : tile.delta) + r, (is_lse ? in.lse : in.delta) + (live ? query + r : 0), live);
 }
 
 // How many keys (dQ) or queries (dK, dV) are multiplied at a time: bounded by registers.
@@ -507,35 +479,23 @@ template <int D> struct KeysShared {
     QueryTile<D> queries[2];
 };
 
-// dK and dV of the 64 keys from `key` (rows from `key_end` on do not exist), summed over a source of queries in its order.
+// dK and dV of the 64 keys from `key` (rows from `key_end` on do not exist), summed over the queries [query, query_end) in order.
 template <int D>
 __device__ inline void accumulate_keys(float (&dk)[1][D / 8][4], float (&dv)[1][D / 8][4], KeysShared<D>& shared, const HeadIn& in,
-                                       const QuerySource& source, int key, int key_end, int window, float scale2) {
-    int row = threadIdx.x / WARP * 16, tiles = source_tiles(source), own = source_own_tiles(source);
-    QueryRows<D> rows;
+                                       int query, int query_end, int key, int key_end, int window, float scale2) {
+    int row = threadIdx.x / WARP * 16;
     load_tile<D, TILE>(shared.k, in.k, in.ldk, key, key_end);
     load_tile<D, TILE>(shared.v, in.v, in.ldv, key, key_end);
-    if (tiles > 0) {
-        find_rows(rows, source, 0);
-        load_queries(shared.queries[0], in, rows);
-        find_rows(rows, source, 1);                        // one tile ahead of its use: list entries take a while to arrive
-    }
+    load_queries(shared.queries[0], in, query, query_end);
     cp_async_commit();
-    for (int i = 0; i < tiles; i++) {
-        if (i + 1 < tiles) {
-            load_queries(shared.queries[(i + 1) % 2], in, rows);
-            find_rows(rows, source, i + 2);
-        }
+    for (int stage = 0; query < query_end; query += TILE, stage ^= 1) {
+        if (query + TILE < query_end) { load_queries(shared.queries[stage ^ 1], in, query + TILE, query_end); }
         cp_async_commit();
         cp_async_wait<1>();
         __syncthreads();
-        bool is_own = i < own;
-        add_queries<D>(dk, dv, shared.k, shared.v, row, shared.queries[i % 2], is_own ? source.first + TILE * i : AFTER_ALL,
-                       is_own ? window : EVERYTHING, key + row, scale2);
-        __syncthreads();
+        add_queries<D>(dk, dv, shared.k, shared.v, row, shared.queries[stage], query, window, key + row, scale2);
+        __syncthreads();                                   // in the end, shared memory is free for staging
     }
-    cp_async_wait<0>();
-    __syncthreads();                                       // shared memory is free for staging, even if there was no query
 }
 
 // dQ of the CTA's 64 queries, to be multiplied by 1/sqrt(D); a walk as in attend(), with dout behind q in q_tile.

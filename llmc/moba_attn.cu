@@ -1,7 +1,7 @@
 // Mixture of block attention, key-major: a block's keys stay, and the queries that picked it are gathered from its list.
 // Forward: every (block, chunk of its list) writes a normalised partial output and its log-sum-exp to each query's slot; the own-block
-// kernel computes the causal part and merges the slots. Backward: dK and dV of 64 keys accumulate over own block and list; dQ goes to slots
-// like the forward and is summed by the own-block kernel. Every sum has a fixed order, nothing is atomic.
+// kernel computes the causal part and merges the slots. Backward: the plan is in moba_backward.cuh, its walk on mma.sync in
+// moba_portable_backward.cuh; the Hopper kernels have files of their own. Every sum has a fixed order.
 // The work is linear in T; the slots of as many heads as scratch allows exist at a time.
 #include "ops.h"
 #include "moba_hopper_forward.cuh"
@@ -12,7 +12,7 @@ struct Item {
     const int* entries;     // query * MOBA_MAX_TOPK + slot
 };
 
-// the item of a CTA of the forward and dQ kernels: up to `chunk` entries of one block's list
+// the item of a CTA: up to `chunk` entries of one block's list
 __device__ inline Item find_item(const Moba& m, int head, int item, int chunk) {
     const int* offset = head_offset(m, head);
     int j = find_block(offset, m.blocks, item, chunk, 1), first = (item - offset[j] / chunk - j) * chunk;

@@ -45,8 +45,7 @@ struct KeyWalk {
 
 // ---- items --------------------------------------------------------------------------------------------------------------
 // Items go head by head, `together` at a time so that their q and dout stay in L2, and long ones first: tails, then ascending blocks
-// (the earlier a block, the more queries can pick it). Without such a tail there are no tiles. The warp calls it.
-// ROWS: queries of a tile
+// (the earlier a block, the more queries can pick it). Without such a tail there are no tiles. The warp calls it. ROWS: queries of a tile.
 template <int D, int KEYS, int ROWS = QUERIES>
 __device__ inline KeyWalk find_walk(const Moba& m, const Backward& b, int item) {
     KeyWalk w;

@@ -1,6 +1,7 @@
 // Backward of MoBA attention on Hopper (wgmma). Included by moba_attn.cu.
 //
-// By the plan of moba_backward.cuh, with tiles of 64 queries. Five products a tile, keys as rows, so that P^T and dS^T come out as left operands in registers:
+// By the plan of moba_backward.cuh, with tiles of 64 queries. Five products a tile, keys as rows, so that P^T and dS^T come out as left
+// operands in registers:
 //   S^T = K Q^T, dP^T = V dO^T     both operands in shared memory, K-major
 //   dV += P^T dO, dK += dS^T Q     left operand in registers, right one row-major as it lies ("transposed": N-major)
 //   dQ = dS K                      dS^T through shared memory as [key][query] (left operand M-major), K as it lies (N-major)
