@@ -18,11 +18,12 @@ template <int D, int KEYS> struct KeyRows {
     static const int RESIDENT = CTA == 128 ? 2 : 1;
     static const int COLUMNS = 2 * D / (CTA / WARP);                   // of dQ, a warp: two warps share them, 16 queries each
     static const int COUNT = MT * D / 2;                               // floats of dK, and of dV, a thread
+    static const bool V_SHARED = D == 64;                              // or in registers
 };
 
 template <int D, int KEYS> struct PortableShared {
-    floatX k[KEYS * D];
-    floatX queries[PART_STAGES][2][PART * D];                          // q, dout; V until its fragments are read
+    floatX k[KEYS * D], v[KeyRows<D, KEYS>::V_SHARED ? KEYS * D : 8];
+    floatX queries[PART_STAGES][2][PART * D];                          // q, dout; V, until its fragments are in registers
     floatX ds[2][KEYS * PART];
     float2 stats[PART_STAGES][PART];                                   // of a query: log2-sum-exp, delta
     int entries[ENTRY_STAGES][PART];
@@ -156,7 +157,8 @@ __device__ inline void walk_parts(float (&dk)[KeyRows<D, KEYS>::MT][D / 8][4], f
             float s[MT][PART / 8][4] = {}, dp[MT][PART / 8][4] = {};
             multiply_tiles_abt<D, MT, PART / 8>(s, shared.k, key, q, 0);
             if (tile < w.own_tiles && tile < KEYS / PART) { mask_keys(s, PART * tile, EVERYTHING, key); }
-            multiply_abt<D, MT, PART / 8>(dp, v, dout, 0);
+            if (KeyRows<D, KEYS>::V_SHARED) { multiply_tiles_abt<D, MT, PART / 8>(dp, shared.v, key, dout, 0); }
+            else                            { multiply_abt<D, MT, PART / 8>(dp, v, dout, 0); }
             probabilities<MT>(s, dp, shared.stats[tile % PART_STAGES], m.scale * LOG2E);
             store_ds<MT>(shared.ds[tile % 2], key, dp);
             multiply_ab<D, MT, PART / 8>(dv, s, dout, 0);
@@ -202,7 +204,7 @@ void moba_portable_backward_kernel(Backward b, Moba m) {
 
     int head = m.head0 + w.head, key = threadIdx.x / WARP * 16 * MT;
     uint32_t v[MT][D / 16][4];
-    floatX* v_tile = shared.queries[0][0];
+    floatX* v_tile = KeyRows<D, KEYS>::V_SHARED ? shared.v : shared.queries[0][0];
     for (int tile = 0; tile < 4; tile++) { fetch_entries<PART>(shared.entries[tile], w, tile); }
     load_tile<D, KEYS, CTA>(v_tile, head_rows(m.v, shape.ldv, shape, head), shape.ldv, w.key, shape.T);
     cp_async_commit();
@@ -210,7 +212,7 @@ void moba_portable_backward_kernel(Backward b, Moba m) {
     cp_async_commit();
     cp_async_wait<1>();
     __syncthreads();
-    load_fragments<D, MT>(v, v_tile, key);
+    if (!KeyRows<D, KEYS>::V_SHARED) { load_fragments<D, MT>(v, v_tile, key); }
     __syncthreads();
     for (int tile = 0; tile < 2; tile++) {
         gather_part<D, KEYS>(shared, shape.ldq, shape.ldo, tile);

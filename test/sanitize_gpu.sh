@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # R20 on a GPU: sanitize_gpu.sh PROGRAM TEST_PROGRAM...   memcheck, racecheck and initcheck of compute-sanitizer over three training steps of
-# PROGRAM (- for none) and over kernel tests. TOOLS="memcheck" picks; LIMIT seconds a program: what is cut short is said, and counts as
-# skipped. racecheck slows kernels a hundredfold, so that it sees one or some cases of a test (CASES=all: all of them); a report in a
-# library's kernel is printed with that kernel's name.
+# PROGRAM and over kernel tests. TOOLS="memcheck" picks; LIMIT seconds a program (racecheck slows kernels a hundredfold: what is cut
+# short is said, and counts as skipped). A report in a library's kernel is printed with that kernel's name.
 . "$(dirname "$0")/script.sh"
 program=$1; shift
 command -v compute-sanitizer > /dev/null || PATH=$PATH:/usr/local/cuda/bin
@@ -17,25 +16,10 @@ judge() {     # judge NAME TOOL COMMAND...
         *)   fail "${tool}_$name" "$(grep -m 3 -E '^=========.*(Error|Invalid|Race|Uninitialized|at )|^FAIL' "$WORK/said" | tr '\n' ' ')" ;;
     esac
 }
-# a part of the names of the cases of a test that racecheck runs: every kernel, both head dims where there are two
-raced() {
-    case $1 in
-        test_moba_attn)     echo block128 ;;
-        test_moba_centroid) echo within_budget ;;
-        test_moba_index)    echo lists_every_pick ;;
-        test_moba_topk)     echo ragged ;;
-        test_swa)           echo T300 ;;
-    esac
-}
-
-[ "$program" = - ] || make_shard "$WORK/text.bin"
+make_shard "$WORK/text.bin"
 for tool in ${TOOLS:-memcheck racecheck initcheck}; do
-    [ "$program" = - ] || judge training "$tool" "$program" --train-data "$WORK/text.bin" --out "$WORK/run_$tool" --preset tiny --pattern S64,M64:3 --kconv 3 --seq-len 256 \
+    judge training "$tool" "$program" --train-data "$WORK/text.bin" --out "$WORK/run_$tool" --preset tiny --pattern S64,M64:3 --kconv 3 --seq-len 256 \
         --micro-batch 2 --steps 3 --save-every 2
-    for test in "$@"; do
-        name=$(basename "$test") cases=
-        [ "$tool/${CASES:-}" = racecheck/ ] && cases=$(raced "$name")
-        judge "$name" "$tool" "$test" ${cases:+"$cases"}
-    done
+    for test in "$@"; do judge "$(basename "$test")" "$tool" "$test"; done
 done
 [ $failures -eq 0 ]
