@@ -1,6 +1,6 @@
 # make                 train_moba (where nvcc is) and train_moba_cpu
 # make quickstart      from nothing to a trained tiny model and a sample, no GPU needed
-# make test [OP=name]  every test, or those of one op
+# make test [OP=name]  every test, or those of one op; TEST_JOBS=4 runs four programs side by side
 # make tools           the data tools written in C, into build/data (data/README.md)
 # make bench [OP=name] the tables of README (GPU)
 # make soak            the long forms: 50 kills, 20 of a rank, 10 000 steps, fuzzing for minutes (SEED=1, FUZZ_SECONDS=120)
@@ -236,7 +236,7 @@ test:
 	@[ -n "$(TEST_PROGRAMS)" ] || { echo "error: OP=$(OP): there is no test/test_$(OP).cu and no test/test_$(OP).c" >&2; exit 64; }
 	@scripts/setup.sh $(if $(OP),,test)
 	@$(MAKE) --no-print-directory -j $$(nproc) test-built OP=$(OP)
-test-built: $(TEST_PROGRAMS) $(if $(OP),,train_moba_cpu $(B)/test/hooks/train_moba_cpu $(B)/test/gradients $(if $(HAS_GPU),train_moba) $(DATA_TOOLS) $(MODEL_DUMPS))
+test-built: $(TEST_PROGRAMS) $(if $(OP),,train_moba_cpu $(B)/test/hooks/train_moba_cpu $(B)/test/gradients $(if $(HAS_GPU),train_moba $(B)/test/hooks/train_moba) $(DATA_TOOLS) $(MODEL_DUMPS))
 	@test/run.sh $(if $(HAS_GPU),,--skip-gpu-cases-of $(wildcard test/test_$(or $(OP),*).cu)) \
 		$(if $(and $(HAS_GPU),$(if $(OP),,all)),--record dev/results/gpu-tests.json) -- $(TEST_PROGRAMS) $(SCRIPTS)
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Two GPUs of this host: the curve is that of one, a lost rank ends the run, a GPU is not shared. Skipped where there are fewer.
+# alone: throughput, and processes found by their names
 . "$(dirname "$0")/script.sh"
 PROGRAM=./train_moba
 if [ "$(nvidia-smi -L 2> /dev/null | wc -l)" -lt 2 ]; then skip gpus_two_gpus "(needs two GPUs)"; exit 0; fi
@@ -34,7 +35,7 @@ check gpus_bf16_error_is_said                 grep -q '^reduce  *bf16: the first
 
 (for rank in 0 1; do "$PROGRAM" "${BASE[@]}" --micro-batch 4 --steps 5 --out "$WORK/file" --init file --meet "$WORK/meet" --ranks 2 --rank $rank & done; wait) > "$WORK/console" 2> "$WORK/err"
 check gpus_file_rendezvous                    grep -q '^finished at step 5/5' "$WORK/console"
-(for rank in 0 1; do CUDA_VISIBLE_DEVICES=0 "$PROGRAM" "${BASE[@]}" --micro-batch 4 --steps 5 --out "$WORK/same" --init file --meet "$WORK/meet" --ranks 2 --rank $rank & done; wait) > "$WORK/console" 2> "$WORK/err"
+(for rank in 0 1; do CUDA_VISIBLE_DEVICES=0 "$PROGRAM" "${BASE[@]}" --micro-batch 4 --steps 5 --out "$WORK/same" --init file --meet "$WORK/meet_too" --ranks 2 --rank $rank & done; wait) > "$WORK/console" 2> "$WORK/err"
 check gpus_shared_gpu_is_refused              words '^error: rank 0 .*ranks 0 and 1 have the same GPU'
 
 for signal in KILL STOP; do
@@ -43,7 +44,7 @@ for signal in KILL STOP; do
     for _ in $(seq 300); do grep -q '"step":20,' "$WORK/lost/log.jsonl" 2> /dev/null && break; sleep 0.1; done
     victim=$(pgrep -f "$PROGRAM.*$WORK/lost.*--rank 1\$")
     kill -$signal "$victim"
-    sleep 12
+    for _ in $(seq 150); do pgrep -f "$PROGRAM.*$WORK/lost.*--rank 0\$" > /dev/null || break; sleep 0.1; done     # 15 s: --timeout, and 5
     check "gpus_${signal}_ends_the_other"     [ -z "$(pgrep -f "$PROGRAM.*$WORK/lost.*--rank 0\$")" ]
     check "gpus_${signal}_names_the_rank"     words '^error: rank 1 of 2 .* is lost: it (has ended|gives no sign of life), while rank 0 .* is in step '
     kill -KILL "$victim" 2> /dev/null

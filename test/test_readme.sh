@@ -33,6 +33,8 @@ done < <(faults)
 if [ "$(faults | wc -l)" -lt 15 ]; then fail_too readme_faults_have_tests "the table has $(faults | wc -l) rows"
 elif [ -n "$lost" ]; then fail_too readme_faults_have_tests "not in test/:$lost"
 else echo "ok readme_faults_have_tests"; fi
+# its section on speed is what the benchmark's lines make it
+if said=$(python3 dev/step_report.py --check 2>&1); then echo "ok readme_speed_is_that_of_the_results"; else fail_too readme_speed_is_that_of_the_results "$said"; fi
 if difference=$(diff README.md "$section.new" | sed -n 2p); [ -z "$difference" ]; then echo "ok $name"
 else fail "first difference: $difference (test/test_readme.sh --write puts it right)"; fi
 [ $failures -eq 0 ]
