@@ -1,11 +1,11 @@
 // The walk of MoBA's backward (moba_backward.cuh) on mma.sync, for sm_80 and up, with tiles of 32 queries. Included by moba_attn.cu.
 //
 // A warp owns 16 or 32 keys as rows, so that P^T and dS^T come out as left operands in its registers, and dK, dV stay there:
-//   S^T = K Q^T, dP^T = V dO^T, dV += P^T dO, dK += dS^T Q       K from shared memory, V's fragments in registers
+//   S^T = K Q^T, dP^T = V dO^T, dV += P^T dO, dK += dS^T Q       K from shared memory; V too at D 64, at D 128 its fragments in registers
 //   dQ = dS K       dS^T through shared memory as [key][query]; a warp computes 16 queries and some of the columns
-// dQ lags a tile behind, so that one barrier a tile will do. What limits it on an H100 is shared memory: at D 64 a warp reads 64
-// matrices of 16 x 16 for 160 products of 16 x 8 x 16, 256 cycles of an SM for the reads and 245 for the products.
-// Shared memory: 58 KB at D 64, so that two CTAs fit on an A100; 98 KB at D 128, where 99 are all that some devices have.
+// dQ lags a tile behind, so that one barrier a tile will do. At D 64 a warp reads 72 matrices of 16 x 16 for 160 products of 16 x 8 x 16: on
+// an H100 288 cycles of shared memory for 245 of products. At D 128, with 16 keys a warp, it is 96: there shared memory is the limit.
+// Shared memory: 74 KB at D 64, so that two CTAs fit on an A100; 98 KB at D 128, where 99 are all that some devices have.
 #ifndef MOBA_PORTABLE_BACKWARD_CUH
 #define MOBA_PORTABLE_BACKWARD_CUH
 
@@ -23,7 +23,7 @@ template <int D, int KEYS> struct KeyRows {
 
 template <int D, int KEYS> struct PortableShared {
     floatX k[KEYS * D], v[KeyRows<D, KEYS>::V_SHARED ? KEYS * D : 8];
-    floatX queries[PART_STAGES][2][PART * D];                          // q, dout; V, until its fragments are in registers
+    floatX queries[PART_STAGES][2][PART * D];                          // q, dout; at D 128 first V, until its fragments are in registers
     floatX ds[2][KEYS * PART];
     float2 stats[PART_STAGES][PART];                                   // of a query: log2-sum-exp, delta
     int entries[ENTRY_STAGES][PART];
