@@ -158,22 +158,27 @@ $(B)/test/cpu/test_gradcheck: test/test_gradcheck.c test/test.h test/gradcheck/g
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_F64 -Itest -I$(B)/gen -o $@ $(filter %.c %.o,$^) $(LIBS)
 
-# one step of the whole model written out, in three builds, and what holds the dumps against each other (test/test_model.sh,
-# dev/torch_check.py); the linker puts moba_topk's own name before a wrapper that sees, and may replace, the picked blocks
+# one step of the whole model written out, and its generation, in three builds, and what holds the dumps against each other
+# (test/test_model.sh, dev/torch_check.py); the linker puts a wrapper that sees, and may replace, the picked blocks before what picks them
 ROUNDED_LIB := $(B)/rounded.a
 $(ROUNDED_LIB): $(HOST:%=$(B)/rounded/%.o) $(CPU_OPS:%=$(B)/rounded/op_%.o)
-MODEL_DUMPS := $(addprefix $(B)/model/,dump_cpu dump_rounded compare $(if $(and $(HAS_GPU),$(NVCC)),dump_cuda))
-$(B)/model/dump_cpu: test/model/dump.c $(HEADERS) $(CPU_LIB)
+MODEL_DUMPS := $(foreach what,dump generate,$(addprefix $(B)/model/$(what)_,cpu rounded $(if $(and $(HAS_GPU),$(NVCC)),cuda))) \
+               $(B)/model/compare $(B)/model/compare_generated
+DUMPS_H := test/model/dumps.h $(HEADERS)
+COMMA   := ,
+WRAPS   := --wrap=moba_topk
+$(B)/model/generate_%: WRAPS += --wrap=attn_step_topk
+$(B)/model/%_cpu: test/model/%.c $(DUMPS_H) $(CPU_LIB)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -Wl,--wrap=moba_topk -o $@ $< $(CPU_LIB) $(LIBS)
-$(B)/model/dump_rounded: test/model/dump.c $(HEADERS) $(ROUNDED_LIB)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU $(addprefix -Wl$(COMMA),$(WRAPS)) -o $@ $< $(CPU_LIB) $(LIBS)
+$(B)/model/%_rounded: test/model/%.c $(DUMPS_H) $(ROUNDED_LIB)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_ROUND -Wl,--wrap=moba_topk -o $@ $< $(ROUNDED_LIB) $(LIBS)
-$(B)/model/dump_cuda: test/model/dump.c $(HEADERS) $(CUDA_LIB)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_ROUND $(addprefix -Wl$(COMMA),$(WRAPS)) -o $@ $< $(ROUNDED_LIB) $(LIBS)
+$(B)/model/%_cuda: test/model/%.c $(DUMPS_H) $(CUDA_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -c -o $@.o $<
-	$(NVCC) $(NVFLAGS) -Xlinker --wrap=moba_topk -o $@ $@.o $(CUDA_LIB) $(NVLIBS)
-$(B)/model/compare: test/model/compare.c $(HEADERS) $(CPU_LIB)
+	$(NVCC) $(NVFLAGS) $(addprefix -Xlinker ,$(WRAPS)) -o $@ $@.o $(CUDA_LIB) $(NVLIBS)
+$(B)/model/%: test/model/%.c $(DUMPS_H) $(CPU_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -o $@ $< $(CPU_LIB) $(LIBS)
 model-dumps: $(MODEL_DUMPS)
@@ -241,7 +246,7 @@ test-built: $(TEST_PROGRAMS) $(if $(OP),,train_moba_cpu $(B)/test/hooks/train_mo
 		$(if $(and $(HAS_GPU),$(if $(OP),,all)),--record dev/results/gpu-tests.json) -- $(TEST_PROGRAMS) $(SCRIPTS)
 
 # that these compile is a test too, where nvcc is (test/test_build.sh)
-cuda-tests: $(OP_TESTS:%=$(B)/test/cuda/%) $(B)/model/dump_cuda
+cuda-tests: $(OP_TESTS:%=$(B)/test/cuda/%) $(B)/model/dump_cuda $(B)/model/generate_cuda
 
 # a hash over everything the CUDA program is compiled from; dev/results/gpu-tests.json names the one it proved
 source-hash:
