@@ -44,6 +44,8 @@ if int(ranks) > 1:
     line.update(estimate_tok_s=round(float(estimate)), of_linear=round(line['tok_s'] / int(ranks) / float(open('%s/one_%s' % (work, micro)).read()), 4),
                 reduction_ms=found(r'communication +([0-9.]+) ms'), waited_ms=found(r'waited for ([0-9.]+) ms'), hidden_percent=found(r': ([0-9.]+) % are hidden'),
                 loss_off=max(abs(a - b) / b for a, b in zip(losses, same)), losses_compared=len(same))
+    if line['loss_off'] > 1e-3:
+        print('losses', *losses[:len(same)], 'of one GPU', *same, file=sys.stderr)
 print(json.dumps(line))
 open(work + '/tok_s', 'w').write(str(line['tok_s']))
 open(work + '/losses', 'w').write(' '.join(map(str, losses)))

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""README's section on speed and its picture, from dev/results/step.jsonl.
+"""README's tables of speed and their picture, from dev/results/step.jsonl and ranks.jsonl.
 
     make bench OP=step                       writes dev/results/step.jsonl
-    dev/step_report.py --write               README between <!-- speed --> and <!-- /speed -->, and dev/results/step.svg
+    dev/ranks.sh                             writes dev/results/ranks.jsonl, on a host with several GPUs
+    dev/step_report.py --write               README between <!-- speed --> and <!-- /speed -->, <!-- ranks --> and <!-- /ranks -->, and dev/results/step.svg
     dev/step_report.py --check               says whether both are what the results make them
     dev/step_report.py --ops 'ROW' [BEFORE]  a row's step op by op as a Markdown table, beside the same of another file
 
@@ -15,8 +16,7 @@ import os
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-RESULTS, PICTURE, README = (os.path.join(ROOT, name) for name in ("dev/results/step.jsonl", "dev/results/step.svg", "README.md"))
-BEGIN, END = "<!-- speed -->\n", "<!-- /speed -->\n"
+RESULTS, RANKS, PICTURE, README = (os.path.join(ROOT, name) for name in ("dev/results/step.jsonl", "dev/results/ranks.jsonl", "dev/results/step.svg", "README.md"))
 # the MoBA hybrid with the kernels published with the paper (flash-moba) in the same PyTorch step, H100, measured once on 2026-11-22; None: out of memory
 FLASH_MOBA = {8192: 117691, 32768: 107199, 65536: None}
 OVER = 1.5                     # times its floor: what is named
@@ -94,12 +94,34 @@ def section(rows, speeds, peers):
     return "\n".join(lines) + "\n"
 
 
-def readme_with(text):
-    with open(README) as file:
-        readme = file.read()
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1:
-        fail(f"README.md has not exactly one {BEGIN.strip()} and one {END.strip()} line")
-    return readme[:readme.index(BEGIN) + len(BEGIN)] + text + readme[readme.index(END):]
+def read_ranks():
+    if not os.path.exists(RANKS):
+        fail(f"{RANKS} is not there: dev/ranks.sh writes it")
+    with open(RANKS) as lines:
+        records = [json.loads(line) for line in lines if line.startswith("{")]
+    return [r for r in records if "estimate" not in r], [r for r in records if "estimate" in r]
+
+
+def ranks_section(measured, estimates):
+    lines = ["", "| GPUs | tokens a GPU and step | options | tokens/s | of linear | estimate | ms of reduction, hidden | GiB used, planned | losses off one GPU's |",
+             "|---|---|---|---|---|---|---|---|---|"]
+    for r in measured:
+        if "--total-batch" in r["options"]:
+            continue                                         # one GPU with as many tokens a step as several: what losses are compared with
+        many = r["gpus"] > 1
+        lines.append(f"| {r['gpus']} | {length(8192 * r['micro_batch'])} | {'`' + r['options'] + '`' if r['options'] else ''} | {thousands(r['tok_s'])} | "
+                     + (f"{100 * r['of_linear']:.1f} % | {thousands(r['estimate_tok_s'])} | {r['reduction_ms']:.1f}, {r['hidden_percent']:.0f} % | " if many else "| | | ")
+                     + f"{r['peak_mib'] / 1024:.1f}, {r['plan_mib'] / 1024:.1f} | " + (f"{r['loss_off']:.0e} |" if many else "|"))
+    curve = ", ".join(f"{r['gpus']}: {r['tok_s'] / 1e6:.2f}M ({r['efficiency']})" for r in estimates if r["gpus"] in (8, 64, 256, 1024))
+    lines += ["", f"The estimate goes on, from one GPU and {length(8192 * estimates[0]['micro_batch'])} tokens each, GPUs: tokens/s: {curve}. `--dry-run --ranks N` says what it assumes.", ""]
+    return "\n".join(lines) + "\n"
+
+
+def put(readme, name, text):
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
+    if readme.count(begin) != 1 or readme.count(end) != 1:
+        fail(f"README.md has not exactly one {begin.strip()} and one {end.strip()} line")
+    return readme[:readme.index(begin) + len(begin)] + text + readme[readme.index(end):]
 
 
 # ---- the picture: tokens a second of the 340M models against context, as bars -----------------------------------------------
@@ -179,7 +201,9 @@ def main():
     if args.ops:
         print_ops(args.ops[0], ops, rows, args.ops[1] if len(args.ops) > 1 else None)
         return
-    made = {README: readme_with(section(rows, speeds, peers)), PICTURE: picture(rows, peers)}
+    with open(README) as file:
+        readme = put(put(file.read(), "speed", section(rows, speeds, peers)), "ranks", ranks_section(*read_ranks()))
+    made = {README: readme, PICTURE: picture(rows, peers)}
     for path, text in made.items():
         if args.write:
             with open(path, "w") as file:
