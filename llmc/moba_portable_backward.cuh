@@ -1,8 +1,8 @@
 // The walk of MoBA's backward (moba_backward.cuh) on mma.sync, for sm_80 and up, with tiles of 32 queries. Included by moba_attn.cu.
 //
 // A warp owns 16 or 32 keys as rows, so that P^T and dS^T come out as left operands in its registers, and dK, dV stay there:
-//   S^T = K Q^T, dP^T = V dO^T, dV += P^T dO, dK += dS^T Q       K from shared memory; V too at D 64, at D 128 its fragments in registers
-//   dQ = dS K       dS^T through shared memory as [key][query]; a warp computes 16 queries and some of the columns
+//   S^T = K Q^T, dP^T = V dO^T, dV += P^T dO, dK += dS^T Q     K from shared memory; V too at D 64, at D 128 its fragments in registers
+//   dQ = dS K     dS^T through shared memory as [key][query]; a warp computes 16 queries and some of the columns
 // dQ lags a tile behind, so that one barrier a tile will do. At D 64 a warp reads 72 matrices of 16 x 16 for 160 products of 16 x 8 x 16: on
 // an H100 288 cycles of shared memory for 245 of products. At D 128, with 16 keys a warp, it is 96: there shared memory is the limit.
 // Shared memory: 74 KB at D 64, so that two CTAs fit on an A100; 98 KB at D 128, where 99 are all that some devices have.
@@ -231,6 +231,9 @@ void moba_portable_backward_kernel(Backward b, Moba m) {
 }
 
 template <int D, int KEYS>
-static WalkKernel portable_walk() { return {moba_portable_backward_kernel<D, KEYS>, KeyRows<D, KEYS>::CTA, sizeof(PortableShared<D, KEYS>)}; }
+static WalkKernel portable_walk() {
+    static_assert(sizeof(PortableShared<D, KEYS>) <= 99 * 1024, "what a CTA may have where it may have least (compute capability 8.6, 8.9)");
+    return {moba_portable_backward_kernel<D, KEYS>, KeyRows<D, KEYS>::CTA, sizeof(PortableShared<D, KEYS>)};
+}
 
 #endif
