@@ -6,9 +6,10 @@
 # make soak            the long forms: 50 kills, 20 of a rank, 10 000 steps, fuzzing for minutes (SEED=1, FUZZ_SECONDS=120)
 # make lint            clang-tidy and cppcheck over the C sources
 # make sanitize        the CPU tests and training runs under ASan and UBSan, training under valgrind
-# make sanitize-gpu    compute-sanitizer's three tools over the kernel tests and three training steps (GPU)
+# make sanitize-gpu [OP=name]  compute-sanitizer's three tools over kernel tests, without OP over three training steps too (GPU)
 # make clean           removes what was built; runs/ stays
 # make ladder          the MoBA forward in five steps, naive to product (GPU)
+# make ncu             ncu's figures of the attention kernels (GPU)
 # make help            this text
 SHELL   := /bin/bash -o pipefail
 CC      ?= cc
@@ -277,8 +278,17 @@ sanitize:
 	$(MAKE) --no-print-directory B=$(B)/valgrind ARCH= CFLAGS="$(SANITIZE_FLAGS)" $(B)/valgrind/test/hooks/train_moba_cpu
 	test/sanitize.sh $(B) $(SANITIZED)
 
-sanitize-gpu: train_moba $(B)/data/bytes $(filter-out %/test_moba_large,$(OP_TESTS:%=$(B)/test/cuda/%))
-	test/sanitize_gpu.sh ./train_moba $(filter-out %/test_moba_large,$(OP_TESTS:%=$(B)/test/cuda/%))
+GPU_SANITIZED := $(filter-out %/test_moba_large,$(OP_TESTS:%=$(B)/test/cuda/%))
+ifdef OP
+GPU_SANITIZED := $(OP:%=$(B)/test/cuda/test_%)
+endif
+sanitize-gpu: $(if $(OP),,train_moba $(B)/data/bytes) $(GPU_SANITIZED)
+	test/sanitize_gpu.sh $(if $(OP),-,./train_moba) $(GPU_SANITIZED)
+
+# ncu's figures of the attention kernels, Hopper's and the portable ones
+ncu: $(B)/bench/moba_pipeline
+	@[ -n "$(HAS_GPU)" ] || { echo "error: make ncu needs a GPU, and nvidia-smi shows none" >&2; exit 70; }
+	@dev/ncu_attention.py
 
 quickstart:
 	@scripts/quickstart.sh
@@ -288,5 +298,5 @@ clean:
 help:
 	@sed -n '1,/^CC/p' Makefile | grep '^#' | sed 's/^# //'
 
-.PHONY: fuzzers soak lint sanitize sanitize-gpu FORCE all clean help tools nvcc test test-built cuda-tests quickstart bench bench-built ladder benchmarks source-hash model-dumps
+.PHONY: fuzzers soak lint sanitize sanitize-gpu ncu FORCE all clean help tools nvcc test test-built cuda-tests quickstart bench bench-built ladder benchmarks source-hash model-dumps
 .SECONDARY:
