@@ -38,9 +38,9 @@ two "$WORK/bf16" --steps 30 --reduce bf16
 check gpus_bf16_reduction_has_the_curve       near "$WORK/one" "$WORK/bf16" 1e-2
 check gpus_bf16_error_is_said                 grep -q '^reduce  *bf16: the first bucket' "$WORK/console"
 
-(for rank in 0 1; do "$PROGRAM" "${BASE[@]}" --micro-batch 4 --steps 5 --out "$WORK/file" --init file --meet "$WORK/meet" --ranks 2 --rank $rank & done; wait) > "$WORK/console" 2> "$WORK/err"
+(for rank in 0 1; do "$PROGRAM" "${BASE[@]}" --micro-batch 4 --steps 5 --warmup 1 --out "$WORK/file" --init file --meet "$WORK/meet" --ranks 2 --rank $rank & done; wait) > "$WORK/console" 2> "$WORK/err"
 check gpus_file_rendezvous                    grep -q '^finished at step 5/5' "$WORK/console"
-(for rank in 0 1; do CUDA_VISIBLE_DEVICES=0 "$PROGRAM" "${BASE[@]}" --micro-batch 4 --steps 5 --out "$WORK/same" --init file --meet "$WORK/meet_too" --ranks 2 --rank $rank & done; wait) > "$WORK/console" 2> "$WORK/err"
+(for rank in 0 1; do CUDA_VISIBLE_DEVICES=0 "$PROGRAM" "${BASE[@]}" --micro-batch 4 --steps 5 --warmup 1 --out "$WORK/same" --init file --meet "$WORK/meet_too" --ranks 2 --rank $rank & done; wait) > "$WORK/console" 2> "$WORK/err"
 check gpus_shared_gpu_is_refused              words '^error: rank 0 .*ranks 0 and 1 have the same GPU'
 
 for signal in KILL STOP; do
