@@ -3,7 +3,7 @@
 #   dev/ranks.sh [GPUS [MICRO-BATCH...]]     all of this host's, and 8 and 1, if not given; about 20 seconds a row
 # A JSON line a row goes to dev/results/ranks.jsonl. The estimate beside each row is --dry-run's, from the measurement on one GPU; the last
 # lines are its curve to 1024 GPUs.
-set -eu
+set -euo pipefail
 cd "$(dirname "$0")/.."
 gpus=${1:-$(nvidia-smi -L | wc -l)}; shift || true
 micros=("$@"); [ $# -gt 0 ] || micros=(8 1)
