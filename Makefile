@@ -1,14 +1,15 @@
 # make                 train_moba (where nvcc is) and train_moba_cpu
 # make quickstart      from nothing to a trained tiny model and a sample, no GPU needed
-# make test [OP=name]  every test, or those of one op
+# make test [OP=name]  every test, or those of one op; TEST_JOBS=4 runs four programs side by side
 # make tools           the data tools written in C, into build/data (data/README.md)
 # make bench [OP=name] the tables of README (GPU)
 # make soak            the long forms: 50 kills, 20 of a rank, 10 000 steps, fuzzing for minutes (SEED=1, FUZZ_SECONDS=120)
 # make lint            clang-tidy and cppcheck over the C sources
 # make sanitize        the CPU tests and training runs under ASan and UBSan, training under valgrind
-# make sanitize-gpu    compute-sanitizer's three tools over the kernel tests and three training steps (GPU)
+# make sanitize-gpu [OP=name]  compute-sanitizer's three tools over kernel tests, without OP over three training steps too (GPU)
 # make clean           removes what was built; runs/ stays
 # make ladder          the MoBA forward in five steps, naive to product (GPU)
+# make ncu             ncu's figures of the attention kernels (GPU)
 # make help            this text
 SHELL   := /bin/bash -o pipefail
 CC      ?= cc
@@ -157,22 +158,27 @@ $(B)/test/cpu/test_gradcheck: test/test_gradcheck.c test/test.h test/gradcheck/g
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_F64 -Itest -I$(B)/gen -o $@ $(filter %.c %.o,$^) $(LIBS)
 
-# one step of the whole model written out, in three builds, and what holds the dumps against each other (test/test_model.sh,
-# dev/torch_check.py); the linker puts moba_topk's own name before a wrapper that sees, and may replace, the picked blocks
+# one step of the whole model written out, and its generation, in three builds, and what holds the dumps against each other
+# (test/test_model.sh, dev/torch_check.py); the linker puts a wrapper that sees, and may replace, the picked blocks before what picks them
 ROUNDED_LIB := $(B)/rounded.a
 $(ROUNDED_LIB): $(HOST:%=$(B)/rounded/%.o) $(CPU_OPS:%=$(B)/rounded/op_%.o)
-MODEL_DUMPS := $(addprefix $(B)/model/,dump_cpu dump_rounded compare $(if $(and $(HAS_GPU),$(NVCC)),dump_cuda))
-$(B)/model/dump_cpu: test/model/dump.c $(HEADERS) $(CPU_LIB)
+MODEL_DUMPS := $(foreach what,dump generate,$(addprefix $(B)/model/$(what)_,cpu rounded $(if $(and $(HAS_GPU),$(NVCC)),cuda))) \
+               $(B)/model/compare $(B)/model/compare_generated
+DUMPS_H := test/model/dumps.h $(HEADERS)
+COMMA   := ,
+WRAPS   := --wrap=moba_topk
+$(B)/model/generate_%: WRAPS += --wrap=attn_step_topk
+$(B)/model/%_cpu: test/model/%.c $(DUMPS_H) $(CPU_LIB)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -Wl,--wrap=moba_topk -o $@ $< $(CPU_LIB) $(LIBS)
-$(B)/model/dump_rounded: test/model/dump.c $(HEADERS) $(ROUNDED_LIB)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU $(addprefix -Wl$(COMMA),$(WRAPS)) -o $@ $< $(CPU_LIB) $(LIBS)
+$(B)/model/%_rounded: test/model/%.c $(DUMPS_H) $(ROUNDED_LIB)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_ROUND -Wl,--wrap=moba_topk -o $@ $< $(ROUNDED_LIB) $(LIBS)
-$(B)/model/dump_cuda: test/model/dump.c $(HEADERS) $(CUDA_LIB)
+	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -DLLMC_ROUND $(addprefix -Wl$(COMMA),$(WRAPS)) -o $@ $< $(ROUNDED_LIB) $(LIBS)
+$(B)/model/%_cuda: test/model/%.c $(DUMPS_H) $(CUDA_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -c -o $@.o $<
-	$(NVCC) $(NVFLAGS) -Xlinker --wrap=moba_topk -o $@ $@.o $(CUDA_LIB) $(NVLIBS)
-$(B)/model/compare: test/model/compare.c $(HEADERS) $(CPU_LIB)
+	$(NVCC) $(NVFLAGS) $(addprefix -Xlinker ,$(WRAPS)) -o $@ $@.o $(CUDA_LIB) $(NVLIBS)
+$(B)/model/%: test/model/%.c $(DUMPS_H) $(CPU_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -o $@ $< $(CPU_LIB) $(LIBS)
 model-dumps: $(MODEL_DUMPS)
@@ -235,12 +241,12 @@ test:
 	@[ -n "$(TEST_PROGRAMS)" ] || { echo "error: OP=$(OP): there is no test/test_$(OP).cu and no test/test_$(OP).c" >&2; exit 64; }
 	@scripts/setup.sh $(if $(OP),,test)
 	@$(MAKE) --no-print-directory -j $$(nproc) test-built OP=$(OP)
-test-built: $(TEST_PROGRAMS) $(if $(OP),,train_moba_cpu $(B)/test/hooks/train_moba_cpu $(B)/test/gradients $(if $(HAS_GPU),train_moba) $(DATA_TOOLS) $(MODEL_DUMPS))
+test-built: $(TEST_PROGRAMS) $(if $(OP),,train_moba_cpu $(B)/test/hooks/train_moba_cpu $(B)/test/gradients $(if $(HAS_GPU),train_moba $(B)/test/hooks/train_moba) $(DATA_TOOLS) $(MODEL_DUMPS))
 	@test/run.sh $(if $(HAS_GPU),,--skip-gpu-cases-of $(wildcard test/test_$(or $(OP),*).cu)) \
 		$(if $(and $(HAS_GPU),$(if $(OP),,all)),--record dev/results/gpu-tests.json) -- $(TEST_PROGRAMS) $(SCRIPTS)
 
 # that these compile is a test too, where nvcc is (test/test_build.sh)
-cuda-tests: $(OP_TESTS:%=$(B)/test/cuda/%) $(B)/model/dump_cuda
+cuda-tests: $(OP_TESTS:%=$(B)/test/cuda/%) $(B)/model/dump_cuda $(B)/model/generate_cuda
 
 # a hash over everything the CUDA program is compiled from; dev/results/gpu-tests.json names the one it proved
 source-hash:
@@ -272,8 +278,17 @@ sanitize:
 	$(MAKE) --no-print-directory B=$(B)/valgrind ARCH= CFLAGS="$(SANITIZE_FLAGS)" $(B)/valgrind/test/hooks/train_moba_cpu
 	test/sanitize.sh $(B) $(SANITIZED)
 
-sanitize-gpu: train_moba $(B)/data/bytes $(filter-out %/test_moba_large,$(OP_TESTS:%=$(B)/test/cuda/%))
-	test/sanitize_gpu.sh ./train_moba $(filter-out %/test_moba_large,$(OP_TESTS:%=$(B)/test/cuda/%))
+GPU_SANITIZED := $(filter-out %/test_moba_large,$(OP_TESTS:%=$(B)/test/cuda/%))
+ifdef OP
+GPU_SANITIZED := $(OP:%=$(B)/test/cuda/test_%)
+endif
+sanitize-gpu: $(if $(OP),,train_moba $(B)/data/bytes) $(GPU_SANITIZED)
+	test/sanitize_gpu.sh $(if $(OP),-,./train_moba) $(GPU_SANITIZED)
+
+# ncu's figures of the attention kernels, Hopper's and the portable ones
+ncu: $(B)/bench/moba_pipeline
+	@[ -n "$(HAS_GPU)" ] || { echo "error: make ncu needs a GPU, and nvidia-smi shows none" >&2; exit 70; }
+	@dev/ncu_attention.py
 
 quickstart:
 	@scripts/quickstart.sh
@@ -283,5 +298,5 @@ clean:
 help:
 	@sed -n '1,/^CC/p' Makefile | grep '^#' | sed 's/^# //'
 
-.PHONY: fuzzers soak lint sanitize sanitize-gpu FORCE all clean help tools nvcc test test-built cuda-tests quickstart bench bench-built ladder benchmarks source-hash model-dumps
+.PHONY: fuzzers soak lint sanitize sanitize-gpu ncu FORCE all clean help tools nvcc test test-built cuda-tests quickstart bench bench-built ladder benchmarks source-hash model-dumps
 .SECONDARY:

@@ -85,7 +85,8 @@ typedef struct {
     Progress      progress;            // step: begun; its outcome may still be on its way (settle)
     double        max_loss, max_norm;  // above these the step under way is skipped (--skip-z); INFINITY: no limit
     Saver*        saver;
-    double        save_pause_ms;       // what the save under way has held up so far
+    double        save_pause_ms;       // what the save under way has held up training so far
+    bool          trained;             // no step is left: waiting for the writer holds up nothing
     int64_t       saved_step;          // the newest checkpoint on disk
     double        flops_per_token;
     StepStats     last;
@@ -105,7 +106,7 @@ static void collect_save(Run* run, bool wait) {
     SaveReport r;
     double start = clock_ms();
     bool ended = saver_poll(run->saver, wait, &r);
-    run->save_pause_ms += clock_ms() - start;
+    if (!run->trained) { run->save_pause_ms += clock_ms() - start; }
     if (!ended) { return; }
     if (!r.ok) {
         fprintf(stderr, "warning: step %lld is not saved: %s\n", (long long)r.step, r.error.text);
@@ -196,9 +197,8 @@ static void train_step(Run* run) {
 // Training waits for the save before this one, if that goes on still, and for the copy of the state into host memory.
 static void save(Run* run) {
     Error err;
-    double start = clock_ms();
     collect_save(run, true);
-    run->save_pause_ms = 0;
+    double start = clock_ms();
     bool logged = !run->log || logger_sync(run->log, &err);
     if (!ranks_all(&run->ranks, logged)) {
         if (logged) { return; }
@@ -262,6 +262,7 @@ static bool loop(Run* run) {
         test_stop(run);
     }
     settle(run);
+    run->trained = true;
     collect_save(run, true);
     if (run->saved_step != run->progress.step) {
         save(run);

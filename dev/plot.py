@@ -13,7 +13,6 @@ import sys
 
 import runlog
 import common
-from common import EXIT_NO_INPUT, ToolError
 
 MAX_POINTS = 3000                                      # of a curve on the page; beyond it neighbours are averaged
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a00", "#7a5ccc")
@@ -81,9 +80,9 @@ def summary(run):
 
 
 def differing_options(runs):
-    """Options whose values are not the same in all runs: (name, [value of each run])."""
+    """Options whose values are not the same in all runs: (name, [value of each run, "-" where a run knows no such option])."""
     names = sorted({name for run in runs for name in run.options} - {"out", "resume"})
-    rows = [(name, [json.dumps(run.options.get(name)) for run in runs]) for name in names]
+    rows = [(name, [json.dumps(run.options[name]) if name in run.options else "-" for run in runs]) for name in names]
     return [row for row in rows if len(set(row[1])) > 1]
 
 
@@ -100,41 +99,60 @@ def write_page(path, runs, title):
 
 # ---- PNG --------------------------------------------------------------------------------------------------------------
 
+def centred(values, weight):
+    """Smoothed from both sides, as on the page: a mean of the past alone lags behind a falling loss."""
+    before, after = runlog.smoothed(values, weight), runlog.smoothed(values[::-1], weight)[::-1]
+    return [(a + b) / 2 for a, b in zip(before, after)]
+
+
 def panels(run):
-    """(title, x, y, is logarithmic) of each panel of the picture; x and y may be empty."""
+    """(title, x, y, is logarithmic, drawn faintly behind it) of each panel of the picture; any of them may be empty."""
     column, validation = run.columns, [point for name, points in sorted(run.evals.items()) if name == "validation" for point in points]
     steps = column["step"]
-    return [("loss", steps, runlog.smoothed(column["loss"], 0.9), False),
-            ("validation loss", [step for step, _ in validation], [loss for _, loss in validation], False),
-            ("validation perplexity", [step for step, _ in validation], [math.exp(min(loss, 700)) for _, loss in validation], True),
-            ("gradient norm", steps, runlog.smoothed(column["norm"], 0.9), True),
-            ("tokens/s", steps, column["tok_s"], False), ("memory, MiB", steps, column["mem_mib"], False),
-            ("learning rate", steps, column["lr"], False), ("MFU, %", steps, [100 * value for value in column["mfu"]], False)]
+    return [("loss", steps, centred(column["loss"], 0.9), False, column["loss"]),
+            ("validation loss", [step for step, _ in validation], [loss for _, loss in validation], False, []),
+            ("validation perplexity", [step for step, _ in validation], [math.exp(min(loss, 700)) for _, loss in validation], True, []),
+            ("gradient norm", steps, centred(column["norm"], 0.9), True, column["norm"]),
+            ("tokens/s", steps, column["tok_s"], False, []), ("memory, MiB", steps, column["mem_mib"], False, []),
+            ("learning rate", steps, column["lr"], False, []), ("MFU, %", steps, [100 * value for value in column["mfu"]], False, [])]
+
+
+def tidy(axis, steps, ticker):
+    """After all runs are drawn: the same steps on every panel, ticks that can be read, and a word where there is nothing."""
+    drawn = [y for line in axis.lines for y in finite(list(line.get_ydata()))]
+    axis.grid(alpha=0.3)
+    axis.set_xlabel("step")
+    axis.set_xlim(0, max(steps) * 1.02)
+    if not drawn:
+        axis.text(0.5, 0.5, "none in the log", transform=axis.transAxes, ha="center", color="grey")
+        axis.set_yticks([])
+    elif axis.get_yscale() == "log":
+        narrow = max(drawn) < 5 * min(drawn)
+        axis.yaxis.set_major_locator(ticker.MaxNLocator(6) if narrow else ticker.LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_locator(ticker.NullLocator())
 
 
 def write_picture(path, runs, title):
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot, ticker
-    plain = ticker.FuncFormatter(lambda value, _: f"{value:g}")
     figure, axes = pyplot.subplots(2, 4, figsize=(20, 8.5), constrained_layout=True)
     for i, run in enumerate(runs):
         colour = COLOURS[i % len(COLOURS)]
-        axes.flat[0].plot(run.columns["step"], run.columns["loss"], color=colour, alpha=0.2, linewidth=0.8)
-        for axis, (label, x, y, logarithmic) in zip(axes.flat, panels(run)):
-            axis.plot(x, y, color=colour, linewidth=1.4, label=run.name, marker="." if 0 < len(x) < 30 else None)
+        for axis, (label, x, y, logarithmic, faint) in zip(axes.flat, panels(run)):
             axis.set_title(label)
-            if logarithmic and finite(y):
+            if logarithmic and finite(y) and min(finite(y)) > 0:
                 axis.set_yscale("log")
-                axis.yaxis.set_major_formatter(plain)
-                axis.yaxis.set_minor_formatter(plain)
+            if not finite(y):
+                continue
+            if faint:
+                axis.plot(x, faint, color=colour, alpha=0.2, linewidth=0.8)
+            axis.plot(x, y, color=colour, linewidth=1.4, label=run.name, marker="." if len(x) < 30 else None)
     for axis in axes.flat[4:]:
         axis.set_ylim(bottom=0)
     for axis in axes.flat:
-        axis.grid(alpha=0.3)
-        axis.set_xlabel("step")
-        if not any(line.get_xdata().size for line in axis.lines):
-            axis.text(0.5, 0.5, "none in the log", transform=axis.transAxes, ha="center", color="grey")
+        tidy(axis, [step for run in runs for step in run.columns["step"]], ticker)
     axes.flat[0].legend()
     figure.suptitle(title)
     with common.whole_file(path) as file:
@@ -160,9 +178,9 @@ def main():
     if not options.no_png:
         try:
             write_picture(out + ".png", runs, title)
+            print(out + ".png")
         except ImportError:
-            raise ToolError(EXIT_NO_INPUT, f"{out}.png needs the Python package matplotlib (pip install matplotlib); --no-png does without, the page is written")
-        print(out + ".png")
+            print(f"{out}.png is left out: it needs the Python package matplotlib (pip install matplotlib)", file=sys.stderr)
 
 
 if __name__ == "__main__":

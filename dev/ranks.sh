@@ -1,48 +1,63 @@
 #!/usr/bin/env bash
-# Throughput of the 340M hybrid at 8K on one GPU and on several of this host, without accumulation; a JSON line a row into dev/results/ranks.jsonl.
-#   dev/ranks.sh [GPUS]          all of this host's if not given; about half a minute a row
-# The estimate beside each row is --dry-run's, from the measurement on one GPU.
+# Throughput of the 340M hybrid at 8K on one GPU and on several of this host, without accumulation, and whether the losses are those of one GPU.
+#   dev/ranks.sh [GPUS [MICRO-BATCH...]]     all of this host's, and 8 and 1, if not given; about 20 seconds a row
+# A JSON line a row goes to dev/results/ranks.jsonl. The estimate beside each row is --dry-run's, from the measurement on one GPU; the last
+# lines are its curve to 1024 GPUs.
 set -eu
 cd "$(dirname "$0")/.."
-gpus=${1:-$(nvidia-smi -L | wc -l)}
+gpus=${1:-$(nvidia-smi -L | wc -l)}; shift || true
+micros=("$@"); [ $# -gt 0 ] || micros=(8 1)
 [ "$gpus" -ge 2 ] || { echo "error: two GPUs or more are needed, this host shows $gpus" >&2; exit 70; }
 work=$(mktemp -d -p "$([ -w /dev/shm ] && echo /dev/shm || echo /tmp)"); trap 'rm -rf "$work"' EXIT
-make -s build/data/synthetic
+[ -x build/data/synthetic ] || make -s build/data/synthetic
 build/data/synthetic --kind zipf --tokens 30000000 --vocab 50257 --out "$work/text.bin" > /dev/null
-base=(--train-data "$work/text.bin" --preset 340M --pattern S256,M128:8 --kconv 3 --seq-len 8192 --save-every 0 --warmup 5 --schedule constant --steps 30)
+base=(--train-data "$work/text.bin" --preset 340M --pattern S256,M128:8 --kconv 3 --seq-len 8192 --save-every 0 --warmup 5 --schedule constant)
 
-# row RANKS MICRO-BATCH OPTIONS...: prints a line, and leaves tok/s in $work/tok_s
-row() {
+# the estimate's table: GPUs, tokens a step, ms of computing, of reducing, of waiting, of a step, tokens/s, efficiency
+estimates() {
     local ranks=$1 micro=$2; shift 2
-    local options=("${base[@]}" --micro-batch "$micro" --out "$work/run" "$@")
+    ./train_moba --dry-run "${base[@]}" --micro-batch "$micro" --ranks "$ranks" --gpu-tok-s "$(cat "$work/one_$micro")" "$@" | awk '/ GPUs +tokens/ { table = 1; next } table && $1 ~ /^[0-9]+$/'
+}
+
+# row RANKS MICRO-BATCH STEPS OPTIONS...: prints a line, and leaves tok/s in $work/tok_s, losses in $work/losses
+row() {
+    local ranks=$1 micro=$2 steps=$3 estimate=0; shift 3
+    local options=("${base[@]}" --micro-batch "$micro" --steps "$steps" --out "$work/run" "$@")
     rm -rf "$work/run"
     if [ "$ranks" = 1 ]; then CUDA_VISIBLE_DEVICES=0 ./train_moba "${options[@]}" > "$work/console"
-    else scripts/multi_node/local.sh "$ranks" ./train_moba "${options[@]}" > "$work/console"; fi
-    local estimate=0
-    if [ "$ranks" != 1 ]; then
-        estimate=$(./train_moba --dry-run "${base[@]}" --micro-batch "$micro" --ranks "$ranks" --gpu-tok-s "$(cat "$work/one_$micro")" "$@" |
-                   awk -v n="$ranks" '/ GPUs +tokens/ { table = 1 } table && $1 == n { print $7; exit }')
+    else
+        GRACE=30 scripts/multi_node/local.sh "$ranks" ./train_moba "${options[@]}" > "$work/console"
+        estimate=$(estimates "$ranks" "$micro" "$@" | awk -v n="$ranks" '$1 == n { print $7 }')
     fi
     python3 - "$work" "$ranks" "$micro" "$estimate" "$*" <<'PY'
-import json, re, sys
+import json, os, re, sys
 work, ranks, micro, estimate, options = sys.argv[1:]
-steps = [r for r in map(json.loads, open(work + '/run/log.jsonl')) if r['kind'] == 'step'][8:]
+log = [r for r in map(json.loads, open(work + '/run/log.jsonl')) if r['kind'] == 'step']
+steps, losses = log[8:], [r['loss'] for r in log]
 text = open(work + '/console').read()
 median = lambda x: sorted(x)[len(x) // 2]
 found = lambda pattern: float((re.search(pattern, text) or [0, 'nan'])[1])
 line = {'gpus': int(ranks), 'micro_batch': int(micro), 'options': options, 'tok_s': round(median([s['tok_s'] for s in steps])), 'ms': round(median([s['ms'] for s in steps]), 2),
-        'peak_mib': round(max(s['mem_mib'] for s in steps)), 'plan_mib': round(found(r'\nmemory .* in all ([0-9.]+) MiB'))}
+        'peak_mib': round(max(s['mem_mib'] for s in steps)), 'plan_mib': round(found(r'\nmemory .* in all ([0-9.]+) MiB')), 'loss': losses[-1]}
 if int(ranks) > 1:
-    line.update(estimate_tok_s=round(float(estimate)), reduction_ms=found(r'communication +([0-9.]+) ms'), waited_ms=found(r'waited for ([0-9.]+) ms'),
-                hidden_percent=found(r': ([0-9.]+) % are hidden'))
+    same = list(map(float, open('%s/losses_%s' % (work, micro)).read().split()))     # of one GPU with as many tokens a step
+    line.update(estimate_tok_s=round(float(estimate)), of_linear=round(line['tok_s'] / int(ranks) / float(open('%s/one_%s' % (work, micro)).read()), 4),
+                reduction_ms=found(r'communication +([0-9.]+) ms'), waited_ms=found(r'waited for ([0-9.]+) ms'), hidden_percent=found(r': ([0-9.]+) % are hidden'),
+                loss_off=max(abs(a - b) / b for a, b in zip(losses, same)), losses_compared=len(same))
+    if line['loss_off'] > 1e-3:
+        print('losses', *losses[:len(same)], 'of one GPU', *same, file=sys.stderr)
 print(json.dumps(line))
 open(work + '/tok_s', 'w').write(str(line['tok_s']))
+open(work + '/losses', 'w').write(' '.join(map(str, losses)))
 PY
+    rm -rf "$work/run"
 }
 
 {
-    for micro in 8 1; do
-        row 1 $micro; cp "$work/tok_s" "$work/one_$micro"
-        row "$gpus" $micro; row "$gpus" $micro --zero 1; row "$gpus" $micro --reduce bf16
+    for micro in "${micros[@]}"; do
+        row 1 "$micro" 30; cp "$work/tok_s" "$work/one_$micro"
+        row 1 "$micro" 12 --total-batch $((gpus * micro * 8192)); cp "$work/losses" "$work/losses_$micro"
+        row "$gpus" "$micro" 30; row "$gpus" "$micro" 30 --zero 1; row "$gpus" "$micro" 30 --reduce bf16
     done
+    estimates 1024 "${micros[0]}" | awk -v micro="${micros[0]}" '{ printf "{\"estimate\":true,\"gpus\":%d,\"micro_batch\":%d,\"ms\":%s,\"tok_s\":%.0f,\"efficiency\":\"%s\"}\n", $1, micro, $6, $7, $8 }'
 } | tee dev/results/ranks.jsonl

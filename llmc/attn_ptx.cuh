@@ -47,6 +47,11 @@ __device__ inline void cp_async_commit() { asm volatile("cp.async.commit_group;"
 // Waits until at most PENDING of this thread's newest groups are unfinished; others' copies need a __syncthreads() after it.
 template <int PENDING> __device__ inline void cp_async_wait() { asm volatile("cp.async.wait_group %0;" :: "n"(PENDING) : "memory"); }
 
+// 16 bytes to global memory
+__device__ inline void store_16(void* to, uint4 x) {
+    asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" :: "l"(__cvta_generic_to_global(to)), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+}
+
 // 2^x to about 2 ulp, 2^-inf = 0; exp2f would add steps for results below 2^-126
 __device__ inline float exp2_approx(float x) {
     float y;

@@ -41,21 +41,22 @@ __device__ inline T* head_rows(T* x, int ld, const AttnShape& s, int head) {
 // matrix, and the rows that one warp copies, meet all 32 banks.
 template <int D> __device__ inline int tile_at(int row, int chunk) { return row * D + ((chunk ^ (row & 7)) << 3); }
 
-// How the CTA copies tiles: a thread takes chunk chunk() of rows first(), first() + STEP, ...
-template <int D> struct Copy {
-    static const int CHUNKS = D / 8, STEP = THREADS / CHUNKS;
+// How a CTA copies tiles: a thread takes chunk chunk() of rows first(), first() + STEP, ...
+template <int D, int CTA = THREADS> struct Copy {
+    static const int CHUNKS = D / 8, STEP = CTA / CHUNKS;
     static __device__ inline int chunk() { return threadIdx.x % CHUNKS; }
     static __device__ inline int first() { return threadIdx.x / CHUNKS; }
 };
 
 // tile row r = matrix row first + r, zeros from row `end` on
-template <int D, int ROWS>
+template <int D, int ROWS, int CTA = THREADS>
 __device__ inline void load_tile(floatX* tile, const floatX* matrix, int ld, int first, int end) {
+    typedef Copy<D, CTA> Copy;
     #pragma unroll
-    for (int i = 0; i < ROWS / Copy<D>::STEP; i++) {
-        int r = Copy<D>::first() + i * Copy<D>::STEP;
+    for (int i = 0; i < ROWS / Copy::STEP; i++) {
+        int r = Copy::first() + i * Copy::STEP;
         bool live = first + r < end;
-        cp_async_16(tile + tile_at<D>(r, Copy<D>::chunk()), matrix + (size_t)(live ? first + r : 0) * ld + Copy<D>::chunk() * 8, live);
+        cp_async_16(tile + tile_at<D>(r, Copy::chunk()), matrix + (size_t)(live ? first + r : 0) * ld + Copy::chunk() * 8, live);
     }
 }
 
@@ -120,19 +121,23 @@ __device__ inline void multiply_abt(float (&s)[MT][NT][4], const uint32_t (&a)[M
     }
 }
 
-// the same with A = rows a_row .. a_row + 15 of a tile, where registers are short
-template <int D, int NT>
-__device__ inline void multiply_tiles_abt(float (&s)[1][NT][4], const floatX* a_tile, int a_row, const floatX* b_tile, int b_row) {
+// the same with A = rows a_row .. a_row + 16*MT - 1 of a tile, where registers are short
+template <int D, int MT, int NT>
+__device__ inline void multiply_tiles_abt(float (&s)[MT][NT][4], const floatX* a_tile, int a_row, const floatX* b_tile, int b_row) {
     #pragma unroll
     for (int k = 0; k < D / 16; k++) {
-        uint32_t a[4];
-        fragment_a<D>(a, a_tile, a_row, k);
+        uint32_t a[MT][4];
+        #pragma unroll
+        for (int m = 0; m < MT; m++) { fragment_a<D>(a[m], a_tile, a_row + 16 * m, k); }
         #pragma unroll
         for (int n = 0; n < NT; n += 2) {
             uint32_t b[4];
             fragment_bt<D>(b, b_tile, b_row + 8 * n, k);
-            mma_16816(s[0][n], a, b[0], b[1]);
-            mma_16816(s[0][n + 1], a, b[2], b[3]);
+            #pragma unroll
+            for (int m = 0; m < MT; m++) {
+                mma_16816(s[m][n], a[m], b[0], b[1]);
+                mma_16816(s[m][n + 1], a[m], b[2], b[3]);
+            }
         }
     }
 }
@@ -190,15 +195,18 @@ __device__ inline void mask_queries(float (&s)[MT][NT][4], int query, int window
 }
 
 // the transposed case: rows are keys, columns queries
-template <int NT>
-__device__ inline void mask_keys(float (&s)[1][NT][4], int query, int window, int key) {
+template <int MT, int NT>
+__device__ inline void mask_keys(float (&s)[MT][NT][4], int query, int window, int key) {
     int g = threadIdx.x % WARP / 4, c = threadIdx.x % 4;
     #pragma unroll
-    for (int n = 0; n < NT; n++) {
+    for (int m = 0; m < MT; m++) {
         #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int u = key + g + i / 2 * 8, t = query + 8 * n + 2 * c + i % 2;
-            if (u > t || u <= t - window) { s[0][n][i] = -INFINITY; }
+        for (int n = 0; n < NT; n++) {
+            #pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int u = key + 16 * m + g + i / 2 * 8, t = query + 8 * n + 2 * c + i % 2;
+                if (u > t || u <= t - window) { s[m][n][i] = -INFINITY; }
+            }
         }
     }
 }
@@ -359,6 +367,30 @@ __device__ inline void store_staged(floatX* to, int ld, const float* stage, int 
     }
 }
 
+// Lanes of a pair, `step` apart: the lower gives `high` for the upper's `low`.
+__device__ inline void pair_exchange(uint32_t& low, uint32_t& high, int step) {
+    bool upper = threadIdx.x & step;
+    uint32_t other = __shfl_xor_sync(0xffffffffu, upper ? low : high, step);
+    if (upper) { low = other; } else { high = other; }
+}
+
+// Lane c of four holds word c of chunks 0..3 of a row in x[0..3]; afterwards words 0..3 of chunk c.
+__device__ inline void quad_transpose(uint32_t (&x)[4]) {
+    pair_exchange(x[0], x[1], 1);
+    pair_exchange(x[2], x[3], 1);
+    pair_exchange(x[0], x[2], 2);
+    pair_exchange(x[1], x[3], 2);
+}
+
+// 32 columns of row g + 8*half from accumulators of four times 8 columns, times factor: the lane's 16 bytes of 64
+__device__ inline uint4 row_chunk(const float* acc, int half, float factor) {
+    uint32_t u[4];
+    #pragma unroll
+    for (int n = 0; n < 4; n++) { u[n] = pack_bf16(acc[4 * n + 2 * half] * factor, acc[4 * n + 2 * half + 1] * factor); }
+    quad_transpose(u);
+    return make_uint4(u[0], u[1], u[2], u[3]);
+}
+
 // ---- backward -------------------------------------------------------------------------------------------------------
 __device__ inline float dot8(const Pack8& a, const Pack8& b) {
     float sum = 0;
@@ -376,50 +408,21 @@ __device__ inline float row_dot(const floatX* a, const floatX* b) {
     return sum;
 }
 
-// delta[head - head0][t] = sum over d of dout * out.   D/8 lanes per query, grid (queries, heads)
+// delta[head][t] = sum over d of dout * out.   D/8 lanes per query, grid (queries, heads)
 template <int D>
 __global__ __launch_bounds__(THREADS)
-void attn_delta_kernel(float* delta, const floatX* dout, const floatX* out, AttnShape shape, int head0) {
-    int t = (blockIdx.x * THREADS + threadIdx.x) / (D / 8), chunk = threadIdx.x % (D / 8), head = head0 + blockIdx.y;
+void attn_delta_kernel(float* delta, const floatX* dout, const floatX* out, AttnShape shape) {
+    int t = (blockIdx.x * THREADS + threadIdx.x) / (D / 8), chunk = threadIdx.x % (D / 8), head = blockIdx.y;
     size_t at = (size_t)min(t, shape.T - 1) * shape.ldo + 8 * chunk;
     float sum = row_dot<D>(head_rows(dout, shape.ldo, shape, head) + at, head_rows(out, shape.ldo, shape, head) + at);
-    if (chunk == 0 && t < shape.T) { delta[(size_t)blockIdx.y * shape.T + t] = sum; }
+    if (chunk == 0 && t < shape.T) { delta[(size_t)head * shape.T + t] = sum; }
 }
 
-// Where a CTA's queries for dK and dV come from: consecutive ones [first, end), then `count` entries of a list (row = entry / MOBA_MAX_TOPK).
-struct QuerySource {
-    int first, end;
-    const int* list;
-    int count;
-};
-
-__device__ inline int source_own_tiles(const QuerySource& s) { return s.end > s.first ? (s.end - s.first + TILE - 1) / TILE : 0; }
-__device__ inline int source_tiles(const QuerySource& s)     { return source_own_tiles(s) + (s.count + TILE - 1) / TILE; }
-
-// matrix row of row r of the i-th query tile, -1 where there is none
-__device__ inline int source_row(const QuerySource& s, int i, int r) {
-    int own = source_own_tiles(s);
-    if (i < own) { return s.first + TILE * i + r < s.end ? s.first + TILE * i + r : -1; }
-    int entry = (i - own) * TILE + r;
-    return entry < s.count ? s.list[entry] / MOBA_MAX_TOPK : -1;
-}
-
-// One stage of the query pipeline in shared memory, and the rows a thread will copy into it.
+// One stage of the query pipeline in shared memory.
 template <int D> struct QueryTile {
     floatX q[TILE * D], dout[TILE * D];
     float lse[TILE], delta[TILE];
 };
-template <int D> struct QueryRows {
-    int row[TILE / Copy<D>::STEP];    // of this thread's tile rows
-    int scalar;                       // of the row whose lse (threads 0..63) or delta (64..127) it copies
-};
-
-template <int D>
-__device__ inline void find_rows(QueryRows<D>& rows, const QuerySource& s, int i) {
-    #pragma unroll
-    for (int j = 0; j < TILE / Copy<D>::STEP; j++) { rows.row[j] = source_row(s, i, Copy<D>::first() + j * Copy<D>::STEP); }
-    rows.scalar = source_row(s, i, threadIdx.x % TILE);
-}
 
 // One head's tensors as the backward reads them: pointers to the head's first row, scalars per row.
 struct HeadIn {
@@ -428,13 +431,14 @@ struct HeadIn {
     int ldq, ldk, ldv, ldo;
 };
 
-// Queries that do not exist become zeros: then P = 1 meets dout = 0 and dS = 1 * (0 - 0).
+// The 64 queries from `query` on. Those from `end` on become zeros: then P = 1 meets dout = 0 and dS = 1 * (0 - 0).
 template <int D>
-__device__ inline void load_queries(QueryTile<D>& tile, const HeadIn& in, const QueryRows<D>& rows) {
-    gather_tile<D, TILE>(tile.q, in.q, in.ldq, rows.row);
-    gather_tile<D, TILE>(tile.dout, in.dout, in.ldo, rows.row);
-    bool is_lse = threadIdx.x < TILE, live = rows.scalar >= 0;
-    cp_async_4((is_lse ? tile.lse : tile.delta) + threadIdx.x % TILE, (is_lse ? in.lse : in.delta) + (live ? rows.scalar : 0), live);
+__device__ inline void load_queries(QueryTile<D>& tile, const HeadIn& in, int query, int end) {
+    load_tile<D, TILE>(tile.q, in.q, in.ldq, query, end);
+    load_tile<D, TILE>(tile.dout, in.dout, in.ldo, query, end);
+    int r = threadIdx.x % TILE;
+    bool is_lse = threadIdx.x < TILE, live = query + r < end;
+    cp_async_4((is_lse ? tile.lse : tile.delta) + r, (is_lse ? in.lse : in.delta) + (live ? query + r : 0), live);
 }
 
 // How many keys (dQ) or queries (dK, dV) are multiplied at a time: bounded by registers.
@@ -451,9 +455,9 @@ __device__ inline void add_queries(float (&dk)[1][D / 8][4], float (&dv)[1][D / 
     #pragma unroll 1                                       // both parts at once would spill at D = 128
     for (int part = 0; part < TILE; part += 8 * NT) {
         float p[1][NT][4] = {}, ds[1][NT][4] = {};
-        multiply_tiles_abt<D, NT>(p, k_tile, row, tile.q, part);
+        multiply_tiles_abt<D, 1, NT>(p, k_tile, row, tile.q, part);
         if (masked) { mask_keys(p, query + part, window, key); }
-        multiply_tiles_abt<D, NT>(ds, v_tile, row, tile.dout, part);
+        multiply_tiles_abt<D, 1, NT>(ds, v_tile, row, tile.dout, part);
         #pragma unroll
         for (int n = 0; n < NT; n++) {
             float2 lse = *reinterpret_cast<const float2*>(tile.lse + part + 8 * n + 2 * c);
@@ -475,35 +479,23 @@ template <int D> struct KeysShared {
     QueryTile<D> queries[2];
 };
 
-// dK and dV of the 64 keys from `key` (rows from `key_end` on do not exist), summed over a source of queries in its order.
+// dK and dV of the 64 keys from `key` (rows from `key_end` on do not exist), summed over the queries [query, query_end) in order.
 template <int D>
 __device__ inline void accumulate_keys(float (&dk)[1][D / 8][4], float (&dv)[1][D / 8][4], KeysShared<D>& shared, const HeadIn& in,
-                                       const QuerySource& source, int key, int key_end, int window, float scale2) {
-    int row = threadIdx.x / WARP * 16, tiles = source_tiles(source), own = source_own_tiles(source);
-    QueryRows<D> rows;
+                                       int query, int query_end, int key, int key_end, int window, float scale2) {
+    int row = threadIdx.x / WARP * 16;
     load_tile<D, TILE>(shared.k, in.k, in.ldk, key, key_end);
     load_tile<D, TILE>(shared.v, in.v, in.ldv, key, key_end);
-    if (tiles > 0) {
-        find_rows(rows, source, 0);
-        load_queries(shared.queries[0], in, rows);
-        find_rows(rows, source, 1);                        // one tile ahead of its use: list entries take a while to arrive
-    }
+    load_queries(shared.queries[0], in, query, query_end);
     cp_async_commit();
-    for (int i = 0; i < tiles; i++) {
-        if (i + 1 < tiles) {
-            load_queries(shared.queries[(i + 1) % 2], in, rows);
-            find_rows(rows, source, i + 2);
-        }
+    for (int stage = 0; query < query_end; query += TILE, stage ^= 1) {
+        if (query + TILE < query_end) { load_queries(shared.queries[stage ^ 1], in, query + TILE, query_end); }
         cp_async_commit();
         cp_async_wait<1>();
         __syncthreads();
-        bool is_own = i < own;
-        add_queries<D>(dk, dv, shared.k, shared.v, row, shared.queries[i % 2], is_own ? source.first + TILE * i : AFTER_ALL,
-                       is_own ? window : EVERYTHING, key + row, scale2);
-        __syncthreads();
+        add_queries<D>(dk, dv, shared.k, shared.v, row, shared.queries[stage], query, window, key + row, scale2);
+        __syncthreads();                                   // in the end, shared memory is free for staging
     }
-    cp_async_wait<0>();
-    __syncthreads();                                       // shared memory is free for staging, even if there was no query
 }
 
 // dQ of the CTA's 64 queries, to be multiplied by 1/sqrt(D); a walk as in attend(), with dout behind q in q_tile.

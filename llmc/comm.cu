@@ -109,6 +109,19 @@ static void close_timed(TimedStep* t) {
     for (int i = 0; i < MAX_WAITS; i++) { cudaEventDestroy(t->wait[i].start); cudaEventDestroy(t->wait[i].end); }
 }
 
+// The first collective of a kind opens connections and takes memory for them: here, so that the plan of memory can count it.
+static void connect(Comm* c) {
+    const size_t part = 1024;
+    float* words = (float*)device_malloc(part * c->world * sizeof(float));
+    CUDA_CHECK(cudaMemsetAsync(words, 0, part * c->world * sizeof(float), c->stream));
+    NCCL_CHECK(ncclAllReduce(words, words, part * c->world, ncclFloat, ncclSum, c->nccl, c->stream));
+    NCCL_CHECK(ncclReduceScatter(words, words + part * c->rank, part, ncclFloat, ncclSum, c->nccl, c->stream));
+    NCCL_CHECK(ncclAllGather(words + part * c->rank, words, part * sizeof(float), ncclChar, c->nccl, c->stream));
+    NCCL_CHECK(ncclBroadcast(words, words, part, ncclFloat, 0, c->nccl, c->stream));
+    CUDA_CHECK(cudaStreamSynchronize(c->stream));
+    device_free(words);
+}
+
 extern "C" Comm* comm_open(int rank, int world, const char id[COMM_ID], Watch* watch) {
     Comm* c = (Comm*)xcalloc(1, sizeof(Comm));
     c->rank = rank;
@@ -119,10 +132,11 @@ extern "C" Comm* comm_open(int rank, int world, const char id[COMM_ID], Watch* w
     memcpy(&unique, id, COMM_ID);
     watch_begin(watch, 0, "the opening of NCCL");
     NCCL_CHECK(ncclCommInitRank(&c->nccl, world, unique, rank));
-    watch_end(watch);
     int lowest, highest;
     CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
     CUDA_CHECK(cudaStreamCreateWithPriority(&c->stream, cudaStreamNonBlocking, highest));    // a reduction's few blocks go first: peers wait for them
+    connect(c);
+    watch_end(watch);
     CUDA_CHECK(cudaEventCreateWithFlags(&c->ready, cudaEventDisableTiming));
     CUDA_CHECK(cudaEventCreateWithFlags(&c->done, cudaEventDisableTiming));
     CUDA_CHECK(cudaEventCreateWithFlags(&c->voted, cudaEventDisableTiming));

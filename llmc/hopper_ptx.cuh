@@ -153,11 +153,6 @@ __device__ inline void bulk_load(void* shared, const void* from, int bytes, uint
 }
 __device__ inline void tma_prefetch(const void* map) { asm volatile("prefetch.tensormap [%0];" :: "l"(map) : "memory"); }
 
-// 16 bytes to global memory
-__device__ inline void store_16(void* to, uint4 x) {
-    asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" :: "l"(__cvta_generic_to_global(to)), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
-}
-
 // ---- registers to shared memory -------------------------------------------------------------------------------------
 // Four 8 x 8 matrices of bf16, the inverse of ldmatrix_x4: this lane's pair (g, 2c), (g, 2c+1) of matrix i is in[i];
 // lane 8*i + r gives the address of row r of matrix i.

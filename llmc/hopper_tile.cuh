@@ -124,20 +124,4 @@ __device__ inline void round_operand(uint32_t (&p)[COUNT / 8][4], const float (&
     for (int i = 0; i < COUNT / 2; i++) { p[i / 4][i % 4] = pack_bf16(s[2 * i], s[2 * i + 1]); }
 }
 
-// ---- from accumulators to 16-byte chunks ----------------------------------------------------------------------------
-// Lanes of a pair, `step` apart: the lower gives `high` for the upper's `low`.
-__device__ inline void pair_exchange(uint32_t& low, uint32_t& high, int step) {
-    bool upper = threadIdx.x & step;
-    uint32_t other = __shfl_xor_sync(0xffffffffu, upper ? low : high, step);
-    if (upper) { low = other; } else { high = other; }
-}
-
-// Lane c of four holds word c of chunks 0..3 of a row in x[0..3]; afterwards words 0..3 of chunk c.
-__device__ inline void quad_transpose(uint32_t (&x)[4]) {
-    pair_exchange(x[0], x[1], 1);
-    pair_exchange(x[2], x[3], 1);
-    pair_exchange(x[0], x[2], 2);
-    pair_exchange(x[1], x[3], 2);
-}
-
 #endif

@@ -1,35 +1,18 @@
 // Mixture of block attention, key-major: a block's keys stay, and the queries that picked it are gathered from its list.
 // Forward: every (block, chunk of its list) writes a normalised partial output and its log-sum-exp to each query's slot; the own-block
-// kernel computes the causal part and merges the slots. Backward: dK and dV of 64 keys accumulate over own block and list; dQ goes to slots
-// like the forward and is summed by the own-block kernel. Every sum has a fixed order, nothing is atomic.
+// kernel computes the causal part and merges the slots. Backward: the plan is in moba_backward.cuh, its walk on mma.sync in
+// moba_portable_backward.cuh; the Hopper kernels have files of their own. Every sum has a fixed order.
 // The work is linear in T; the slots of as many heads as scratch allows exist at a time.
 #include "ops.h"
-#include "moba_common.cuh"
-
-// Entries of a list that one CTA takes for dK and dV; what is beyond goes to further CTAs ("tails"), so that a block everybody picks does
-// not hold up the rest. Lists are (top-k - 1) * block long on average, 896 at the default shape: those must not be cut.
-enum { LIST_PIECE = 2048 };
-
-// Work items without a table: block j's chunks are the items from offset[j] / chunk + spread * j on. With spread 1 that is room for
-// every chunk of every list (ceil(length / chunk) never exceeds what the floors leave, plus one), with spread 0 for all but the first.
-// Returns the last block whose items start at or before `item`; the warp probes 32 places at a time.
-__device__ inline int find_block(const int* offset, int blocks, int item, int chunk, int spread) {
-    int low = 0, high = blocks, lane = threadIdx.x % WARP;
-    while (high - low > 1) {
-        int step = (high - low + WARP - 1) / WARP, probe = low + lane * step;
-        bool before = probe < high && offset[probe] / chunk + spread * probe <= item;
-        low += step * (__popc(__ballot_sync(0xffffffffu, before)) - 1);
-        high = min(high, low + step);
-    }
-    return low;
-}
+#include "moba_hopper_forward.cuh"
+#include "moba_portable_backward.cuh"
 
 struct Item {
     int block, count;       // count <= 0: nothing to do
     const int* entries;     // query * MOBA_MAX_TOPK + slot
 };
 
-// the item of a CTA of the forward and dQ kernels: up to `chunk` entries of one block's list
+// the item of a CTA: up to `chunk` entries of one block's list
 __device__ inline Item find_item(const Moba& m, int head, int item, int chunk) {
     const int* offset = head_offset(m, head);
     int j = find_block(offset, m.blocks, item, chunk, 1), first = (item - offset[j] / chunk - j) * chunk;
@@ -100,22 +83,6 @@ void moba_routed_forward_kernel(floatX* partial, float* partial_lse2, Moba m) {
             partial_lse2[slot_at(m, head, entry / MOBA_MAX_TOPK) + entry % MOBA_MAX_TOPK] = lse2[i / 2][i % 2];
         }
     }
-}
-
-// A query's slots are read SLOTS at a time, the last one again where there are no more: loads without conditions do not wait for one another.
-enum { SLOTS = 4 };
-
-// how many slots of a query are in use; they come first
-__device__ inline int used_slots(const uint16_t* sel, int slots) {
-    int used = 0;
-    for (int first = 0; first < slots; first += 2 * SLOTS) {
-        #pragma unroll
-        for (int s = first; s < first + 2 * SLOTS; s++) {
-            bool picked = sel[min(s, slots - 1)] != MOBA_NONE;
-            used += picked & (s < slots);
-        }
-    }
-    return used;
 }
 
 // eight columns of slots first .. first + SLOTS - 1; slot = the query's first slot, at these columns
@@ -205,185 +172,10 @@ static void forward(floatX* out, float* lse, Moba m, void* scratch, int heads, s
 }
 
 // ---- backward -----------------------------------------------------------------------------------------------------------
-// delta: (heads, T) of this launch
-__device__ inline HeadIn head_in(const Moba& m, const floatX* dout, const float* lse, const float* delta, int head) {
-    const AttnShape& s = m.shape;
-    return {head_rows(m.q, s.ldq, s, head), head_rows(m.k, s.ldk, s, head), head_rows(m.v, s.ldv, s, head), head_rows(dout, s.ldo, s, head),
-            lse + (size_t)head * s.T, delta + (size_t)(head - m.head0) * s.T, s.ldq, s.ldk, s.ldv, s.ldo};
+template <int D, int KEYS>
+static void backward(bool hopper, Backward b, const floatX* out, const float* lse, const Moba& m, void* scratch, stream_t stream) {
+    backward_launch<D, KEYS>(hopper ? hopper_walk<D, KEYS>() : portable_walk<D, KEYS>(), b, out, lse, m, scratch, stream);
 }
-
-// A tail's dK and dV sums of 64 keys, fp32: the accumulators as the threads hold them, so that thread i reads what a thread i wrote.
-// tails: (heads, tail_bound, block / TILE) of them
-template <int D> struct KeySums { float4 dk[D / 8][THREADS], dv[D / 8][THREADS]; };
-
-static int tail_bound(const Moba& m) { return (int)((size_t)m.shape.T * m.slots / LIST_PIECE); }
-
-__device__ inline float4 as_float4(const float (&x)[4]) { return make_float4(x[0], x[1], x[2], x[3]); }
-__device__ inline void add_float4(float (&x)[4], const float4& y) { x[0] += y.x; x[1] += y.y; x[2] += y.z; x[3] += y.w; }
-
-// one CTA per (tail of a list x 64 keys of its block, head): a piece after the list's first
-template <int D>
-__global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD)
-void moba_backward_tails_kernel(KeySums<D>* tails, const floatX* dout, const float* lse, const float* delta, Moba m) {
-    extern __shared__ __align__(16) unsigned char moba_shared[];
-    KeysShared<D>& shared = *reinterpret_cast<KeysShared<D>*>(moba_shared);
-    int head = m.head0 + blockIdx.y, per_block = m.block / TILE, item = blockIdx.x / per_block;
-    const int* offset = head_offset(m, head);
-    int j = find_block(offset, m.blocks, item, LIST_PIECE, 0), first = (item - offset[j] / LIST_PIECE + 1) * LIST_PIECE;
-    int count = min((int)LIST_PIECE, offset[j + 1] - offset[j] - first), key = j * m.block + blockIdx.x % per_block * TILE;
-    if (count <= 0) { return; }
-
-    QuerySource source = {0, 0, head_list(m, head) + offset[j] + first, count};
-    float dk[1][D / 8][4] = {}, dv[1][D / 8][4] = {};
-    accumulate_keys<D>(dk, dv, shared, head_in(m, dout, lse, delta, head), source, key, m.shape.T, EVERYTHING, m.scale * LOG2E);
-    KeySums<D>& sums = tails[(size_t)blockIdx.y * gridDim.x + blockIdx.x];
-    #pragma unroll
-    for (int n = 0; n < D / 8; n++) {
-        sums.dk[n][threadIdx.x] = as_float4(dk[0][n]);
-        sums.dv[n][threadIdx.x] = as_float4(dv[0][n]);
-    }
-}
-
-// one CTA per (64 keys, head): queries of the own block, the first piece of the list, then the tails in order
-template <int D>
-__global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD)
-void moba_backward_keys_kernel(floatX* dk, floatX* dv, const KeySums<D>* tails, const floatX* dout, const float* lse, const float* delta,
-                               Moba m) {
-    extern __shared__ __align__(16) unsigned char moba_shared[];
-    KeysShared<D>& shared = *reinterpret_cast<KeysShared<D>*>(moba_shared);
-    int head = m.head0 + blockIdx.y, key = blockIdx.x * TILE, j = key / m.block, per_block = m.block / TILE;
-    const int* offset = head_offset(m, head);
-    int length = offset[j + 1] - offset[j], row = threadIdx.x / WARP * 16;
-    QuerySource source = {key, min(m.shape.T, (j + 1) * m.block), head_list(m, head) + offset[j], min(length, (int)LIST_PIECE)};
-    float dk_sum[1][D / 8][4] = {}, dv_sum[1][D / 8][4] = {};
-    accumulate_keys<D>(dk_sum, dv_sum, shared, head_in(m, dout, lse, delta, head), source, key, m.shape.T, EVERYTHING, m.scale * LOG2E);
-
-    size_t tail = (size_t)blockIdx.y * ((size_t)m.shape.T * m.slots / LIST_PIECE) + offset[j] / LIST_PIECE;
-    for (int piece = 1; piece * LIST_PIECE < length; piece++, tail++) {
-        const KeySums<D>& sums = tails[tail * per_block + key % m.block / TILE];
-        #pragma unroll
-        for (int n = 0; n < D / 8; n++) {
-            add_float4(dk_sum[0][n], sums.dk[n][threadIdx.x]);
-            add_float4(dv_sum[0][n], sums.dv[n][threadIdx.x]);
-        }
-    }
-    const AttnShape& s = m.shape;
-    float* stage = reinterpret_cast<float*>(moba_shared) + stage_at<D>(row);
-    stage_rows<D, 1>(stage, dk_sum, m.scale);
-    store_staged<D>(head_rows(dk, s.ldk, s, head) + (size_t)(key + row) * s.ldk, s.ldk, stage, 16, s.T - key - row);
-    __syncwarp();
-    stage_rows<D, 1>(stage, dv_sum, 1.0f);
-    store_staged<D>(head_rows(dv, s.ldv, s, head) + (size_t)(key + row) * s.ldv, s.ldv, stage, 16, s.T - key - row);
-}
-
-// one CTA per (item of 64 entries, head): their dQ over the block's keys, to slots
-template <int D>
-__global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD)
-void moba_routed_queries_kernel(floatX* dq_slots, const floatX* dout, const float* lse, const float* delta, Moba m) {
-    extern __shared__ __align__(16) unsigned char moba_shared[];
-    floatX* q_tile = reinterpret_cast<floatX*>(moba_shared);
-    int head = m.head0 + blockIdx.y, row = threadIdx.x / WARP * 16, rows[TILE / Copy<D>::STEP];
-    Item item = find_item(m, head, blockIdx.x, TILE);
-    if (item.count <= 0) { return; }
-    HeadIn in = head_in(m, dout, lse, delta, head);
-    Keys keys = block_keys(m, head, item.block, m.shape.T);
-    float dq[1][D / 8][4] = {}, row_lse[2], row_delta[2];
-    entry_rows<D, TILE>(rows, item);
-    load_keys<D>(q_tile + 2 * TILE * D, keys, keys.from);
-    for (int half = 0; half < 2; half++) {
-        int t = item.entries[min(row + (int)threadIdx.x % WARP / 4 + 8 * half, item.count - 1)] / MOBA_MAX_TOPK;
-        row_lse[half] = in.lse[t];
-        row_delta[half] = in.delta[t];
-    }
-    gather_tile<D, TILE>(q_tile, in.q, in.ldq, rows);
-    gather_tile<D, TILE>(q_tile + TILE * D, in.dout, in.ldo, rows);
-    accumulate_queries<D>(dq, q_tile, q_tile + 2 * TILE * D, keys, row_lse, row_delta, AFTER_ALL, EVERYTHING, m.scale * LOG2E);
-    float* stage = reinterpret_cast<float*>(moba_shared) + stage_at<D>(row);
-    stage_rows<D, 1>(stage, dq, m.scale);
-    store_slots<D>(dq_slots, m, item, head, stage, row, 16);
-}
-
-// one CTA per (64 queries, head): dQ from their own block, plus the slots in order
-template <int D>
-__global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD)
-void moba_own_queries_kernel(floatX* dq, const floatX* dq_slots, const floatX* dout, const float* lse, const float* delta, Moba m) {
-    extern __shared__ __align__(16) unsigned char moba_shared[];
-    floatX* q_tile = reinterpret_cast<floatX*>(moba_shared);
-    int head = m.head0 + blockIdx.y, query = blockIdx.x * TILE, end = min(m.shape.T, query + TILE);
-    int row = threadIdx.x / WARP * 16, lane = threadIdx.x % WARP;
-    HeadIn in = head_in(m, dout, lse, delta, head);
-    Keys keys = block_keys(m, head, query / m.block, end);
-    float dq_sum[1][D / 8][4] = {}, row_lse[2], row_delta[2];
-    for (int half = 0; half < 2; half++) {
-        int t = min(query + row + lane / 4 + 8 * half, end - 1);
-        row_lse[half] = in.lse[t];
-        row_delta[half] = in.delta[t];
-    }
-    load_tile<D, TILE>(q_tile, in.q, in.ldq, query, end);
-    load_tile<D, TILE>(q_tile + TILE * D, in.dout, in.ldo, query, end);
-    load_keys<D>(q_tile + 2 * TILE * D, keys, keys.from);
-    accumulate_queries<D>(dq_sum, q_tile, q_tile + 2 * TILE * D, keys, row_lse, row_delta, query, EVERYTHING, m.scale * LOG2E);
-
-    float* stage = reinterpret_cast<float*>(moba_shared) + stage_at<D>(row);
-    stage_rows<D, 1>(stage, dq_sum, m.scale);
-    floatX* dq_head = head_rows(dq, m.shape.ldq, m.shape, head);
-    for (int i = lane; i < 16 * (D / 8); i += WARP) {
-        int local = i / (D / 8), chunk = i % (D / 8), t = query + row + local;
-        if (t >= end) { continue; }
-        float x[8];
-        staged8<D>(x, stage, local, chunk);
-        const floatX* slot = dq_slots + slot_at(m, head, t) * D + 8 * chunk;
-        int used = used_slots(query_sel(m, head, t), m.slots);
-        for (int first = 0; first < used; first += SLOTS) {
-            Pack8 parts[SLOTS];
-            load_slots<D>(parts, slot, first, used);
-            #pragma unroll
-            for (int s = 0; s < SLOTS; s++) {
-                for (int e = 0; e < 8; e++) { x[e] += first + s < used ? __bfloat162float(parts[s].x[e]) : 0.0f; }
-            }
-        }
-        store8_rounded(dq_head + (size_t)t * m.shape.ldq + 8 * chunk, x);
-    }
-}
-
-// dK and dV; the slots of dQ and delta are elsewhere in the scratch
-template <int D>
-static void backward_keys(floatX* dk, floatX* dv, KeySums<D>* tails, const floatX* dout, const float* lse, const float* delta, Moba m,
-                          int heads, stream_t stream) {
-    dim3 tail_grid(tail_bound(m) * (m.block / TILE), heads), grid(ceil_div(m.shape.T, TILE), heads);
-    if (tail_grid.x > 0) {
-        allow_shared(moba_backward_tails_kernel<D>, sizeof(KeysShared<D>));
-        moba_backward_tails_kernel<D><<<tail_grid, THREADS, sizeof(KeysShared<D>), stream>>>(tails, dout, lse, delta, m);
-        LAUNCH_CHECK();
-    }
-    allow_shared(moba_backward_keys_kernel<D>, sizeof(KeysShared<D>));
-    moba_backward_keys_kernel<D><<<grid, THREADS, sizeof(KeysShared<D>), stream>>>(dk, dv, tails, dout, lse, delta, m);
-    LAUNCH_CHECK();
-}
-
-template <int D>
-static void backward(floatX* dq, floatX* dk, floatX* dv, const floatX* dout, const floatX* out, const float* lse, Moba m,
-                     void* scratch, int heads, stream_t stream) {
-    floatX* dq_slots = (floatX*)scratch;
-    KeySums<D>* tails = (KeySums<D>*)(dq_slots + (size_t)heads * m.shape.T * m.slots * D);
-    float* delta = (float*)(tails + (size_t)heads * tail_bound(m) * (m.block / TILE));
-    dim3 rows(ceil_div(m.shape.T, THREADS / (D / 8)), heads), tiles(ceil_div(m.shape.T, TILE), heads);
-    attn_delta_kernel<D><<<rows, THREADS, 0, stream>>>(delta, dout, out, m.shape, m.head0);
-    LAUNCH_CHECK();
-    backward_keys<D>(dk, dv, tails, dout, lse, delta, m, heads, stream);
-    size_t shared = (size_t)6 * TILE * D * sizeof(floatX);
-    if (m.slots > 0) {
-        dim3 items(item_bound(m, TILE), heads);
-        allow_shared(moba_routed_queries_kernel<D>, shared);
-        moba_routed_queries_kernel<D><<<items, THREADS, shared, stream>>>(dq_slots, dout, lse, delta, m);
-        LAUNCH_CHECK();
-    }
-    allow_shared(moba_own_queries_kernel<D>, shared);
-    moba_own_queries_kernel<D><<<tiles, THREADS, shared, stream>>>(dq, dq_slots, dout, lse, delta, m);
-    LAUNCH_CHECK();
-}
-
-#include "moba_hopper_forward.cuh"
 
 // ---- what is exported ---------------------------------------------------------------------------------------------------
 static Moba moba_open(const floatX* q, const floatX* k, const floatX* v, MobaRoute route, AttnShape s, int block, int topk) {
@@ -400,12 +192,6 @@ static Moba moba_open(const floatX* q, const floatX* k, const floatX* v, MobaRou
 static size_t forward_head_bytes(AttnShape s, int block, int topk) {
     size_t portable = (size_t)s.T * (topk - 1) * (s.D * sizeof(floatX) + sizeof(float));
     return max_size(portable, hopper_forward_head_bytes(s, block, topk));
-}
-
-static size_t backward_head_bytes(AttnShape s, int block, int topk) {
-    size_t entries = (size_t)s.T * (topk - 1), sums = (size_t)2 * TILE * s.D * sizeof(float);
-    size_t portable = entries * s.D * sizeof(floatX) + entries / LIST_PIECE * (block / TILE) * sums + s.T * sizeof(float);
-    return max_size(portable, hopper_backward_head_bytes(s, block, topk));
 }
 
 static size_t capped(size_t head_bytes, AttnShape s, size_t cap) { return max_size(head_bytes, min_size(cap, head_bytes * s.B * s.H)); }
@@ -451,9 +237,14 @@ extern "C" void moba_attn_backward(floatX* dq, floatX* dk, floatX* dv, const flo
     int heads = shape.B * shape.H, group = head_group(backward_head_bytes(shape, block, topk), scratch_bytes, shape);
     bool hopper = hopper_chosen(shape.path, "moba_attn");
     for (m.head0 = 0; m.head0 < heads; m.head0 += group) {
-        int now = min_int(group, heads - m.head0);
-        if (hopper)              { hopper_backward(dq, dk, dv, dout, out, lse, m, scratch, now, stream); }
-        else if (shape.D == 64)  { backward<64>(dq, dk, dv, dout, out, lse, m, scratch, now, stream); }
-        else                     { backward<128>(dq, dk, dv, dout, out, lse, m, scratch, now, stream); }
+        Backward b = {};
+        b.dq = dq; b.dk = dk; b.dv = dv;
+        b.dout = dout;
+        b.heads = min_int(group, heads - m.head0);
+        bool small = backward_keys(block) == 64;
+        if (shape.D == 64 && small)  { backward<64, 64>(hopper, b, out, lse, m, scratch, stream); }
+        else if (shape.D == 64)      { backward<64, 128>(hopper, b, out, lse, m, scratch, stream); }
+        else if (small)              { backward<128, 64>(hopper, b, out, lse, m, scratch, stream); }
+        else                         { backward<128, 128>(hopper, b, out, lse, m, scratch, stream); }
     }
 }

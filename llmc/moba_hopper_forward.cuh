@@ -278,7 +278,7 @@ void moba_hopper_merge_kernel(floatX* out, float* lse, const float* lse2_in, Bac
 // ---- launch -----------------------------------------------------------------------------------------------------------------
 // bytes of scratch that one head needs
 static size_t hopper_forward_head_bytes(AttnShape s, int block, int topk) {
-    size_t rows = (size_t)slot_rows(topk - 1, block / hopper_keys(block));
+    size_t rows = (size_t)slot_rows(topk - 1, block / backward_keys(block));
     return s.T * (rows * s.D * sizeof(floatX) + (rows + 1) * sizeof(float));
 }
 
@@ -289,7 +289,7 @@ static void hopper_forward_launch(floatX* out, float* lse, const Moba& m, void* 
     b.heads = heads;
     b.parts = m.block / KEYS;
     b.tiles = ceil_div(s.T, KEYS);
-    b.tails = hopper_tails(s, m.slots + 1);
+    b.tails = backward_tails(s, m.slots + 1);
     b.together = (int)min_size(heads, max_size(1, ((size_t)16 << 20) / ((size_t)s.T * D * sizeof(floatX))));
     b.slots = (floatX*)scratch;
     float* lse2 = (float*)(b.slots + (size_t)heads * s.T * slot_rows(m.slots, b.parts) * D);

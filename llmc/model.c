@@ -12,7 +12,6 @@ static LayerParams params_of(const Model* m, int l)          { return layer_para
 static LayerGrads  grads_of(const Model* m, int l)           { return layer_grads(&m->table, m->grads, l); }
 static ModelParams model_params_of(const Model* m)           { return model_params(&m->table, m->matrices, m->vectors); }
 static ModelGrads  model_grads_of(const Model* m)            { return model_grads(&m->table, m->grads); }
-static size_t first_matrix_of(const Model* m, int l)         { return m->table.tensor[MODEL_FIELDS + l * LAYER_FIELDS + LAYER_wqkv].offset; }
 static size_t at(int row, int width)                         { return (size_t)row * (size_t)width; }
 
 // ---- attention half -----------------------------------------------------------------------------------------------------
@@ -80,6 +79,12 @@ static void attention_forward(Model* m, int l) {
     matmul_forward_add(a.x2, a.att, w.wo, m->acts.x[l], N, C, C, m->plans, m->stream);
 }
 
+// Of layer l all but wqkv, and of the layers behind it all gradients are final: their reduction may begin. That is said in front of an attention's
+// backward, whose many short blocks make room for NCCL's: beside a product, which keeps every SM to its end, each reduction costs a second wave.
+static void say_final(const Model* m, int l) {
+    if (m->on_gradients) { m->on_gradients(m->on_gradients_argument, m->table.tensor[MODEL_FIELDS + l * LAYER_FIELDS + LAYER_wo].offset); }
+}
+
 // dx -> dy = gradient of norm1, and the gradients of wo, kconv, wqkv
 static void attention_backward(Model* m, int l) {
     const ModelShape* s = &m->shape;
@@ -92,6 +97,7 @@ static void attention_backward(Model* m, int l) {
     int N = rows(m), C = s->C;
     matmul_backward_input(acts->dy, acts->dx, w.wo, N, C, C, m->plans, m->stream);
     matmul_backward_weight(g.wo, acts->dx, a.att, N, C, C, m->adding, m->plans, m->stream);
+    say_final(m, l);
     if (spec->kind == LAYER_M) {
         if (KEPT(qkv, m->level) && !KEPT(list, m->level)) { index_routes(m, l); }       // else forward, or its repetition just now, left it
         moba_attn_backward(grad.q, grad.k, grad.v, acts->dy, a.att, a.lse, attn.q, attn.k, attn.v, route_of(m, l), attn.shape,
@@ -218,7 +224,6 @@ void model_backward(Model* m) {
         mlp_backward(m, l);
         attention_backward(m, l);
         rmsnorm_backward(acts->dx, grads_of(m, l).norm1, acts->dy, acts->x[l], params_of(m, l).norm1, a.rstd1, N, C, acts->scratch, m->stream);
-        if (m->on_gradients) { m->on_gradients(m->on_gradients_argument, first_matrix_of(m, l)); }
     }
     embedding_backward(model_grads_of(m).wte, acts->dx, acts->tokens, N, C, m->shape.V, acts->scratch, m->stream);
     m->adding = true;

@@ -2,9 +2,10 @@
 
 #include <string.h>
 
-// 32 MiB in fp32: a reduction of that size runs at the link's full speed (NCCL's own measure), and 340M parameters make 40 of them
-static const size_t LARGEST = (size_t)8 << 20;
-enum { BUCKETS_WANTED = 16 };
+// 256 MiB in fp32: reductions cost what they disturb, so they are few and run at the link's full speed; but enough of them that all but the last
+// have backward left to run beside
+static const size_t LARGEST = (size_t)64 << 20;
+enum { BUCKETS_WANTED = 8 };
 
 static void cut(Partition* p, size_t first, size_t end, size_t size) {
     for (; first < end; first += size) {

@@ -63,10 +63,9 @@ void swa_backward_keys_kernel(floatX* dk, floatX* dv, const floatX* dout, const 
     extern __shared__ __align__(16) unsigned char swa_shared[];
     KeysShared<D>& shared = *reinterpret_cast<KeysShared<D>*>(swa_shared);
     int head = blockIdx.y, key = blockIdx.x * TILE, row = threadIdx.x / WARP * 16;
-    QuerySource source = {key, min(shape.T, key + TILE - 1 + window), NULL, 0};
     float dk_sum[1][D / 8][4] = {}, dv_sum[1][D / 8][4] = {};
     HeadIn in = head_in(dout, lse, delta, q, k, v, shape, head);
-    accumulate_keys<D>(dk_sum, dv_sum, shared, in, source, key, shape.T, window, scale * LOG2E);
+    accumulate_keys<D>(dk_sum, dv_sum, shared, in, key, min(shape.T, key + TILE - 1 + window), key, shape.T, window, scale * LOG2E);
 
     float* stage = reinterpret_cast<float*>(swa_shared) + stage_at<D>(row);
     stage_rows<D, 1>(stage, dk_sum, scale);
@@ -108,7 +107,7 @@ static void backward(floatX* dq, floatX* dk, floatX* dv, const floatX* dout, con
     int heads = shape.B * shape.H;
     float scale = 1 / sqrtf((float)D);
     dim3 rows(ceil_div(shape.T, THREADS / (D / 8)), heads), tiles(ceil_div(shape.T, TILE), heads);
-    attn_delta_kernel<D><<<rows, THREADS, 0, stream>>>(delta, dout, out, shape, 0);
+    attn_delta_kernel<D><<<rows, THREADS, 0, stream>>>(delta, dout, out, shape);
     LAUNCH_CHECK();
     allow_shared(swa_backward_keys_kernel<D>, sizeof(KeysShared<D>));
     swa_backward_keys_kernel<D><<<tiles, THREADS, sizeof(KeysShared<D>), stream>>>(dk, dv, dout, lse, delta, q, k, v, shape, window, scale);

@@ -119,14 +119,36 @@ static void send_to_all(Watch* w, const Message* m) {
     for (int r = 0; r < w->star.world; r++) { send_to(w, r, m); }
 }
 
+// What the training thread waits for in particular. The answer comes from the device, and a driver whose queue a lost peer has filled may never
+// give it: a thread of its own asks, and has a second.
+typedef struct { const char* (*detail)(void*); void* argument; const char* said; bool done; } Question;
+
+static void* ask(void* question) {
+    Question* q = (Question*)question;
+    q->said = q->detail(q->argument);
+    __atomic_store_n(&q->done, true, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+static const char* detail_in_time(Watch* w) {
+    static Question q;                                     // the thread may outlast this call
+    pthread_t thread;
+    pthread_mutex_lock(&w->lock);
+    q.detail = w->detail;
+    q.argument = w->argument;
+    pthread_mutex_unlock(&w->lock);
+    if (!q.detail || pthread_create(&thread, NULL, ask, &q) != 0) { return NULL; }
+    pthread_detach(thread);
+    const struct timespec moment = {0, 10000000};
+    for (int i = 0; i < 100 && !__atomic_load_n(&q.done, __ATOMIC_ACQUIRE); i++) { nanosleep(&moment, NULL); }
+    return __atomic_load_n(&q.done, __ATOMIC_ACQUIRE) ? q.said : NULL;
+}
+
 // One sentence in one write, so that those of several ranks do not mix; then out, past everything that could wait or save.
 __attribute__((noreturn))
 static void give_up(Watch* w, Kind kind, int rank) {
     Message mine = present(w);
-    pthread_mutex_lock(&w->lock);
-    const char* (*detail)(void*) = w->detail;
-    pthread_mutex_unlock(&w->lock);
-    const char* where = detail && mine.waiting > 0 ? detail(w->argument) : NULL;
+    const char* where = mine.waiting > 0 ? detail_in_time(w) : NULL;
     const char* how = kind == LOST_DIED ? "has ended" : kind == LOST_SILENT ? "gives no sign of life" : "does not arrive";
     char text[512];
     int length = snprintf(text, sizeof text, "error: rank %d of %d (%s) is lost: it %s, while rank %d (%s) is in step %lld, %s%s; "

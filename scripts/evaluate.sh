@@ -6,7 +6,8 @@
 # Token files go to SETS/prepared, once; scores of every continuation to RUN/scores.jsonl. TOKENIZER=byte for a byte-level model, PROGRAM for another build,
 # LENGTHS for the needles, of which each length and depth gets ITEMS.
 set -eu
-run=${1:?usage: scripts/evaluate.sh RUN SETS [OPTIONS...]}; sets=${2:?usage: scripts/evaluate.sh RUN SETS [OPTIONS...]}; shift 2
+if [ $# -lt 2 ] || [ ! -d "$1" ] || [ ! -d "$2" ]; then echo "error: expected a run directory and a folder of evaluation sets: scripts/evaluate.sh RUN SETS [OPTIONS...]" >&2; exit 64; fi
+run=$1; sets=$2; shift 2
 here=$(dirname "$0")/..
 program=${PROGRAM:-$here/train_moba}
 made=$sets/prepared

@@ -26,4 +26,4 @@ awk -F'"loss":' '/"kind":"step"/ { split($2, a, ","); loss[++n] = a[1] }
 
 echo; echo "a sample, after the words \"// The\":"
 "./$program" --out "$out" --prompt "// The" --sample-tokens 120 --temperature 0.7 | tail -n +2
-echo; echo "next: README.md, 'The real run'"
+echo; echo "next: python3 dev/watch.py $out shows its curve; README.md, 'Use your own data' and 'Train 340M on FineWeb-Edu'"

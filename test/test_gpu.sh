@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The CUDA program as a whole: resumes like the CPU's, and trains like it from the same seed. Counted as skipped without a GPU.
+# alone: what is in use on the whole device is compared with the plan
 . "$(dirname "$0")/script.sh"
 
 if ! nvidia-smi -L > /dev/null 2>&1; then

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# One step of the whole model (build/model/dump_*): the same bits at every recompute level, and kernels held against the reference.
+# One step of the whole model (build/model/dump_*): the same bits at every recompute level, and kernels held against the reference. Generation
+# (build/model/generate_*): one pass and the cache, both held against the reference.
 . "$(dirname "$0")/script.sh"
 MODEL=${MODEL:-build/model}
 COMMON="--train-data none --preset tiny --deterministic"
@@ -8,10 +9,10 @@ COMMON="--train-data none --preset tiny --deterministic"
 dump() {
     local program=$1 out=$2; shift 2
     mkdir -p "$WORK/$out"
-    "$MODEL/dump_$program" "$WORK/$out" "$@" > "$WORK/console" 2>&1 || { reason="dump_$program: $(tail -n 1 "$WORK/console")"; return 1; }
+    "$MODEL/${WHAT:-dump}_$program" "$WORK/$out" "$@" > "$WORK/console" 2>&1 || { reason="${WHAT:-dump}_$program: $(tail -n 1 "$WORK/console")"; return 1; }
 }
 at() { echo "$WORK/$1/step_00000001"; }
-compare() { "$MODEL/compare" "$@" 2> "$WORK/margin" || failures=$((failures + 1)); cat "$WORK/margin" >&2; }
+compare() { "$MODEL/${WHAT:-compare}" "$@" 2> "$WORK/margin" || failures=$((failures + 1)); cat "$WORK/margin" >&2; }
 
 # levels PROGRAM NAME OPTIONS...: recompute levels 1 to 4 give the bits of level 0
 levels() {
@@ -54,19 +55,45 @@ all_budgets() {
     budget model_cuda_mixed_blocks_ragged --pattern M64:5,M128:2,S64,M64:1 --kconv 3 --seq-len 500 --micro-batch 2
 }
 
+# generated PROGRAM NAME [--dense] OPTIONS...: what PROGRAM says in one pass and through the cache of generation is within twice the rounding
+# of the reference's one pass. PROGRAM `rounded`: the reference's own cached passes, which is what a machine without a GPU can show.
+generated() {
+    local program=$1 name=$2 routing kernel=kernel WHAT=generate; shift 2
+    routing="--routing $(at exact)"
+    if [ "$1" = --dense ]; then routing=--dense; shift; fi
+    local options="$COMMON --seq-len 300 --micro-batch 1 $*"
+    dump cpu exact ${routing##--routing*} $options && dump rounded rounded $routing $options || { fail "$name" "$reason"; return; }
+    if [ "$program" = rounded ]; then kernel=rounded; else dump "$program" kernel $routing $options || { fail "$name" "$reason"; return; }; fi
+    WHAT=compare_generated compare "$name$SUFFIX" "$(at exact)" "$(at rounded)" "$(at $kernel)"
+    rm -rf "$WORK/exact" "$WORK/rounded" "$WORK/kernel"
+}
+
+all_generated() {     # all_generated PROGRAM: the kernels have blocks of 64 and more, and head dims 64 and 128
+    generated "$1" "generate_$1_window"     --pattern S64
+    generated "$1" "generate_$1_dense"      --pattern D --layers 2
+    generated "$1" "generate_$1_moba"       --pattern M64:3 --kconv 3 --layers 2
+    generated "$1" "generate_$1_moba_128"   --pattern M128:2 --kconv 5 --layers 2
+    generated "$1" "generate_$1_hybrid"     --pattern S64,M64:3,S64,D --kconv 3
+    generated "$1" "generate_$1_D128"       --pattern S64,M64:3 --kconv 3 --channels 256
+    generated "$1" "generate_$1_dense_moba" --dense --pattern S64,M64:3 --kconv 3 --layers 2
+}
+
 gpu=$(nvidia-smi -L > /dev/null 2>&1 && echo yes)
-for program in dump_cpu dump_rounded compare ${gpu:+dump_cuda}; do
+for program in dump_cpu dump_rounded compare generate_cpu generate_rounded compare_generated ${gpu:+dump_cuda generate_cuda}; do
     [ -x "$MODEL/$program" ] || { fail model_programs "$MODEL/$program is not there: make model-dumps"; exit 1; }
 done
 all_levels cpu
 # 33280 rows: the MLP walks them in two chunks
 levels cpu model_cpu_two_chunks --pattern S16,M32:2 --layers 3 --channels 16 --heads 2 --mlp 16 --vocab 10 --seq-len 256 --micro-batch 130
+all_generated rounded
 if [ -n "$gpu" ]; then
+    all_generated cuda
     all_levels cuda
     levels cuda model_cuda_two_chunks --pattern S64,M64:3 --layers 3 --seq-len 512 --micro-batch 65
     all_budgets
 else
     skip model_cuda_recompute "(needs a GPU)"
     skip model_cuda_budget "(needs a GPU)"
+    skip generate_cuda "(needs a GPU)"
 fi
 [ $failures -eq 0 ]

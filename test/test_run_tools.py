@@ -205,6 +205,16 @@ def plot_writes_a_picture():
 
 
 @case
+def plot_without_matplotlib_writes_the_page():
+    out, lacking = fresh("page"), fresh("lacking")
+    os.mkdir(lacking)
+    with open(os.path.join(lacking, "matplotlib.py"), "w") as file:
+        file.write("raise ImportError('none here')\n")
+    said = dev_tool("plot", made_up("one", 40), "--out", out, PYTHONPATH=lacking)
+    check("matplotlib" in said and os.path.exists(out + ".html") and not os.path.exists(out + ".png"), said)
+
+
+@case
 def plot_page_runs_in_a_browser():
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:

@@ -37,7 +37,7 @@ for recipe in train_124M train_340M; do
 done
 check recipe_launch_stands_in_front     env LAUNCH="env SAID=1" PROGRAM="$PROGRAM" scripts/train_124M.sh --dry-run
 refused() { "$@" > "$WORK/out" 2> "$WORK/err"; [ $? = 64 ]; }
-check recipes_want_their_input          eval 'refused scripts/fineweb_edu_340M.sh && refused scripts/paper_table.sh "$WORK/none" && refused scripts/own_data.sh'
+check recipes_want_their_input          eval 'refused scripts/fineweb_edu_340M.sh && refused scripts/paper_table.sh "$WORK/none" && refused scripts/own_data.sh && refused scripts/evaluate.sh'
 
 # ---- text and documents of one's own become a model that speaks
 head -c 6000 README.md > "$WORK/own.txt"

@@ -1,6 +1,7 @@
 // Whole optimizer steps, through the trainer's own code (llmc/step.h): the real loader on a shard of Zipf-distributed tokens, clipping,
 // AdamW, every step's loss read. A row of the table, then one step taken apart op by op, then the device's idle time.
-//   build/bench/step [TEXT...]     rows whose name contains one of the TEXTs; MOBA_STEP_DATA='GLOB' reads these shards instead
+//   build/bench/step [TEXT...]     rows whose name contains one of the TEXTs; MOBA_STEP_DATA='GLOB' reads these shards instead,
+//                                  MOBA_STEP_LOG=FILE gets every step's loss, norm and time, a line a row
 //
 // floor   of a product: its plan's measured time; of another op: its bytes at the copy speed or its flops at the speed of an 8192^3 product,
 //         both measured here first, whichever takes longer. "speed of light" is the sum of the floors.
@@ -15,23 +16,24 @@
 typedef struct {
     const char* name;
     const char* options;
-    int steps;                     // timed; before them at most WARM_STEPS
+    int steps;                     // timed; before them at most WARM_STEPS, so that 196 end at step 200
     double gate, target;           // tokens/s; 0: none
 } Row;
 
 static const Row rows[] = {
-    {"340M S256,M128:8 8K",   "--preset 340M --pattern S256,M128:8 --kconv 3 --seq-len 8192 --micro-batch 4", 40, 175e3, 190e3},
-    {"340M S256,D 8K",        "--preset 340M --pattern S256,D --kconv 0 --seq-len 8192 --micro-batch 4", 30, 146e3, 160e3},
-    {"340M S256,M128:8 32K",  "--preset 340M --pattern S256,M128:8 --kconv 3 --seq-len 32768 --micro-batch 1", 30, 170e3, 185e3},
+    {"340M S256,M128:8 8K",   "--preset 340M --pattern S256,M128:8 --kconv 3 --seq-len 8192 --micro-batch 4", 196, 175e3, 190e3},
+    {"340M S256,D 8K",        "--preset 340M --pattern S256,D --kconv 0 --seq-len 8192 --micro-batch 4", 36, 146e3, 160e3},
+    {"340M S256,M128:8 32K",  "--preset 340M --pattern S256,M128:8 --kconv 3 --seq-len 32768 --micro-batch 1", 36, 170e3, 185e3},
     {"340M S256,M128:8 64K",  "--preset 340M --pattern S256,M128:8 --kconv 3 --seq-len 65536 --micro-batch 1", 16, 165e3, 165e3},
     {"340M S256,M128:8 128K", "--preset 340M --pattern S256,M128:8 --kconv 3 --seq-len 131072 --micro-batch 1 --recompute 2", 8, 155e3, 155e3},
+    {"1B S256,M128:8 8K",     "--preset 1B --pattern S256,M128:8 --kconv 3 --seq-len 8192 --micro-batch 2", 36, 60e3, 60e3},
+    {"30M S256,M128:8 8K",    "--preset 30M --pattern S256,M128:8 --kconv 3 --seq-len 8192 --micro-batch 8", 196, 0, 0},
+    {"124M S256,M128:8 8K",   "--preset 124M --pattern S256,M128:8 --kconv 3 --seq-len 8192 --micro-batch 8", 56, 0, 0},
     {"340M S256,M128:8 512K", "--preset 340M --pattern S256,M128:8 --kconv 3 --seq-len 524288 --micro-batch 1 --recompute 3", 2, 0, 0},
-    {"1B S256,M128:8 8K",     "--preset 1B --pattern S256,M128:8 --kconv 3 --seq-len 8192 --micro-batch 2", 20, 60e3, 60e3},
-    {"30M S256,M128:8 8K",    "--preset 30M --pattern S256,M128:8 --kconv 3 --seq-len 8192 --micro-batch 8", 60, 0, 0},
-    {"124M S256,M128:8 8K",   "--preset 124M --pattern S256,M128:8 --kconv 3 --seq-len 8192 --micro-batch 8", 40, 0, 0},
+    {"340M S256,M128:8 1M",   "--preset 340M --pattern S256,M128:8 --kconv 3 --seq-len 1048576 --micro-batch 1 --recompute 4", 1, 0, 0},
 };
 
-enum { WARM_STEPS = 4, TRACED_STEPS = 4, SHARD_TOKENS = 8 << 20, MAX_WORDS = 64, GEMM_SIZE = 8192 };
+enum { WARM_STEPS = 4, TRACED_STEPS = 4, TRACED_MS = 2000, MAX_STEPS = 256, SHARD_TOKENS = 8 << 20, MAX_WORDS = 64, GEMM_SIZE = 8192 };
 
 typedef struct {
     Config cfg;
@@ -162,19 +164,49 @@ static void begin_step_op_by_op(Bench* b) {
     stepper_update(&b->stepper, ++b->step, &settings);
 }
 
-// `steps` steps, the log one step late as in training; their times, ascending. Returns the last outcome.
-static StepOutcome run_steps(Bench* b, int steps, float* ms) {
-    StepOutcome o = {};
+// What steps came to, in their order.
+typedef struct { StepOutcome step[MAX_STEPS]; int count; } History;
+
+// `steps` steps, the log one step late as in training, added to the history
+static void run_steps(Bench* b, int steps, History* h) {
+    REQUIRE(h->count + steps <= MAX_STEPS, "%d steps", h->count + steps);
     for (int i = 0; i <= steps; i++) {
         if (i < steps) { begin_step(b); }
         if (i > 0) {
-            o = stepper_wait(&b->stepper);
+            StepOutcome o = stepper_wait(&b->stepper);
             REQUIRE(o.applied, "step %lld is not finite: loss %g, norm %g", (long long)o.step, o.loss, o.norm);
-            ms[i - 1] = (float)o.ms;
+            h->step[h->count++] = o;
         }
     }
-    qsort(ms, steps, sizeof(float), bench_ascending);
-    return o;
+}
+
+// the times of all steps from `first` on, ascending
+static int sorted_times(float* ms, const History* h, int first) {
+    for (int i = first; i < h->count; i++) { ms[i - first] = (float)h->step[i].ms; }
+    qsort(ms, h->count - first, sizeof(float), bench_ascending);
+    return h->count - first;
+}
+
+static void write_values(FILE* file, const char* name, const History* h, size_t offset, const char* format) {
+    fprintf(file, ",\"%s\":[", name);
+    for (int i = 0; i < h->count; i++) {
+        if (i > 0) { fputc(',', file); }
+        fprintf(file, format, *(const double*)((const char*)&h->step[i] + offset));
+    }
+    fputc(']', file);
+}
+
+static void write_history(const Row* row, const History* h) {
+    const char* path = getenv("MOBA_STEP_LOG");
+    FILE* file = path ? fopen(path, "a") : NULL;
+    REQUIRE(!path || file, "%s cannot be written", path);
+    if (!file) { return; }
+    fprintf(file, "{\"row\":\"%s\",\"first_step\":1", row->name);
+    write_values(file, "loss", h, offsetof(StepOutcome, loss), "%.4f");
+    write_values(file, "norm", h, offsetof(StepOutcome, norm), "%.3f");
+    write_values(file, "ms", h, offsetof(StepOutcome, ms), "%.2f");
+    fprintf(file, "}\n");
+    fclose(file);
 }
 
 // ---- one step taken apart ---------------------------------------------------------------------------------------------------
@@ -228,36 +260,43 @@ static Floors take_apart(Bench* b, const Row* row, Speeds speeds) {
 }
 
 static Timeline trace_steps(Bench* b, int steps) {
-    float ms[TRACED_STEPS + 1];
+    static History untimed;
     Timeline t = {};
     if (!trace_start()) { return t; }
-    run_steps(b, steps + 1, ms);
+    untimed.count = 0;
+    run_steps(b, steps + 1, &untimed);
     return trace_stop(1.0 / (steps + 1));
 }
 
 // ---- a row ----------------------------------------------------------------------------------------------------------------
 static void bench_step_row(const Row* row, const char* data, Speeds speeds) {
+    static History history;
     Bench b;
-    float ms[128];
-    REQUIRE(row->steps <= 128, "%d steps", row->steps);
+    float ms[MAX_STEPS];
+    history.count = 0;
     bench_open(&b, row, data);
     double planned = b.memory_before + (double)b.model.arena.bytes;
-    run_steps(&b, min_int(WARM_STEPS, row->steps), ms);
+    int warm = min_int(WARM_STEPS, row->steps);
+    run_steps(&b, warm, &history);
     b.stepper.loader_ms = b.stepper.steps_ms = 0;
-    StepOutcome last = run_steps(&b, row->steps, ms);
-    double median = 0.5 * (ms[(row->steps - 1) / 2] + ms[row->steps / 2]), tokens = (double)b.stepper.batch_tokens;
-    double spread = 0.5 * (ms[row->steps * 9 / 10] - ms[row->steps / 10]) / median, stall = b.stepper.loader_ms / b.stepper.steps_ms;
+    run_steps(&b, row->steps, &history);
+    write_history(row, &history);
+    int n = sorted_times(ms, &history, warm);
+    double median = 0.5 * (ms[(n - 1) / 2] + ms[n / 2]), tokens = (double)b.stepper.batch_tokens;
+    double spread = 0.5 * (ms[n * 9 / 10] - ms[n / 10]) / median, stall = b.stepper.loader_ms / b.stepper.steps_ms;
     double used = (double)device_memory_in_use();
     fprintf(stderr, "%s: %.2f ms, %.1fk tokens/s\n", row->name, median, tokens / median);
     Floors floors = take_apart(&b, row, speeds);
-    Timeline line = trace_steps(&b, min_int(TRACED_STEPS, row->steps));
+    Timeline line = median < TRACED_MS ? trace_steps(&b, min_int(TRACED_STEPS, row->steps)) : Timeline{};
+    double idle = line.span_ms > 0 ? line.idle_ms / line.span_ms : -1;
     printf("{\"row\":\"%s\",\"options\":\"%s\",\"tokens\":%.0f,\"steps\":%d,\"ms\":%.3f,\"spread\":%.4f,\"tok_s\":%.0f,\"gate\":%.0f,\"target\":%.0f,"
-           "\"gemm_bound_ms\":%.3f,\"of_gemm_bound\":%.3f,\"speed_of_light_ms\":%.3f,\"planned_mib\":%.0f,\"used_mib\":%.0f,\"loader_share\":%.6f,"
-           "\"idle_share\":%.5f,\"longest_gap_ms\":%.4f,\"activities\":%d,\"loss\":%.5f}\n", row->name, row->options, tokens, row->steps, median, spread,
-           tokens / median * 1e3, row->gate, row->target, floors.gemm_ms, floors.gemm_ms / median, floors.light_ms, planned / (1 << 20), used / (1 << 20),
-           stall, line.span_ms > 0 ? line.idle_ms / line.span_ms : -1, line.longest_ms, line.activities, last.loss);
+           "\"gemm_bound_ms\":%.3f,\"of_gemm_bound\":%.3f,\"speed_of_light_ms\":%.3f,\"ops_ms\":%.3f,\"planned_mib\":%.0f,\"used_mib\":%.0f,"
+           "\"loader_share\":%.6f,\"idle_share\":%.5f,\"longest_gap_ms\":%.4f,\"activities\":%d,\"last_step\":%d,\"loss\":%.5f}\n",
+           row->name, row->options, tokens, row->steps, median, spread, tokens / median * 1e3, row->gate, row->target, floors.gemm_ms,
+           floors.gemm_ms / median, floors.light_ms, floors.ops_ms, planned / (1 << 20), used / (1 << 20), stall, idle, line.longest_ms, line.activities,
+           history.count, history.step[history.count - 1].loss);
     fprintf(stderr, "  GEMM bound %.2f ms: %.0f %% of it; memory %.0f MiB used, %.0f planned; loader %.3f %% of the time; device idle %.2f %%\n\n", floors.gemm_ms,
-            100 * floors.gemm_ms / median, used / (1 << 20), planned / (1 << 20), 100 * stall, line.span_ms > 0 ? 100 * line.idle_ms / line.span_ms : -1);
+            100 * floors.gemm_ms / median, used / (1 << 20), planned / (1 << 20), 100 * stall, 100 * idle);
     fflush(stdout);
     bench_close(&b);
 }

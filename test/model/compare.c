@@ -6,12 +6,7 @@
 // Of EXACT, ROUNDED and KERNEL (all on the same routing) every loss and gradient of KERNEL may be at most twice as far from EXACT as ROUNDED
 // is, in the 2-norm of its tensor; ROUNDED is the reference with bf16 rounding wherever the GPU stores bf16. The first tensor out of budget,
 // in the model's order, is named, and how many are.
-#include <math.h>
-#include <string.h>
-
-#include "checkpoint.h"
-
-#define TRY(call) do { if (!(call)) { FAIL(err.code, "%s", err.text); } } while (0)
+#include "dumps.h"
 
 typedef struct {
     int    compared, out;      // tensors; those that differ
@@ -19,29 +14,9 @@ typedef struct {
     char   first[256];         // what is wrong with the first of those out
 } Verdict;
 
-static float* read_floats(const Checkpoint* dump, const CheckpointRecord* record) {
-    Error err;
-    size_t bytes = checkpoint_tensor_bytes(record);
-    float* values = (float*)xmalloc(bytes);
-    TRY(checkpoint_read(dump, record->name, CHECKPOINT_F32, values, bytes, &err));
-    return values;
-}
-
-static double distance(const float* a, const float* b, size_t n) {
-    double sum = 0;
-    for (size_t i = 0; i < n; i++) { sum += ((double)a[i] - b[i]) * ((double)a[i] - b[i]); }
-    return sqrt(sum);
-}
-
-static double norm(const float* a, size_t n) {
-    double sum = 0;
-    for (size_t i = 0; i < n; i++) { sum += (double)a[i] * a[i]; }
-    return sqrt(sum);
-}
-
 static void compare_budget(Verdict* v, Checkpoint* const* dump, const CheckpointRecord* record) {
-    size_t n = checkpoint_tensor_elements(record);
-    float *exact = read_floats(dump[0], record), *rounded = read_floats(dump[1], record), *kernel = read_floats(dump[2], record);
+    size_t n;
+    float *exact = read_floats(dump[0], record->name, &n), *rounded = read_floats(dump[1], record->name, &n), *kernel = read_floats(dump[2], record->name, &n);
     double error = distance(kernel, exact, n), budget = 2 * distance(rounded, exact, n) + 1e-6 * norm(exact, n);
     if (error / budget > v->worst) { v->worst = error / budget; }
     if (!(error <= budget) && v->out++ == 0) {
@@ -53,8 +28,8 @@ static void compare_budget(Verdict* v, Checkpoint* const* dump, const Checkpoint
 }
 
 static void compare_bits(Verdict* v, Checkpoint* const* dump, const CheckpointRecord* record) {
-    size_t n = checkpoint_tensor_elements(record), i = 0;
-    float *a = read_floats(dump[0], record), *b = read_floats(dump[1], record);
+    size_t n, i = 0;
+    float *a = read_floats(dump[0], record->name, &n), *b = read_floats(dump[1], record->name, &n);
     while (i < n && memcmp(&a[i], &b[i], sizeof(float)) == 0) { i++; }
     if (i < n && v->out++ == 0) {
         snprintf(v->first, sizeof v->first, "%s differs at %zu: %.9g and %.9g", record->name, i, (double)a[i], (double)b[i]);

@@ -11,12 +11,12 @@ mv "$lines.new" "$lines"
 
 number() { sed -nE "s/.*\"$1\":([0-9.]+).*/\1/p" <<< "$2"; }
 text()   { sed -nE "s/.*\"$1\":\"([^\"]*)\".*/\1/p" <<< "$2"; }
-echo "| step | idea | ms | over the step before | over naive |"
-echo "|---|---|---|---|---|"
+echo "| step | idea | ms | over the step before | over naive | error |"
+echo "|---|---|---|---|---|---|"
 first= before=
 while read -r line; do
     ms=$(number ms "$line"); first=${first:-$ms}
-    awk -v step="$(text step "$line")" -v idea="$(text idea "$line")" -v ms="$ms" -v before="${before:-$ms}" -v first="$first" \
-        'BEGIN { printf "| %s | %s | %.3g | %.1fx | %.0fx |\n", step, idea, ms, before / ms, first / ms }'
+    awk -v step="$(text step "$line")" -v idea="$(text idea "$line")" -v ms="$ms" -v before="${before:-$ms}" -v first="$first" -v error="$(number error "$line")" \
+        'BEGIN { printf "| %s | %s | %.3g | %.1fx | %.0fx | %.2f |\n", step, idea, ms, before / ms, first / ms, error }'
     before=$ms
 done < "$lines"

@@ -1,5 +1,6 @@
-// Generation with a cache must say what the whole-sequence forward says: at any length of prompt, in any layer, with the same picked blocks.
-// On the CPU to fp32 rounding; on a GPU to what rounding the same values to bf16 in another order of sums can do.
+// Generation with a cache must say what the whole-sequence forward says: at any length of prompt, in any layer, with the same picked blocks, here
+// to fp32 rounding. (What bf16 does to either of them is another matter, and near-ties of the routing a third: test_model.sh holds both ways
+// through a backend against the reference, on the reference's routing.)
 #include "test.h"
 
 #include "optimizer.h"
@@ -108,17 +109,8 @@ static double distance(const float* a, const float* b) {
     return sqrt(difference / size);
 }
 
-// Relative 2-norm by which two computations of the same logits may differ. fp32: 1e-5, thirty times what L = 4 layers of fp32 stores give.
-// bf16: a store is off by at most 2^-9 of its value, a layer stores nine tensors on its way (norm, qkv, k', attention, branch, x twice, gate/up,
-// product) and the logits are one more; errors of two computations add up as independent ones do, and twice that is the budget.
-static double budget(const Model* m) {
-#ifdef LLMC_CPU
-    (void)m;
-    return 1e-5;
-#else
-    return 2 * sqrt(2.0 * (9 * m->shape.L + 2)) / 512;
-#endif
-}
+// Relative 2-norm by which two computations of the same logits may differ: thirty times what four layers of fp32 stores give.
+static const double BUDGET = 1e-5;
 
 // Prompts of several lengths, then token by token to the end: every logit, every picked block.
 static void check_cached(const char* pattern, int kconv, int layers, bool dense) {
@@ -130,47 +122,30 @@ static void check_cached(const char* pattern, int kconv, int layers, bool dense)
     int* tokens = random_tokens(11, T);
     Whole whole = whole_open(m, tokens, T);
     float logits[VOCAB];
-    long steps = 0, other = 0;
     for (size_t i = 0; i < sizeof prompts / sizeof *prompts; i++) {
         for (int t = prompts[i] - 1; t < T; t++) {
-            bool reads_all = t == prompts[i] - 1;
-            if (reads_all) { model_prefill(m, tokens, prompts[i], logits); }
-            else           { model_step(m, tokens[t], logits); }
-            if (!reads_all) {
-                steps++;
-                if (other_picks(m, &whole, t)) { other++; continue; }         // counted below; its logits are another function's
+            if (t == prompts[i] - 1) { model_prefill(m, tokens, prompts[i], logits); }
+            else {
+                model_step(m, tokens[t], logits);
+                CHECK(other_picks(m, &whole, t) == 0, "%s, kconv %d: prompt of %d, token %d picked other blocks", pattern, kconv, prompts[i], t);
             }
             double off = distance(logits, whole.logits + (size_t)t * VOCAB);
-            CHECK(off <= budget(m), "%s, kconv %d: prompt of %d, token %d: logits are off by %.3g of their size, budget %.3g", pattern, kconv,
-                  prompts[i], t, off, budget(m));
+            CHECK(off <= BUDGET, "%s, kconv %d: prompt of %d, token %d: logits are off by %.3g of their size, budget %.3g", pattern, kconv,
+                  prompts[i], t, off, BUDGET);
         }
     }
-#ifdef LLMC_CPU
-    CHECK(other == 0, "%s, kconv %d: %ld of %ld tokens picked other blocks", pattern, kconv, other, steps);
-#else
-    CHECK(other <= steps / 50, "%s, kconv %d: %ld of %ld tokens picked other blocks; near-ties are fewer than 2 %%", pattern, kconv, other, steps);
-#endif
     whole_close(&whole);
     free(tokens);
     net_close(net);
 }
 
-#ifdef LLMC_CPU
 TEST(generate_cached_is_uncached_window)      { check_cached("S32", 0, 2, false); check_cached("S1", 0, 2, false); check_cached("S1000", 0, 2, false); }
 TEST(generate_cached_is_uncached_dense)       { check_cached("D", 0, 2, false); }
 TEST(generate_cached_is_uncached_moba)        { check_cached("M32:3", 0, 2, false); check_cached("M24:1", 0, 1, false); check_cached("M8:32", 0, 1, false); }
 TEST(generate_cached_is_uncached_kconv)       { check_cached("M32:3", 3, 2, false); check_cached("M16:4", 5, 2, false); }
 TEST(generate_cached_is_uncached_hybrid)      { check_cached("S32,M32:3,D,M16:2", 3, 4, false); }
 TEST(generate_cached_is_uncached_dense_moba)  { check_cached("S32,M32:3", 3, 2, true); }
-#else
-GPU_TEST(generate_cached_is_uncached_gpu_window)  { check_cached("S64", 0, 2, false); }
-GPU_TEST(generate_cached_is_uncached_gpu_dense)   { check_cached("D", 0, 2, false); }
-GPU_TEST(generate_cached_is_uncached_gpu_moba)    { check_cached("M64:3", 0, 1, false); check_cached("M64:3", 3, 1, false); check_cached("M128:2", 5, 1, false); }
-GPU_TEST(generate_cached_is_uncached_gpu_hybrid)  { check_cached("S64,M64:3,S64,D", 3, 4, false); }      // one M layer, whose picks are seen
-GPU_TEST(generate_cached_is_uncached_gpu_dense_moba) { check_cached("S64,M64:3", 3, 2, true); }
-#endif
 
-#ifdef LLMC_CPU
 // A training model samples too, whatever it keeps; and its gradients are not touched.
 TEST(generate_within_a_training_model) {
     enum { T = 70 };
@@ -298,6 +273,5 @@ TEST(generate_draws_follow_the_probabilities) {
         CHECK_NEAR(counts[v], DRAWS * p, 4 * sqrt(DRAWS * p * (1 - p)));
     }
 }
-#endif
 
 TEST_MAIN()
