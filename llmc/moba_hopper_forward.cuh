@@ -112,7 +112,8 @@ __device__ inline void exponentials(uint32_t (&p)[COUNT / 8][4], float (&sum)[2]
 // Scores become exponentials, as a left operand; inverse: 1 / their sum, of rows g and g + 8; the return value: log2-sum-exp of row g in the
 // even lanes, of row g + 8 in the odd. A softmax subtracts the row's maximum only to stay within range, and bf16 has the range of fp32: so
 // unless `relative` the exponentials are first taken as they are. Rows whose sum leaves 2^-60 .. 2^60 are then taken again, relative to
-// their maximum; the warp's others come out the same again: no query's bits depend on another's.
+// their maximum; the warp's others come out the same again: no query's bits depend on another's. A query of the block itself may see but few
+// keys: relative, so that the exponential of a single one is 1 and nothing is rounded.
 template <int COUNT>
 __device__ inline float softmax_once(uint32_t (&p)[COUNT / 8][4], float (&inverse)[2], const float (&s)[COUNT], float scale2, bool relative) {
     const float LOWEST = 0x1p-60f, HIGHEST = 0x1p60f;

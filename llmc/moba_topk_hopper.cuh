@@ -2,6 +2,10 @@
 //
 // A warpgroup's 128 queries stay in registers as left operands. Tiles of split centroids come by in a ring of stages that the thread block's
 // two warpgroups share, each at its own pace: while one compares and inserts, the tensor cores work for another.
+//
+// Before that the newest tiles are looked at with their high halves alone, and each query's best of 16 groups of centroids are noted: the
+// eighth of them keeps most scores out of a list that would only push them out again. It may be too high, by what the low halves would have
+// added. Then less than a list's length of scores reach it, which shows, and the thread block scans again without it.
 #ifndef MOBA_TOPK_HOPPER_CUH
 #define MOBA_TOPK_HOPPER_CUH
 
