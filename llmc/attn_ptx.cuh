@@ -59,6 +59,20 @@ __device__ inline float exp2_approx(float x) {
     return y;
 }
 
+// log2(x) to about 2^-22, of normal x
+__device__ inline float log2_approx(float x) {
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// 1/x to about 1 ulp, where x and it are normal
+__device__ inline float reciprocal_approx(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // two floats rounded to bf16, `low` in the low half
 __device__ inline uint32_t pack_bf16(float low, float high) {
     uint32_t pair;

@@ -76,11 +76,9 @@ __device__ inline void mask_later_keys(float (&s)[COUNT], int query) {
     }
 }
 
-// Scores become exponentials relative to the row's maximum (times scale2), as a left operand; inverse: 1 / their sum, of rows g and g + 8;
-// the return value: log2-sum-exp of row g in the even lanes, of row g + 8 in the odd.
+// top: the rows' maxima, times scale2
 template <int COUNT>
-__device__ inline float softmax_once(uint32_t (&p)[COUNT / 8][4], float (&inverse)[2], float (&s)[COUNT], float scale2) {
-    float top[2], sum[2];
+__device__ inline void row_maxima(float (&top)[2], const float (&s)[COUNT], float scale2) {
     #pragma unroll
     for (int half = 0; half < 2; half++) {
         float even = s[2 * half], odd = s[2 * half + 1];
@@ -90,6 +88,11 @@ __device__ inline float softmax_once(uint32_t (&p)[COUNT / 8][4], float (&invers
         top[half] = fmaxf(top[half], __shfl_xor_sync(0xffffffffu, top[half], 1));
         top[half] = scale2 * fmaxf(top[half], __shfl_xor_sync(0xffffffffu, top[half], 2));
     }
+}
+
+// p = 2^(s * scale2 - top) as a left operand, and the rows' sums
+template <int COUNT>
+__device__ inline void exponentials(uint32_t (&p)[COUNT / 8][4], float (&sum)[2], const float (&s)[COUNT], float scale2, const float (&top)[2]) {
     #pragma unroll
     for (int half = 0; half < 2; half++) {
         float even = 0, odd = 0;
@@ -103,10 +106,33 @@ __device__ inline float softmax_once(uint32_t (&p)[COUNT / 8][4], float (&invers
         sum[half] = even + odd;
         sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 1);
         sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 2);
-        inverse[half] = __fdividef(1, sum[half]);
     }
+}
+
+// Scores become exponentials, as a left operand; inverse: 1 / their sum, of rows g and g + 8; the return value: log2-sum-exp of row g in the
+// even lanes, of row g + 8 in the odd. A softmax subtracts the row's maximum only to stay within range, and bf16 has the range of fp32: so
+// unless `relative` the exponentials are first taken as they are. Rows whose sum leaves 2^-60 .. 2^60 are then taken again, relative to
+// their maximum; the warp's others come out the same again: no query's bits depend on another's. A query of the block itself may see but few
+// keys: relative, so that the exponential of a single one is 1 and nothing is rounded.
+template <int COUNT>
+__device__ inline float softmax_once(uint32_t (&p)[COUNT / 8][4], float (&inverse)[2], const float (&s)[COUNT], float scale2, bool relative) {
+    const float LOWEST = 0x1p-60f, HIGHEST = 0x1p60f;
+    float top[2] = {0, 0}, sum[2];
+    bool fits[2] = {!relative, !relative};
+    #pragma unroll 1
+    for (bool again = relative; ; again = true) {
+        if (again) {
+            row_maxima(top, s, scale2);
+            for (int half = 0; half < 2; half++) { top[half] = fits[half] ? 0 : top[half]; }
+        }
+        exponentials(p, sum, s, scale2, top);
+        for (int half = 0; half < 2; half++) { fits[half] = sum[half] > LOWEST && sum[half] < HIGHEST; }
+        if (again || __all_sync(0xffffffffu, fits[0] && fits[1])) { break; }
+    }
+    inverse[0] = reciprocal_approx(sum[0]);
+    inverse[1] = reciprocal_approx(sum[1]);
     bool second = threadIdx.x % 2;
-    return (second ? top[1] : top[0]) + log2f(second ? sum[1] : sum[0]);
+    return (second ? top[1] : top[0]) + log2_approx(second ? sum[1] : sum[0]);
 }
 
 // The tile's outputs to `out` (queries of these very keys) or to slots.
@@ -179,7 +205,7 @@ void moba_hopper_forward_kernel(floatX* out, float* lse2_out, Backward b, Moba m
         wgmma_wait<0>();
         wgmma_ready(s);
         if (tile < w.own_tiles && tile < KEYS / QUERIES) { mask_later_keys(s, QUERIES * tile); }
-        float inverse[2], lse2 = softmax_once(p, inverse, s, m.scale * LOG2E);
+        float inverse[2], lse2 = softmax_once(p, inverse, s, m.scale * LOG2E, tile < w.own_tiles);
         product_ab<KEYS>(o, p, shared.v, 0, false);
         wgmma_wait<0>();
         wgmma_ready(o);

@@ -59,11 +59,12 @@ template<int K> __host__ __device__ constexpr int tag_mask() { return K < 16 ? 3
 template<int K> __host__ __device__ constexpr int tag_lowest() { return K < 16 ? 0 : 8; }
 template<int K> __host__ __device__ constexpr int tag_count() { return tag_mask<K>() + 1 - tag_lowest<K>(); }
 
-// Signed integers in the order of the floats, -0 with 0, NaN with -inf; and back.
-__device__ inline int ordered(float score) {
-    int bits = __float_as_int(fmaxf(score, -INFINITY) + 0.0f);
+// Signed integers in the order of the floats, -0 with 0, of what is no NaN; the same, NaN with -inf; and back.
+__device__ inline int ordered_number(float score) {
+    int bits = __float_as_int(score + 0.0f);
     return bits ^ ((bits >> 31) & 0x7fffffff);
 }
+__device__ inline int ordered(float score) { return ordered_number(fmaxf(score, -INFINITY)); }
 __device__ inline float unordered(int key) { return __int_as_float(key ^ ((key >> 31) & 0x7fffffff)); }
 
 // where in a lane's column a tag's block is
@@ -96,9 +97,9 @@ __device__ inline int key_below(int key) { return (key & ~tag_mask<K>()) - 1; }
 // worse of i-2 and the pair's worse.
 template<int K>
 __device__ inline void best_insert(Best<K>& best, uint16_t* table, float score_a, int block_a, float score_b, int block_b) {
-    int a = (ordered(score_a) & ~tag_mask<K>()) | best.tag, b = (ordered(score_b) & ~tag_mask<K>()) | (best.tag + 1);
+    int a = (ordered_number(score_a) & ~tag_mask<K>()) | best.tag, b = (ordered_number(score_b) & ~tag_mask<K>()) | (best.tag + 1);
     int high = max(a, b), low = min(a, b);
-    *reinterpret_cast<uint32_t*>(table + table_at<K>(best.tag)) = (uint32_t)(block_a & 0xffff) | (uint32_t)block_b << 16;
+    *reinterpret_cast<uint32_t*>(table + (best.tag - tag_lowest<K>()) * WARP) = (uint32_t)(block_a & 0xffff) | (uint32_t)block_b << 16;
     best.tag += 2;
     #pragma unroll
     for (int i = K - 1; i > 0; i--) {
@@ -201,21 +202,12 @@ __device__ inline void sort_eight(float (&x)[8]) {
 }
 
 // A score that at least K of this lane's query's scores reach, found without inserting any: the centroids in 16 groups, and of the groups'
-// best the eighth, or the last. Where lists are empty this keeps most scores out.
-template<int K, int COUNT>
-__device__ inline float reached_by(float* panel, float (&d)[2][COUNT]) {
-    const int MEMBERS = COUNT / 8;                                       // of a group: a lane has four groups of four queries
+// highest the eighth, or the last. Where lists are empty this keeps most scores out. top: of this lane's four groups of its queries g + 8r.
+template<int K>
+__device__ inline float reached_by(float* panel, const float (&top)[4][4]) {
     int lane = threadIdx.x % WARP;
     #pragma unroll
-    for (int r = 0; r < 4; r++) {
-        #pragma unroll
-        for (int group = 0; group < 4; group++) {
-            float top = score_of(d, r, group * MEMBERS);
-            #pragma unroll
-            for (int i = 1; i < MEMBERS; i++) { top = fmaxf(top, score_of(d, r, group * MEMBERS + i)); }
-            panel[(lane % 4 * 4 + group) * WARP + lane / 4 + 8 * r] = top;
-        }
-    }
+    for (int i = 0; i < 16; i++) { panel[(lane % 4 * 4 + i % 4) * WARP + lane / 4 + 8 * (i / 4)] = top[i / 4][i % 4]; }
     __syncwarp();
     float a[8], b[8], reached = INFINITY;
     #pragma unroll
@@ -225,6 +217,18 @@ __device__ inline float reached_by(float* panel, float (&d)[2][COUNT]) {
     for (int i = 0; i < 8; i++) { reached = fminf(reached, K <= 8 ? fmaxf(a[i], b[7 - i]) : fminf(a[i], b[i])); }
     __syncwarp();                                                        // the panel is free again
     return reached;
+}
+
+// The groups' highest of one set of scores.
+template<int COUNT>
+__device__ inline void group_tops(float (&top)[4][4], float (&d)[2][COUNT]) {
+    const int MEMBERS = COUNT / 8;
+    #pragma unroll
+    for (int i = 0; i < 16; i++) {
+        top[i / 4][i % 4] = score_of(d, i / 4, i % 4 * MEMBERS);
+        #pragma unroll
+        for (int c = 1; c < MEMBERS; c++) { top[i / 4][i % 4] = fmaxf(top[i / 4][i % 4], score_of(d, i / 4, i % 4 * MEMBERS + c)); }
+    }
 }
 
 // The thresholds of this lane's four queries g + 8r; `key` is that of the lane's own.
@@ -312,7 +316,11 @@ __device__ inline void visit_scores(Best<K>& best, uint16_t* table, float* panel
     const int WORDS = COUNT / 16;
     if (columns < WORDS * TOPK_PANEL) { mask_scores(d, columns); }
     int key = best.key[K - 1];
-    if (K <= 16 && __any_sync(0xffffffffu, (key & ~tag_mask<K>()) == empty_key<K>())) { key = max(key, ordered(reached_by<K>(panel, d))); }
+    if (K <= 16 && __any_sync(0xffffffffu, (key & ~tag_mask<K>()) == empty_key<K>())) {
+        float top[4][4];
+        group_tops(top, d);
+        key = max(key, ordered(reached_by<K>(panel, top)));
+    }
     float threshold[4];
     share_thresholds(threshold, key_below<K>(key));
     unsigned found[WORDS];

@@ -182,8 +182,8 @@ static AttnResults moba_rounded(const AttnProblem* p, const PickedRoute* picked)
     return r;
 }
 
-static void moba_case(int B, int T, int H, int D, int block, int topk, PickKind kind) {
-    AttnProblem p = problem_open(B, T, H, D, 1);
+static void moba_sharp_case(int B, int T, int H, int D, int block, int topk, PickKind kind, float sharpness) {
+    AttnProblem p = problem_open(B, T, H, D, sharpness);
     PickedRoute picked = picked_route(B, H, T, block, topk, kind, 41);
     AttnResults exact = moba_exact(&p, &picked), rounded = moba_rounded(&p, &picked);
     AttnPath path[2];
@@ -199,6 +199,8 @@ static void moba_case(int B, int T, int H, int D, int block, int topk, PickKind 
     picked_free(&picked);
     problem_close(&p);
 }
+
+static void moba_case(int B, int T, int H, int D, int block, int topk, PickKind kind) { moba_sharp_case(B, T, H, D, block, topk, kind, 1); }
 
 static void moba_lengths(int D, int block, int topk) {
     int lengths[] = {1, block - 1, block, block + 1, 300};
@@ -238,6 +240,10 @@ GPU_TEST(moba_attn_within_budget_empty_lists) {
     moba_case(1, 500, 1, 128, 64, 2, PICK_LOW);
 }
 GPU_TEST(moba_attn_within_budget_sparse_picks) { moba_case(1, 700, 2, 64, 64, 8, PICK_SPARSE); }
+
+// few winners; then scores of +-100, whose exponentials leave the range of a float
+GPU_TEST(moba_attn_within_budget_sharp) { moba_sharp_case(1, 700, 2, 64, 128, 3, PICK_RANDOM, 5); }
+GPU_TEST(moba_attn_within_budget_sharpest) { moba_sharp_case(1, 700, 2, 64, 128, 3, PICK_RANDOM, 30); }
 
 GPU_TEST(moba_attn_repeats_to_the_bit) {
     AttnProblem p = problem_open(2, 500, 2, 64, 1);

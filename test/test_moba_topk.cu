@@ -186,12 +186,15 @@ static float* topk_normals(size_t n, uint64_t seed) {
     return x;
 }
 
-// Kernel against reference from the same bf16 q and fp32 centroids; at least 99.9 % of the pairs agree.
-static void topk_check_shape(AttnShape s, int block, int topk, int repeats) {
+// Kernel against reference from the same bf16 q and fp32 centroids; at least 99.9 % of the pairs agree. The first two elements of queries are
+// 1, those of centroids +-offset and something, if there is an offset: then scores are small differences.
+static void topk_check_scores(AttnShape s, int block, int topk, int repeats, float offset) {
     int n = (s.T + block - 1) / block, slots = topk - 1;
     size_t rows = (size_t)s.B * s.T, centroids = (size_t)s.B * s.H * n * s.D, picks = (size_t)s.B * s.H * s.T * slots;
     float *q = topk_normals(rows * s.ldq, s.T + topk), *centroid = topk_normals(centroids, 77);
     for (size_t i = 0; i < rows * s.ldq; i++) { q[i] = bf16_to_float(float_to_bf16(q[i])); }
+    for (size_t i = 0; i < rows * s.ldq && offset != 0; i++) { q[i] = i % s.D < 2 ? 1 : 0; }
+    for (size_t i = 0; i < centroids && offset != 0; i++) { centroid[i] += i % s.D == 0 ? offset : i % s.D == 1 ? -offset : 0; }
     uint16_t *expected = (uint16_t*)malloc(picks * 2), *found = topk_run(q, centroid, s, block, topk);
     ref_moba_topk(expected, q, centroid, s, block, topk, NULL, NULL);
     long differ = 0, pairs = 0;
@@ -213,6 +216,8 @@ static void topk_check_shape(AttnShape s, int block, int topk, int repeats) {
     }
     free(q); free(centroid); free(expected); free(found);
 }
+
+static void topk_check_shape(AttnShape s, int block, int topk, int repeats) { topk_check_scores(s, block, topk, repeats, 0); }
 
 static void topk_check_8k(AttnPath path) {
     for (int D = 64; D <= 128; D += 64) {
@@ -236,6 +241,14 @@ static void topk_check_ragged(AttnPath path) {
     }
 }
 GPU_TEST(moba_topk_kernel_agrees_on_ragged_shapes) { topk_on_paths(topk_check_ragged); }
+
+// bf16 centroids alone would score quite differently
+static void topk_check_cancelling(AttnPath path) {
+    AttnShape narrow = {1, 64 * 150, 1, 64, 64, 64, 64, 64, path}, wide = {1, 64 * 100, 1, 128, 128, 128, 128, 128, path};
+    topk_check_scores(narrow, 64, 8, 1, 64);
+    topk_check_scores(wide, 64, 12, 1, 64);
+}
+GPU_TEST(moba_topk_kernel_agrees_where_scores_cancel) { topk_on_paths(topk_check_cancelling); }
 
 static void topk_check_repeats(AttnPath path) {
     AttnShape shape = {2, 3000, 3, 64, 192, 192, 192, 192, path};
