@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # R20 on a GPU: sanitize_gpu.sh PROGRAM TEST_PROGRAM...   memcheck, racecheck and initcheck of compute-sanitizer over three training steps
-# and a sample of PROGRAM (- for none) and over kernel tests. TOOLS="memcheck" picks; JOBS of them run side by side, LIMIT seconds each and TOTAL for all: what
-# is cut short is said, and counts as skipped. racecheck and initcheck slow kernels a hundredfold, so that they see some cases of a long
-# test (CASES=all: all of them). Reports inside a library's kernels do not count, but are listed with its name.
+# and a sample of PROGRAM (- for none) and over kernel tests. TOOLS="memcheck" picks; JOBS of them run side by side, LIMIT seconds each
+# and TOTAL for all: what is cut short is said, and counts as skipped. racecheck and initcheck slow kernels a hundredfold, so that they
+# see some cases of a long test (CASES=all: all of them). Reports inside a library's kernels do not count, but are listed with its name.
 . "$(dirname "$0")/script.sh"
 program=$1; shift
 command -v compute-sanitizer > /dev/null || PATH=$PATH:/usr/local/cuda/bin
