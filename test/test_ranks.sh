@@ -96,14 +96,14 @@ for change in "4 1 3 0" "4 0 8 1" "8 1 1 0" "3 0 2 1"; do
 done
 
 # ---- R12: USR1, which mpirun passes on
-ranks 2 "$WORK/long" --steps 600 --schedule constant --warmup 1                # long enough to be caught on a fast machine
-timeout -k 5 60 mpirun -n 2 "$HOOKS" "${MICRO[@]}" --out "$WORK/usr1" --steps 600 --schedule constant --warmup 1 > "$WORK/console" 2> "$WORK/err" &
+ranks 2 "$WORK/long" --steps 100 --schedule constant --warmup 1
+MOBA_TEST_LINK_MS=20 timeout -k 5 60 mpirun -n 2 "$HOOKS" "${MICRO[@]}" --out "$WORK/usr1" --steps 100 --schedule constant --warmup 1 > "$WORK/console" 2> "$WORK/err" &
 pid=$!
-for _ in $(seq 3000); do grep -q '"kind":"step","step":20,' "$WORK/usr1/log.jsonl" 2> /dev/null && break; sleep 0.005; done
+for _ in $(seq 3000); do grep -q '"kind":"step","step":20,' "$WORK/usr1/log.jsonl" 2> /dev/null && break; sleep 0.005; done    # the other 80 take seconds on that link
 pkill -USR1 -P $pid -x mpirun; wait $pid; status=$?
 check ranks_usr1_saves_and_exits_75   [ $status = 75 ]
-ranks 2 "$WORK/usr1" --steps 600 --schedule constant --warmup 1
-check ranks_usr1_goes_on_identically  identical "$WORK/long" "$WORK/usr1" 600
+ranks 2 "$WORK/usr1" --steps 100 --schedule constant --warmup 1
+check ranks_usr1_goes_on_identically  identical "$WORK/long" "$WORK/usr1" 100
 
 # ---- R13: a rank is killed, or stopped; the others end by their own watchdogs and name it; nothing is saved after
 export MOBA_TEST_RANK=1

@@ -337,29 +337,34 @@ def survive_1000_clean_steps_with_skip_z(world):
 
 # ---- R19 -------------------------------------------------------------------------------------------------------------
 def survive_many_steps(world):
-    steps = world.size(2000, 3000, 10000)
+    steps = world.size(2000, 10000, 10000)
     run = world.new_run(f"--steps {steps} --save-every 500 --eval-every 100 --eval-batches 1", world.micro)
-    process, readings = run.start(), []
+    log = os.path.join(run.out, "log.jsonl")
+    process, readings = run.start(), []                  # resident MiB, open files, bytes of the log
     while process.poll() is None:
         try:
+            written = os.path.getsize(log)
             with open(f"/proc/{process.pid}/statm") as statm:
-                rss = int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
-            readings.append((rss, len(os.listdir(f"/proc/{process.pid}/fd"))))
-        except (FileNotFoundError, IndexError, PermissionError):
-            break
+                resident = int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+            readings.append((resident, len(os.listdir(f"/proc/{process.pid}/fd")), written))
+        except FileNotFoundError:
+            pass                                         # no log yet, or no process any more
         time.sleep(0.004)
     check(process.wait() == 0, run.said()[-200:])
-    with open(os.path.join(run.out, "log.jsonl")) as file:
-        memory = [float(x) for x in re.findall(r'"mem_mib":([0-9.]+)', file.read())]
+    with open(log) as file:
+        text = file.read()
+    memory = [float(x) for x in re.findall(r'"mem_mib":([0-9.]+)', text)]
     check(len(memory) == steps, f"{len(memory)} of {steps} steps are logged")
     early, late = memory[steps // 4], memory[-1]         # of the device; on the CPU the process's own
-    body = readings[len(readings) // 4:-2]
-    check(len(body) > 10, f"only {len(body)} readings")
     check(late - early <= 1.0, f"device memory went from {early:.1f} to {late:.1f} MiB")
-    check(body[-1][0] - body[0][0] <= 1.0, f"resident memory went from {body[0][0]:.1f} to {body[-1][0]:.1f} MiB")
-    files = [count for _, count in body]
-    check(max(files[-10:]) <= max(files[:10]) + 1, f"open files went from {max(files[:10])} to {max(files[-10:])}")
-    return f"{steps} steps: device memory {early:.1f} to {late:.1f} MiB, resident {body[0][0]:.1f} to {body[-1][0]:.1f} MiB, files {max(files[:10])} to {max(files[-10:])}"
+    body = [(resident, files) for resident, files, written in readings if 0.25 < written / len(text) < 0.98]      # while it trains
+    check(len(body) > 20, f"only {len(body)} readings while it trained")
+    resident = [max(r for r, _ in body[:10]), max(r for r, _ in body[-10:])]
+    files = [max(f for _, f in body[:10]), max(f for _, f in body[-10:])]
+    check(min(r for r, _ in body) > 0 and resident[1] - resident[0] <= 1.0, f"resident memory went from {resident[0]:.1f} to {resident[1]:.1f} MiB")
+    check(files[1] <= files[0] + 1, f"open files went from {files[0]} to {files[1]}")
+    return (f"{steps} steps, {len(body)} readings: device memory {early:.1f} to {late:.1f} MiB, resident {resident[0]:.1f} to {resident[1]:.1f} MiB, "
+            f"files {files[0]} to {files[1]}")
 
 
 def survive_saves_cost_little(world):
