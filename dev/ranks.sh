@@ -14,7 +14,7 @@ build/data/synthetic --kind zipf --tokens 30000000 --vocab 50257 --out "$work/te
 # (a small learning rate: at 6e-4 one first token of a row can take the whole gradient, or not, by the last bit of a sum: dev/LOG.md)
 base=(--train-data "$work/text.bin" --preset 340M --pattern S256,M128:8 --kconv 3 --seq-len 8192 --save-every 0 --lr 1e-4 --warmup 10 --schedule constant)
 
-# the estimate's table: GPUs, tokens a step, ms of computing, of reducing, of waiting, of a step, tokens/s, efficiency
+# the estimate's table: GPUs, tokens a step, ms of computing, of being slowed, of reducing, of waiting, of a step, tokens/s, efficiency
 estimates() {
     local ranks=$1 micro=$2; shift 2
     ./train_moba --dry-run "${base[@]}" --micro-batch "$micro" --ranks "$ranks" --gpu-tok-s "$(cat "$work/one_$micro")" "$@" | awk '/ GPUs +tokens/ { table = 1; next } table && $1 ~ /^[0-9]+$/'
@@ -28,7 +28,7 @@ row() {
     if [ "$ranks" = 1 ]; then CUDA_VISIBLE_DEVICES=0 ./train_moba "${options[@]}" > "$work/console"
     else
         GRACE=30 scripts/multi_node/local.sh "$ranks" ./train_moba "${options[@]}" > "$work/console"
-        estimate=$(estimates "$ranks" "$micro" "$@" | awk -v n="$ranks" '$1 == n { print $7 }')
+        estimate=$(estimates "$ranks" "$micro" "$@" | awk -v n="$ranks" '$1 == n { print $8 }')
     fi
     python3 - "$work" "$ranks" "$micro" "$estimate" "$*" <<'PY'
 import json, os, re, sys
@@ -60,5 +60,5 @@ PY
         row 1 "$micro" 12 --total-batch $((gpus * micro * 8192)); cp "$work/losses" "$work/losses_$micro"
         row "$gpus" "$micro" 30; row "$gpus" "$micro" 30 --zero 1; row "$gpus" "$micro" 30 --reduce bf16
     done
-    estimates 1024 "${micros[0]}" | awk -v micro="${micros[0]}" '{ printf "{\"estimate\":true,\"gpus\":%d,\"micro_batch\":%d,\"ms\":%s,\"tok_s\":%.0f,\"efficiency\":\"%s\"}\n", $1, micro, $6, $7, $8 }'
+    estimates 1024 "${micros[0]}" | awk -v micro="${micros[0]}" '{ printf "{\"estimate\":true,\"gpus\":%d,\"micro_batch\":%d,\"ms\":%s,\"tok_s\":%.0f,\"efficiency\":\"%s\"}\n", $1, micro, $7, $8, $9 }'
 } | tee dev/results/ranks.jsonl

@@ -9,6 +9,10 @@
 static const double DEFAULT_FLOPS = 0.4 * 989e12;      // 40 % of an H100's dense bf16 peak, where no measurement is given
 static const double LATENCY_MS = 0.02;                 // of a collective, for each doubling of the number of GPUs
 
+// What a millisecond of hidden reduction, had it the GPU for itself, takes from the computing it hides behind: NCCL holds SMs for which a
+// product's last wave then waits. Two H200s, 340M at 8K, lost 1.7 to 2.0 of it at 4 and 8 rows a micro-batch, 0.9 at one (dev/LOG.md).
+static const double CONTENTION = 1.8;
+
 // ---- the estimate -----------------------------------------------------------------------------------------------------------
 
 // An all-reduce (passes 2) or its half, a reduce-scatter or all-gather (1): rings inside each host, then of the GPUs with the same place in all
@@ -25,7 +29,8 @@ StepEstimate estimate_step(const EstimateInput* in, int gpus) {
     double body = collective_ms(in, in->body_bytes, passes, gpus, in->buckets);
     double tail = collective_ms(in, in->tail_bytes, passes, gpus, 1);
     double gather = in->gather_bytes > 0 ? collective_ms(in, in->gather_bytes, 1, gpus, in->buckets) : 0;
-    StepEstimate e = {in->compute_ms, body + tail + gather, fmax(0, body - in->backward_ms) + tail + gather};
+    double hidden = fmin(body, in->backward_ms);
+    StepEstimate e = {in->compute_ms, CONTENTION * hidden, body + tail + gather, body - hidden + tail + gather};
     return e;
 }
 
@@ -60,19 +65,20 @@ static void print_scaling(const Config* cfg, const Model* m, PlanRun plan) {
     printf("scaling     estimated, with the tokens a GPU takes in a step held at %.0f\n", tokens);
     printf("            assumed: %.0f tok/s on one GPU (%s); %d GPUs a host, %.0f GB/s reduction speed between them, %.0f GB/s a GPU between hosts;\n"
            "            rings inside a host, then across hosts; %.0f us a collective and doubling; %d buckets; a third of a micro-batch is forward;\n"
-           "            hidden is what its backward has time for, but for the embedding and the vectors%s; no stragglers, data is never late\n",
+           "            hidden is what its backward has time for, but for the embedding and the vectors%s; backward takes %.1f ms longer for a hidden one;\n"
+           "            no stragglers, data is never late\n",
            tokens / in.compute_ms * 1e3, cfg->gpu_tok_s > 0 ? "--gpu-tok-s" : "40 % of an H100's peak; measure one GPU and give --gpu-tok-s", cfg->host_gpus,
-           cfg->gpu_link, cfg->host_link, LATENCY_MS * 1e3, in.buckets, cfg->zero ? ", and the gathering of the weights" : "");
-    printf("    GPUs    tokens/step  compute ms  reduction ms  waited ms  step ms      tok/s  efficiency  GiB/GPU zero 0, 1\n");
+           cfg->gpu_link, cfg->host_link, LATENCY_MS * 1e3, in.buckets, cfg->zero ? ", and the gathering of the weights" : "", CONTENTION);
+    printf("    GPUs    tokens/step  compute ms  slowed ms  reduction ms  waited ms  step ms      tok/s  efficiency  GiB/GPU zero 0, 1\n");
     for (int gpus = 1; gpus <= 1024; gpus *= 2) {
         StepEstimate e = estimate_step(&in, gpus);
-        double step = e.compute + e.waited;
-        printf("    %4d  %13.0f  %10.2f  %12.2f  %9.2f  %7.2f  %9.4g  %9.1f%%  %7.2f %7.2f\n", gpus, tokens * gpus, e.compute, e.reduction, e.waited, step,
+        double step = e.compute + e.slowed + e.waited;
+        printf("    %4d  %13.0f  %10.2f  %9.2f  %12.2f  %9.2f  %7.2f  %9.4g  %9.1f%%  %7.2f %7.2f\n", gpus, tokens * gpus, e.compute, e.slowed, e.reduction, e.waited, step,
                tokens * gpus / step * 1e3, 100 * e.compute / step, plan_gib(cfg, plan, gpus, false),
                plan_gib(cfg, plan, gpus, true));
     }
     StepEstimate e = estimate_step(&in, cfg->ranks);
-    printf("time        %.1f hours for %d steps on %d GPU%s\n", (e.compute + e.waited) * cfg->steps / 3.6e6, cfg->steps, cfg->ranks, cfg->ranks > 1 ? "s" : "");
+    printf("time        %.1f hours for %d steps on %d GPU%s\n", (e.compute + e.slowed + e.waited) * cfg->steps / 3.6e6, cfg->steps, cfg->ranks, cfg->ranks > 1 ? "s" : "");
 }
 
 int dry_run(const Config* cfg, PlanRun plan) {

@@ -8,7 +8,8 @@
 
 // A step on `gpus` GPUs, in milliseconds, by the model that dry_run prints.
 typedef struct {
-    double compute;            // forward, backward, update
+    double compute;            // forward, backward, update, alone on its GPU
+    double slowed;             // how much longer it takes beside the reductions it hides
     double reduction;          // of the gradients; with --zero 1 the gathering of the weights too
     double waited;             // what of it no computation hides
 } StepEstimate;

@@ -79,6 +79,8 @@ TEST(estimate_follows_its_formula) {
     CHECK_NEAR(one.waited, 0, 0);
     CHECK_NEAR(two.reduction, 1000, 1);                          // 2 * (2-1)/2 passes
     CHECK_NEAR(two.waited, 400, 1);                              // beyond the 600 ms of backward
+    CHECK_NEAR(one.slowed, 0, 0);
+    CHECK_NEAR(two.slowed, 1.8 * 600, 1);                        // which those 600 ms hold up
     CHECK_NEAR(four.reduction, 1000 + 500, 1);                   // and across 2 hosts half the bytes on each link
     in.tail_bytes = 1e8;
     CHECK_NEAR(estimate_step(&in, 2).waited, 400 + 100, 1);      // nothing hides the tail
