@@ -1,4 +1,4 @@
-// llmc/device.h over the emulated runtime, for checkouts that have no llmc/device.cu.
+// What test programs and the ladder need of llmc/device.h, over the emulated runtime.
 #include "include/cuda_runtime.h"
 
 #include "device.h"
@@ -30,4 +30,23 @@ void device_copy(void* to, const void* from, size_t bytes, stream_t) {
     if (cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToDevice)) { emu_error("device_copy: bad address"); }
 }
 void device_zero(void* device, size_t bytes, stream_t) { if (cudaMemset(device, 0, bytes)) { emu_error("device_zero: bad address"); } }
+
+// an emulated call has ended when it returns: an event holds its time alone
+struct DeviceEvent { cudaEvent_t event; };
+DeviceEvent* event_open(void) {
+    DeviceEvent* event = (DeviceEvent*)malloc(sizeof(DeviceEvent));
+    cudaEventCreate(&event->event);
+    return event;
+}
+void event_close(DeviceEvent* event) {
+    cudaEventDestroy(event->event);
+    free(event);
+}
+void event_record(DeviceEvent* event, stream_t stream)  { cudaEventRecord(event->event, stream); }
+void event_wait(DeviceEvent* event)                     { cudaEventSynchronize(event->event); }
+float event_ms(DeviceEvent* from, DeviceEvent* to) {
+    float ms = 0;
+    cudaEventElapsedTime(&ms, from->event, to->event);
+    return ms;
+}
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the steps, keeps their JSON lines in dev/results/moba_ladder.jsonl and prints them as the table of README.md.
+# Runs the steps, keeps their JSON lines in dev/results/moba_ladder.jsonl and prints them as a Markdown table.
 #   run.sh PROGRAM...        make ladder builds and names them
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
