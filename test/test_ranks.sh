@@ -155,6 +155,26 @@ ranks 5 "$WORK/x"; status=$?
 check ranks_batch_must_divide         [ $status = 64 ]
 check ranks_batch_names_the_nearest   words 'micro-batch x seq-len x ranks = 1 x 64 x 5; the nearest that is: 1600'
 
+mkdir -p "$WORK/nolog/log.jsonl"
+ranks 2 "$WORK/nolog" --steps 5; status=$?
+check ranks_log_that_cannot_be_opened_is_73    [ $status = 73 ]
+check ranks_log_that_cannot_be_opened_is_said_once said_once
+ranks 2 "$WORK/large" --micro-batch auto --layers 96 --channels 4096 --heads 64 --mlp 16384; status=$?
+check ranks_micro_batch_finds_no_room_is_64    [ $status = 64 ]
+check ranks_micro_batch_finds_no_room_is_named words 'auto finds no room'
+check ranks_micro_batch_finds_no_room_is_said_once said_once
+
+# ---- data that goes bad under one rank while a save is under way: that rank says so, and does not wait for the others to answer about the save
+cp "$WORK/text.bin" "$WORK/own.bin"
+MOBA_TEST_STRAGGLE_MS=20 timeout -k 5 60 mpirun -n 1 "$HOOKS" "${MICRO[@]}" --out "$WORK/cut" --steps 2000 --save-every 1 --timeout 30 : \
+    -n 1 "$HOOKS" "${MICRO[@]}" --train-data "$WORK/own.bin" --out "$WORK/cut" --steps 2000 --save-every 1 --timeout 30 > "$WORK/console" 2> "$WORK/err" &
+pid=$!
+for _ in $(seq 1000); do grep -q '"kind":"step","step":5,' "$WORK/cut/log.jsonl" 2> /dev/null && break; sleep 0.01; done
+truncate -s 4096 "$WORK/own.bin"; start=$SECONDS; wait $pid; status=$?
+check ranks_data_cut_under_a_rank_is_65        [ $status = 65 ]
+check ranks_data_cut_under_a_rank_is_named     words '^error: .*own\.bin'
+check ranks_data_cut_under_a_rank_ends_soon    [ $((SECONDS - start)) -lt 15 ]
+
 # ---- R1 in short: a random rank killed at random moments, the same command again, until the run is done
 RANDOM=$SEED
 again=0
