@@ -395,7 +395,7 @@ static bool check_resume(Run* run, Config* cfg, const Checkpoint* checkpoint) {
     Error err;
     Config saved = resume_config(checkpoint);
     TRY(config_check_resume(cfg, &saved, &err));
-    if (!cfg->micro_batch && cfg->total_batch % ((int64_t)saved.micro_batch * cfg->seq_len * cfg->ranks) == 0) { cfg->micro_batch = saved.micro_batch; }
+    if (!cfg->micro_batch && saved.micro_batch && cfg->total_batch % ((int64_t)saved.micro_batch * cfg->seq_len * cfg->ranks) == 0) { cfg->micro_batch = saved.micro_batch; }
     config_close(&saved);
     int64_t tokens = run->progress.data_tokens;
     uint64_t print = run->progress.data_print;
@@ -481,7 +481,10 @@ static void open_model(Run* run, Config* cfg, Checkpoint* checkpoint) {
     reduction_open(&run->reduction, &run->model, run->ranks.comm, &run->opt.partition, (ReduceType)cfg->reduce);
     test_link(run);
     if (checkpoint) {
-        TRY(state_load(&run->opt, &run->model, &run->progress, checkpoint, &err));
+        err.code = 0;
+        state_load(&run->opt, &run->model, &run->progress, checkpoint, &err);
+        ranks_agree(&run->ranks, &err, "the reading of the checkpoint");
+        optimizer_publish(&run->opt, &run->model);
         printf("resuming    from %s\n", checkpoint->path);
         checkpoint_close(checkpoint);
     } else {
@@ -575,7 +578,7 @@ static void evaluate_files(const Config* cfg, const Checkpoint* checkpoint, Eval
         evalfile_run(&files[i], &m, cfg, scores);
         model_close(&m);
     }
-    if (scores && fclose(scores) != 0) { FAIL(EXIT_IO, "--eval-out %s: %s", cfg->eval_out, strerror(errno)); }
+    if (scores && (ferror(scores) || fclose(scores) != 0)) { FAIL(EXIT_IO, "--eval-out %s: %s", cfg->eval_out, strerror(errno)); }
     evalfiles_close(files, count);
 }
 

@@ -181,7 +181,6 @@ bool state_load(Optimizer* opt, Model* m, const Progress* progress, const Checkp
     StateRange range = state_held(opt);
     if (!state_load_plans(m, checkpoint, err) || !state_load_range(&range, m, checkpoint, err)) { return false; }
     optimizer_set_updates(opt, m, progress->updates);
-    optimizer_publish(opt, m);
     return true;
 }
 

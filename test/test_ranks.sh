@@ -164,6 +164,12 @@ check ranks_micro_batch_finds_no_room_is_64    [ $status = 64 ]
 check ranks_micro_batch_finds_no_room_is_named words 'auto finds no room'
 check ranks_micro_batch_finds_no_room_is_said_once said_once
 
+# ---- an old checkpoint that cannot be removed is warned of
+mkdir -p "$WORK/old/checkpoints/step_00000000/kept"
+ranks 2 "$WORK/old" --resume none --steps 5 --save-every 1 --keep 2; status=$?
+check ranks_removal_that_fails_is_no_error     [ $status = 0 ]
+check ranks_removal_that_fails_is_warned_of    words '^warning: .*removed_00000000 cannot be removed'
+
 # ---- data that goes bad under one rank while a save is under way: that rank says so, and does not wait for the others to answer about the save
 cp "$WORK/text.bin" "$WORK/own.bin"
 MOBA_TEST_STRAGGLE_MS=20 timeout -k 5 60 mpirun -n 1 "$HOOKS" "${MICRO[@]}" --out "$WORK/cut" --steps 2000 --save-every 1 --timeout 30 : \
