@@ -48,7 +48,7 @@ StateRange state_share(const Optimizer* opt);          // its share of a checkpo
 // staged takes 12 bytes an element of pinned memory, else 4.
 void snapshot_open(Snapshot* snapshot, const Model* m, StateRange range, bool staged);
 void snapshot_close(Snapshot* snapshot);
-size_t snapshot_bytes(const Snapshot* snapshot);                       // of tensors, on disk
+size_t snapshot_bytes(const Snapshot* snapshot);                       // of tensors on disk, in all ranks' parts together
 void snapshot_take(Snapshot* snapshot, const Progress* progress, const char* options);   // waits for the copy
 // All of it into a part of a checkpoint; part 0 also has counters, detector and options. Only a staged one may be written beside training.
 bool snapshot_write(const Snapshot* snapshot, CheckpointWriter* writer, bool is_part_0, Error* err);
