@@ -140,6 +140,7 @@ static void skip_step(Run* run, const StepOutcome* o) {
 static void finish_step(Run* run) {
     const Config* cfg = run->cfg;
     Progress* p = &run->progress;
+    comm_step_wait(run->ranks.comm);
     StepOutcome o = stepper_wait(&run->stepper);
     p->updates = run->opt.updates;
     if (isfinite(o.loss) && isfinite(o.norm) && o.norm > 0) {
@@ -183,7 +184,7 @@ static void train_step(Run* run) {
     comm_step(run->ranks.comm, run->progress.step + 1);
     if (!stepper_gradients(&run->stepper, &err)) {
         settle(run);                                             // the steps before it are good
-        collect_save(run, true);
+        if (run->ranks.world == 1) { collect_save(run, true); }  // of several ranks the others are in this step, and would not answer
         FAIL(err.code, "%s", err.text);
     }
     test_spoil_gradient(run);
@@ -348,14 +349,16 @@ static void close_run(Run* run, bool saved, double seconds) {
     char why[64];
     snprintf(why, sizeof why, finished ? "finished" : "stopped by %s", stop_requested() ? stop_signal_name() : "a signal to another rank");
     EndRecord end = {(int)run->progress.step, status, why, seconds, run->last.loss, run->progress.rows * run->cfg->seq_len};
+    err.code = 0;
     if (run->log) {
         log_end(run->log, &end);
         if (run->stepper.steps_ms > 0) {
             printf("loader      %.3f %% of the steps' time was spent waiting for data\n", 100 * run->stepper.loader_ms / run->stepper.steps_ms);
         }
-        TRY(logger_close(run->log, &err));
+        logger_close(run->log, &err);
         report_communication(comm_times(run->ranks.comm));
     }
+    ranks_agree(&run->ranks, &err, "the end of the log");
     saver_close(run->saver);
     stepper_close(&run->stepper);
     loader_close(run->train);
@@ -392,7 +395,7 @@ static bool check_resume(Run* run, Config* cfg, const Checkpoint* checkpoint) {
     Error err;
     Config saved = resume_config(checkpoint);
     TRY(config_check_resume(cfg, &saved, &err));
-    if (!cfg->micro_batch && cfg->total_batch % ((int64_t)saved.micro_batch * cfg->seq_len * cfg->ranks) == 0) { cfg->micro_batch = saved.micro_batch; }
+    if (!cfg->micro_batch && saved.micro_batch && cfg->total_batch % ((int64_t)saved.micro_batch * cfg->seq_len * cfg->ranks) == 0) { cfg->micro_batch = saved.micro_batch; }
     config_close(&saved);
     int64_t tokens = run->progress.data_tokens;
     uint64_t print = run->progress.data_print;
@@ -415,7 +418,9 @@ static void choose_micro_batch(Ranks* ranks, Config* cfg) {
     if (cfg->micro_batch) { return; }
     int64_t rows = rows_per_step(cfg) / ranks->world;
     size_t room = ranks_least(ranks, device_memory_free());
-    TRY(fit_micro_batch(cfg, rows, room, &cfg->micro_batch, &err));
+    err.code = 0;
+    fit_micro_batch(cfg, rows, room, &cfg->micro_batch, &err);
+    ranks_agree(ranks, &err, "the choice of a micro-batch");
     printf("micro-batch %d of %lld rows: the most that divide a rank's step and fit %.1f MiB\n", cfg->micro_batch, (long long)rows, (double)room / (1 << 20));
 }
 
@@ -476,7 +481,10 @@ static void open_model(Run* run, Config* cfg, Checkpoint* checkpoint) {
     reduction_open(&run->reduction, &run->model, run->ranks.comm, &run->opt.partition, (ReduceType)cfg->reduce);
     test_link(run);
     if (checkpoint) {
-        TRY(state_load(&run->opt, &run->model, &run->progress, checkpoint, &err));
+        err.code = 0;
+        state_load(&run->opt, &run->model, &run->progress, checkpoint, &err);
+        ranks_agree(&run->ranks, &err, "the reading of the checkpoint");
+        optimizer_publish(&run->opt, &run->model);
         printf("resuming    from %s\n", checkpoint->path);
         checkpoint_close(checkpoint);
     } else {
@@ -502,10 +510,12 @@ static int train(Config* cfg) {
     rehearse(&run, run.progress.step > 0);
     open_loaders(&run);
     open_saver(&run);
+    ranks_together(&run.ranks);
     if (run.ranks.rank == 0) {
         write_config(&run);
         open_log(&run);
     }
+    ranks_agree(&run.ranks, NULL, "the opening of the log");
     bool saved = loop(&run);
     bool finished = run.progress.step >= cfg->steps;
     close_run(&run, saved, (clock_ms() - start) / 1e3);
@@ -568,7 +578,7 @@ static void evaluate_files(const Config* cfg, const Checkpoint* checkpoint, Eval
         evalfile_run(&files[i], &m, cfg, scores);
         model_close(&m);
     }
-    if (scores && fclose(scores) != 0) { FAIL(EXIT_IO, "--eval-out %s: %s", cfg->eval_out, strerror(errno)); }
+    if (scores && (ferror(scores) || fclose(scores) != 0)) { FAIL(EXIT_IO, "--eval-out %s: %s", cfg->eval_out, strerror(errno)); }
     evalfiles_close(files, count);
 }
 

@@ -190,6 +190,10 @@ extern "C" void comm_step(Comm* c, int64_t step) {
     watch_begin(c->watch, step, "a training step");
 }
 
+extern "C" void comm_step_wait(Comm* c) {
+    if (c) { watch_begin(c->watch, c->step, "a training step"); }
+}
+
 extern "C" void comm_step_end(Comm* c) {
     if (c) { watch_end(c->watch); }
 }

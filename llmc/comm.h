@@ -26,8 +26,9 @@ void  comm_make_id(char id[COMM_ID]);                      // rank 0
 Comm* comm_open(int rank, int world, const char id[COMM_ID], Watch* watch);
 void  comm_close(Comm* comm);
 
-// the step that the following calls belong to; between the two the device is waited for, which has a deadline too
+// the step that the following calls belong to; until comm_step_end the device may be waited for, which has a deadline too
 void  comm_step(Comm* comm, int64_t step);
+void  comm_step_wait(Comm* comm);                          // the deadline begins anew: a step ended while the next is under way
 void  comm_step_end(Comm* comm);
 
 // data: (count) fp32 becomes the sum over ranks; with scatter only elements [rank * count / world, ...) do, the others are lost.

@@ -97,14 +97,6 @@ void optimizer_update(Optimizer* opt, Model* model, const AdamWSettings* s) {
     if (opt->partition.sharded) { comm_join(opt->comm, model->stream); }
 }
 
-UpdateDecision optimizer_outcome(Optimizer* opt, Model* model) {
-    UpdateDecision outcome;
-    device_download(&outcome, opt->decision, sizeof outcome, model->stream);
-    stream_sync(model->stream);
-    opt->updates = outcome.updates;
-    return outcome;
-}
-
 uint64_t optimizer_fingerprint(const Optimizer* opt, const Model* model) {
     const ParamTable* t = &model->table;
     size_t all = t->elements * sizeof(float), vectors = (t->elements - t->matrix_elements) * sizeof(float);

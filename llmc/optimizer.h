@@ -39,9 +39,6 @@ void   optimizer_update(Optimizer* opt, Model* model, const AdamWSettings* setti
 // A hash of all that every rank must have alike, to the bit: the compute copy, and what is not divided among the ranks. Waits.
 uint64_t optimizer_fingerprint(const Optimizer* opt, const Model* model);
 
-// Waits, and tells what the last update came to.
-UpdateDecision optimizer_outcome(Optimizer* opt, Model* model);
-
 #ifdef __cplusplus
 }
 #endif

@@ -180,8 +180,9 @@ void ranks_close(Ranks* r) {
     comm_barrier(r->comm, "the end of the run");
     watch_ending(r->watch);
     comm_barrier(r->comm, "the end of the run");           // now nobody takes a closed connection for a death
+    watch_detail(r->watch, NULL, NULL);                    // comm has no more to tell
+    comm_close(r->comm);                                   // has a deadline, too
     watch_close(r->watch);
-    comm_close(r->comm);
     star_close(&r->star);
     mpi_finish();
     free(r->host);

@@ -14,9 +14,7 @@ static void reduce_bucket(Reduction* r, int bucket) {
     if (!r->measured && !r->exact) {
         r->exact = (float*)device_malloc(b->count * sizeof(float));
         device_copy(r->exact, data, b->count * sizeof(float), m->stream);
-        comm_reduce(r->comm, r->exact, b->count, false, REDUCE_FP32, m->stream);
-        comm_reduce(r->comm, data, b->count, false, REDUCE_BF16, m->stream);       // whole, so that all ranks can compare
-        return;
+        comm_reduce(r->comm, r->exact, b->count, r->partition->sharded, REDUCE_FP32, m->stream);
     }
     comm_reduce(r->comm, data, b->count, r->partition->sharded, r->type, m->stream);
 }
@@ -44,13 +42,15 @@ void reduction_end(Reduction* r) {
 double reduction_bf16_error(Reduction* r) {
     if (!r->exact) { return -1; }
     const Bucket* b = &r->partition->bucket[r->partition->matrix_buckets - 1];           // the first to go
-    float* exact = (float*)xmalloc(2 * b->count * sizeof(float));
-    float* rounded = exact + b->count;
-    device_download(exact, r->exact, b->count * sizeof(float), r->model->stream);
-    device_download(rounded, r->model->grads + b->first, b->count * sizeof(float), r->model->stream);
+    size_t count = r->partition->sharded ? b->count / (size_t)r->partition->world : b->count;      // of a sharded bucket only its own part is summed
+    size_t first = r->partition->sharded ? count * (size_t)r->partition->rank : 0;
+    float* exact = (float*)xmalloc(2 * count * sizeof(float));
+    float* rounded = exact + count;
+    device_download(exact, r->exact + first, count * sizeof(float), r->model->stream);
+    device_download(rounded, r->model->grads + b->first + first, count * sizeof(float), r->model->stream);
     stream_sync(r->model->stream);
     double off = 0, whole = 0;
-    for (size_t i = 0; i < b->count; i++) {
+    for (size_t i = 0; i < count; i++) {
         off += pow((double)rounded[i] - (double)exact[i], 2);
         whole += pow((double)exact[i], 2);
     }

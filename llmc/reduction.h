@@ -28,7 +28,8 @@ void reduction_open(Reduction* r, Model* model, Comm* comm, const Partition* par
 // for what is queued on the model's stream from then on
 void reduction_begin(Reduction* r);
 void reduction_end(Reduction* r);
-// relative 2-norm error of the first bucket that was reduced in bf16, against fp32; -1: not measured. Once, at the first step; waits.
+// relative 2-norm error of the first bucket that was reduced in bf16 (of a sharded one, of this rank's part), against fp32; -1: not measured.
+// Once, at the first step, whose gradients it leaves as they would be without it; waits.
 double reduction_bf16_error(Reduction* r);
 
 #ifdef __cplusplus

@@ -102,8 +102,11 @@ static void* write_main(void* argument) {
     return NULL;
 }
 
+// The save has been reported by now: what goes wrong is said here.
 static void* prune_main(void* argument) {
-    prune((Saver*)argument);
+    Saver* saver = (Saver*)argument;
+    prune(saver);
+    if (saver->report.error.code) { fprintf(stderr, "warning: %s\n", saver->report.error.text); }
     return NULL;
 }
 

@@ -24,8 +24,8 @@ typedef struct {
 typedef struct {
     int64_t step;
     bool    ok;
-    Error   error;               // why not; or with ok, code != 0: why old checkpoints could not be removed
-    int64_t bytes;               // of this rank's tensors
+    Error   error;               // why not; or with ok, code != 0: why old checkpoints could not be removed (of several ranks 0 warns of that later)
+    int64_t bytes;               // of the checkpoint's tensors, in all ranks' parts together
     double  ms;                  // from start to visible
 } SaveReport;
 

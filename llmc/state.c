@@ -47,13 +47,7 @@ void snapshot_close(Snapshot* snapshot) {
     free(snapshot->plans);
 }
 
-size_t snapshot_bytes(const Snapshot* snapshot) {
-    size_t elements = 0;
-    for (int i = 0; i < snapshot->model->table.count; i++) {
-        for (int s = 0; s < snapshot->range.spans; s++) { elements += overlap(&snapshot->model->table.tensor[i], &snapshot->range.span[s]).count; }
-    }
-    return 3 * elements * sizeof(float);
-}
+size_t snapshot_bytes(const Snapshot* snapshot) { return 3 * snapshot->model->table.parameters * sizeof(float); }
 
 static const float* device_arena(const StateRange* range, int i) { return i == 0 ? range->master : i == 1 ? range->m : range->v; }
 
@@ -181,7 +175,6 @@ bool state_load(Optimizer* opt, Model* m, const Progress* progress, const Checkp
     StateRange range = state_held(opt);
     if (!state_load_plans(m, checkpoint, err) || !state_load_range(&range, m, checkpoint, err)) { return false; }
     optimizer_set_updates(opt, m, progress->updates);
-    optimizer_publish(opt, m);
     return true;
 }
 

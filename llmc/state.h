@@ -48,7 +48,7 @@ StateRange state_share(const Optimizer* opt);          // its share of a checkpo
 // staged takes 12 bytes an element of pinned memory, else 4.
 void snapshot_open(Snapshot* snapshot, const Model* m, StateRange range, bool staged);
 void snapshot_close(Snapshot* snapshot);
-size_t snapshot_bytes(const Snapshot* snapshot);                       // of tensors, on disk
+size_t snapshot_bytes(const Snapshot* snapshot);                       // of tensors on disk, in all ranks' parts together
 void snapshot_take(Snapshot* snapshot, const Progress* progress, const char* options);   // waits for the copy
 // All of it into a part of a checkpoint; part 0 also has counters, detector and options. Only a staged one may be written beside training.
 bool snapshot_write(const Snapshot* snapshot, CheckpointWriter* writer, bool is_part_0, Error* err);
@@ -57,7 +57,8 @@ bool snapshot_write(const Snapshot* snapshot, CheckpointWriter* writer, bool is_
 bool state_read_progress(Progress* progress, const Checkpoint* checkpoint, Error* err);
 // The arenas' range onto the device, from a checkpoint of any number of parts.
 bool state_load_range(const StateRange* range, Model* m, const Checkpoint* checkpoint, Error* err);
-// And all the rest, on every rank: the update count, the GEMM plans, and the model's compute copy.
+// And all the rest, on every rank: the update count and the GEMM plans. The model's compute copy follows when all ranks have succeeded
+// (optimizer_publish).
 bool state_load(Optimizer* opt, Model* m, const Progress* progress, const Checkpoint* checkpoint, Error* err);
 bool state_load_plans(Model* m, const Checkpoint* checkpoint, Error* err);
 void state_share_plans(Model* m, Ranks* ranks);        // rank 0's GEMM plans become those of all

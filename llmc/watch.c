@@ -70,6 +70,7 @@ void watch_end(Watch* w) {
 }
 
 void watch_detail(Watch* w, const char* (*detail)(void*), void* argument) {
+    if (!w) { return; }
     pthread_mutex_lock(&w->lock);
     w->detail = detail;
     w->argument = argument;

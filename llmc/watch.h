@@ -20,7 +20,7 @@ extern "C" {
 // Takes the star over. hosts: (world) names, copied.
 Watch* watch_open(Star* star, const char (*hosts)[HOST_NAME], double timeout);
 void   watch_close(Watch* watch);
-// when a deadline passes detail(argument) may name more exactly, or else return NULL, what this rank waits for; until watch_close
+// when a deadline passes detail(argument) may name more exactly, or else return NULL, what this rank waits for; until the next call (NULL: none)
 void   watch_detail(Watch* watch, const char* (*detail)(void* argument), void* argument);
 
 // What this rank is about to wait for, and that it no longer does. Of any one thread at a time; NULL watch: nothing.

@@ -70,6 +70,8 @@ for n in 1 2 3 4 8; do
 done
 validation() { sed -nE 's/^\{"kind":"eval","step":25,.*"loss":([^,]*),.*/\1/p' "$1/log.jsonl"; }
 check ranks_validation_is_the_same awk -v a="$(validation "$WORK/one")" -v b="$(validation "$WORK/r81")" 'BEGIN { exit !(a > 0 && (a - b) / a < 1e-4 && (b - a) / a < 1e-4) }'
+saved_bytes() { sed -nE 's/^\{"kind":"save","step":50,.*"bytes":([0-9]+),.*/\1/p' "$1/log.jsonl"; }
+check ranks_save_counts_all_parts  [ "$(saved_bytes "$WORK/one")" -gt 0 -a "$(saved_bytes "$WORK/one")" = "$(saved_bytes "$WORK/r81")" ]
 check ranks_map_is_printed         grep -qE '^ranks +0 to 7 on ' "$WORK/console"
 ranks 2 "$WORK/bf16" --reduce bf16
 check ranks_bf16_error_is_said     grep -qE '^reduce +bf16: the first bucket of gradients is off by 0\.00[0-9]* of its 2-norm' "$WORK/console"
@@ -154,6 +156,32 @@ check ranks_bad_option_is_said_once   said_once
 ranks 5 "$WORK/x"; status=$?
 check ranks_batch_must_divide         [ $status = 64 ]
 check ranks_batch_names_the_nearest   words 'micro-batch x seq-len x ranks = 1 x 64 x 5; the nearest that is: 1600'
+
+mkdir -p "$WORK/nolog/log.jsonl"
+ranks 2 "$WORK/nolog" --steps 5; status=$?
+check ranks_log_that_cannot_be_opened_is_73    [ $status = 73 ]
+check ranks_log_that_cannot_be_opened_is_said_once said_once
+ranks 2 "$WORK/large" --micro-batch auto --layers 96 --channels 4096 --heads 64 --mlp 16384; status=$?
+check ranks_micro_batch_finds_no_room_is_64    [ $status = 64 ]
+check ranks_micro_batch_finds_no_room_is_named words 'auto finds no room'
+check ranks_micro_batch_finds_no_room_is_said_once said_once
+
+# ---- an old checkpoint that cannot be removed is warned of
+mkdir -p "$WORK/old/checkpoints/step_00000000/kept"
+ranks 2 "$WORK/old" --resume none --steps 5 --save-every 1 --keep 2; status=$?
+check ranks_removal_that_fails_is_no_error     [ $status = 0 ]
+check ranks_removal_that_fails_is_warned_of    words '^warning: .*removed_00000000 cannot be removed'
+
+# ---- data that goes bad under one rank while a save is under way: that rank says so, and does not wait for the others to answer about the save
+cp "$WORK/text.bin" "$WORK/own.bin"
+MOBA_TEST_STRAGGLE_MS=20 timeout -k 5 60 mpirun -n 1 "$HOOKS" "${MICRO[@]}" --out "$WORK/cut" --steps 2000 --save-every 1 --timeout 30 : \
+    -n 1 "$HOOKS" "${MICRO[@]}" --train-data "$WORK/own.bin" --out "$WORK/cut" --steps 2000 --save-every 1 --timeout 30 > "$WORK/console" 2> "$WORK/err" &
+pid=$!
+for _ in $(seq 1000); do grep -q '"kind":"step","step":5,' "$WORK/cut/log.jsonl" 2> /dev/null && break; sleep 0.01; done
+truncate -s 4096 "$WORK/own.bin"; start=$SECONDS; wait $pid; status=$?
+check ranks_data_cut_under_a_rank_is_65        [ $status = 65 ]
+check ranks_data_cut_under_a_rank_is_named     words '^error: .*own\.bin'
+check ranks_data_cut_under_a_rank_ends_soon    [ $((SECONDS - start)) -lt 15 ]
 
 # ---- R1 in short: a random rank killed at random moments, the same command again, until the run is done
 RANDOM=$SEED
