@@ -1,68 +1,15 @@
 // Generation with a cache must say what the whole-sequence forward says: at any length of prompt, in any layer, with the same picked blocks, here
 // to fp32 rounding. (What bf16 does to either of them is another matter, and near-ties of the routing a third: test_model.sh holds both ways
 // through a backend against the reference, on the reference's routing.)
-#include "test.h"
-
-#include "optimizer.h"
-#include "rng.h"
-#include "sample.h"
-
 enum { VOCAB = 257, CHANNELS = 128, HEADS = 2 };         // bytes and end-of-text
 
-typedef struct {
-    Model     m;
-    Optimizer opt;
-    int       layers;
-} Net;
+#include "tiny_net.h"
 
-// Livelier than at initialisation, where attention is nearly flat.
-static void enliven(Net* net) {
-    size_t n = net->m.table.elements;
-    float* master = (float*)xmalloc(n * sizeof(float));
-    device_download(master, net->opt.master, n * sizeof(float), net->m.stream);
-    stream_sync(net->m.stream);
-    for (int i = 0; i < net->m.table.count; i++) {
-        const Tensor* t = &net->m.table.tensor[i];
-        float* x = master + t->offset;
-        for (size_t j = 0; j < (size_t)t->rows * (size_t)t->cols; j++) {
-            if (t->is_matrix)             { x[j] *= 4; }
-            else if (t->init == INIT_ONE) { x[j] += 0.25f * (float)rng_normal(1, rng_stream(t->name), j); }
-        }
-    }
-    device_upload(net->opt.master, master, n * sizeof(float), net->m.stream);
-    stream_sync(net->m.stream);
-    optimizer_publish(&net->opt, &net->m);
-    free(master);
-}
+#include "sample.h"
 
 static Net* net_open(const char* pattern, int kconv, int layers, int T, int room, KeepLevel level) {
-    Net* net = (Net*)xcalloc(1, sizeof *net);
-    ModelShape s;
-    memset(&s, 0, sizeof s);
-    s.L = layers; s.C = CHANNELS; s.H = HEADS; s.D = CHANNELS / HEADS; s.F = 128; s.V = VOCAB; s.Vp = 384; s.W = kconv; s.theta = 10000;
-    s.layer = (LayerSpec*)xcalloc((size_t)layers, sizeof *s.layer);
-    Error err;
-    CHECK(pattern_parse(s.layer, layers, pattern, &err), "%s", err.text);
-    device_open(0);
-    model_plan(&net->m, s, 1, T, level, (size_t)1 << 30);
-    optimizer_plan(&net->opt, &net->m);
-    kvcache_plan(&net->m.cache, &net->m.arena, &net->m.shape, room);
-    model_allocate(&net->m);
-    optimizer_init(&net->opt, &net->m, 5);
-    enliven(net);
-    return net;
-}
-
-static void net_close(Net* net) {
-    optimizer_close(&net->opt);
-    model_close(&net->m);
-    free(net);
-}
-
-static int* random_tokens(uint64_t seed, int n) {
-    int* tokens = (int*)xmalloc((size_t)n * sizeof(int));
-    for (int i = 0; i < n; i++) { tokens[i] = (int)(test_bits(&seed) % VOCAB); }
-    return tokens;
+    ModelShape s = {.L = layers, .C = CHANNELS, .H = HEADS, .D = CHANNELS / HEADS, .F = 128, .V = VOCAB, .Vp = 384, .W = kconv, .theta = 10000};
+    return tiny_net_open(s, pattern, 1, T, room, level, 4);
 }
 
 static int last_moba_layer(const Model* m) {

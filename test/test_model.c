@@ -1,54 +1,12 @@
 // The network as a whole: who may see what, identities between kinds of layers, and gradients as slopes of the loss.
 // (Against PyTorch: dev/torch_check.py. Recompute levels and the GPU: test_model.sh.)
-#include "test.h"
-
-#include "optimizer.h"
-#include "rng.h"
-
 enum { VOCAB = 61, CHANNELS = 32, HEADS = 2 };
 
-typedef struct {
-    Model     m;
-    Optimizer opt;
-} Net;
-
-// Enlivened: initial norm weights are all 1 and initial attention is nearly flat; here neither.
-static void enliven(Net* net) {
-    for (int i = 0; i < net->m.table.count; i++) {
-        const Tensor* t = &net->m.table.tensor[i];
-        float* x = net->opt.master + t->offset;
-        for (size_t j = 0; j < (size_t)t->rows * (size_t)t->cols; j++) {
-            if (t->is_matrix)             { x[j] *= 8; }
-            else if (t->init == INIT_ONE) { x[j] += 0.25f * (float)rng_normal(1, rng_stream(t->name), j); }
-        }
-    }
-    optimizer_publish(&net->opt, &net->m);
-}
+#include "tiny_net.h"
 
 static Net* net_open(const char* pattern, int kconv, int layers, int B, int T, KeepLevel level) {
-    Net* net = (Net*)xcalloc(1, sizeof *net);
     ModelShape s = {.L = layers, .C = CHANNELS, .H = HEADS, .D = CHANNELS / HEADS, .F = 48, .V = VOCAB, .Vp = 128, .W = kconv, .theta = 10000};
-    s.layer = (LayerSpec*)xcalloc((size_t)layers, sizeof *s.layer);
-    Error err;
-    CHECK(pattern_parse(s.layer, layers, pattern, &err), "%s", err.text);
-    model_plan(&net->m, s, B, T, level, (size_t)1 << 30);
-    optimizer_plan(&net->opt, &net->m);
-    model_allocate(&net->m);
-    optimizer_init(&net->opt, &net->m, 5);
-    enliven(net);
-    return net;
-}
-
-static void net_close(Net* net) {
-    optimizer_close(&net->opt);
-    model_close(&net->m);
-    free(net);
-}
-
-static int* random_tokens(uint64_t seed, int n) {
-    int* tokens = (int*)xmalloc((size_t)n * sizeof(int));
-    for (int i = 0; i < n; i++) { tokens[i] = (int)(test_bits(&seed) % VOCAB); }
-    return tokens;
+    return tiny_net_open(s, pattern, B, T, 0, level, 8);
 }
 
 // logits (B*T, V) of a forward pass; the caller's to free
