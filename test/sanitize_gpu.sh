@@ -33,7 +33,7 @@ judge() {
     if [ $limit -le 2 ]; then skip "${tool}_$name" "(no time left)"; return; fi
     timeout "$limit" compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 20 "$@" > "$said" 2>&1 || status=$?
     if [ $status = 9 ]; then
-        case $(report_kind "$said") in
+        case $(report_kind "$tool" "$said") in
             library) echo "# ${tool}_$name: $(report_functions "$said" | head -n 4 | tr '\n' ' ')is a library's"; status=0 ;;
             bulk)    if [ -e "$WORK/bulk_false" ]; then echo "# ${tool}_$name: bulk copies, like those of test_bulk_copy"; status=0; fi ;;
         esac

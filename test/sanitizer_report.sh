@@ -10,13 +10,13 @@ LIBRARY_KERNELS='^(cublas|cutlass|nvjet|cudnn|sm[0-9]+_xmma|gemm|gemv|splitK|ncc
 # test_bulk_copy's as well, which are evidently ordered
 BULK_READERS='^(bulk_load|probabilities_by_key|gradients_by_key)$'
 
-# report_kind FILE: library, if every function named is known as a library's; bulk, if a bulk copy meets the readers above and nobody else;
-# otherwise ours. A report without names is ours, and so is one beside failed cases or errors of the program or the API.
+# report_kind TOOL FILE: library, if every function named is known as a library's; bulk, if racecheck's bulk copy meets the readers above and
+# nobody else; otherwise ours. A report without names is ours, and so is one beside failed cases or errors of the program or the API.
 report_kind() {
     local functions
-    functions=$(report_functions "$1")
-    if [ -z "$functions" ] || grep -qE '^FAIL|Host API|Program hit' "$1"; then echo ours; return; fi
+    functions=$(report_functions "$2")
+    if [ -z "$functions" ] || grep -qE '^FAIL|Host API|Program hit' "$2"; then echo ours; return; fi
     if ! grep -qvE "$LIBRARY_KERNELS" <<< "$functions"; then echo library; return; fi
-    if grep -q '^bulk_load$' <<< "$functions" && ! grep -qvE "$BULK_READERS" <<< "$functions"; then echo bulk; return; fi
+    if [ "$1" = racecheck ] && grep -q '^bulk_load$' <<< "$functions" && ! grep -qvE "$BULK_READERS" <<< "$functions"; then echo bulk; return; fi
     echo ours
 }

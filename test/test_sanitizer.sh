@@ -3,11 +3,11 @@
 . "$(dirname "$0")/script.sh"
 . test/sanitizer_report.sh
 
-# says NAME KIND: the report on stdin is of this kind
+# says NAME KIND [TOOL]: the report on stdin, racecheck's if no other tool is named, is of this kind
 says() {
     cat > "$WORK/report"
     local found
-    found=$(report_kind "$WORK/report")
+    found=$(report_kind "${3:-racecheck}" "$WORK/report")
     if [ "$found" = "$2" ]; then ok "sanitizer_$1"; else fail "sanitizer_$1" "'$found', expected '$2' of: $(head -c 300 "$WORK/report" | tr '\n' ' ')"; fi
 }
 
@@ -27,6 +27,8 @@ race 'issue_scores(float (&)[32])' 'store_ds(float *)' | says inlined_functions_
 race 'something_new(int)' 'something_new(int)' | says an_unknown_name_is_ours ours
 race 'bulk_load(void *, const void *, int, unsigned long *)' 'void probabilities_by_key<(int)32>(float (&)[32])' 'void gradients_by_key<(int)32>(float (&)[32])' \
     | says a_bulk_copy_and_its_readers_are_bulk bulk
+printf '%s\n' "========= Invalid __shared__ write of size 16 bytes" "=========     at bulk_load(void *, const void *, int, unsigned long *)+0x120 in hopper_ptx.cuh:80" \
+    | says a_bulk_copy_out_of_bounds_is_ours ours memcheck
 race 'bulk_load(void *, const void *, int, unsigned long *)' 'void mask_by_key<(int)32>(float (&)[32])' | says a_bulk_copy_and_others_are_ours ours
 race 'void probabilities_by_key<(int)32>(float (&)[32])' 'void gradients_by_key<(int)32>(float (&)[32])' | says readers_without_a_bulk_copy_are_ours ours
 echo "========= ERROR SUMMARY: 3 errors" | says a_report_without_names_is_ours ours
