@@ -76,6 +76,17 @@ __device__ inline KeyWalk find_walk(const Moba& m, const Backward& b, int item) 
     return w;
 }
 
+// the next item, in order of their tickets, to where all threads of the CTA read it
+template <int D, int KEYS, int ROWS = QUERIES>
+__device__ inline void take_walk(KeyWalk* walk, const Moba& m, const Backward& b) {
+    if (threadIdx.x < WARP) {
+        int item = threadIdx.x == 0 ? atomicAdd(b.ticket, 1) : 0;
+        KeyWalk mine = find_walk<D, KEYS, ROWS>(m, b, __shfl_sync(0xffffffffu, item, 0));
+        if (threadIdx.x == 0) { *walk = mine; }
+    }
+    __syncthreads();
+}
+
 template <int ROWS = QUERIES>
 __device__ inline int live_rows(const KeyWalk& w, int tile) {
     return tile < w.own_tiles ? w.own_end - w.key - tile * ROWS : w.count - (tile - w.own_tiles) * ROWS;

@@ -253,12 +253,7 @@ void moba_hopper_backward_kernel(Backward b, Moba m) {
     BackwardShared<D, KEYS>& shared = *reinterpret_cast<BackwardShared<D, KEYS>*>(moba_hopper_shared);
     const AttnShape& shape = m.shape;
     const KeyWalk& w = shared.walk;
-    if (threadIdx.x < WARP) {
-        int item = threadIdx.x == 0 ? atomicAdd(b.ticket, 1) : 0;
-        KeyWalk mine = find_walk<D, KEYS>(m, b, __shfl_sync(0xffffffffu, item, 0));
-        if (threadIdx.x == 0) { shared.walk = mine; }
-    }
-    __syncthreads();
+    take_walk<D, KEYS>(&shared.walk, m, b);
     if (w.tiles == 0) { return; }
 
     int head = m.head0 + w.head;

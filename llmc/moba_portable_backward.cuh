@@ -194,12 +194,7 @@ void moba_portable_backward_kernel(Backward b, Moba m) {
     PortableShared<D, KEYS>& shared = *reinterpret_cast<PortableShared<D, KEYS>*>(moba_shared);
     const AttnShape& shape = m.shape;
     const KeyWalk& w = shared.walk;
-    if (threadIdx.x < WARP) {
-        int item = threadIdx.x == 0 ? atomicAdd(b.ticket, 1) : 0;
-        KeyWalk mine = find_walk<D, KEYS, PART>(m, b, __shfl_sync(0xffffffffu, item, 0));
-        if (threadIdx.x == 0) { shared.walk = mine; }
-    }
-    __syncthreads();
+    take_walk<D, KEYS, PART>(&shared.walk, m, b);
     if (w.tiles == 0) { return; }
 
     int head = m.head0 + w.head, key = threadIdx.x / WARP * 16 * MT;

@@ -80,7 +80,8 @@ static void attention_forward(Model* m, int l) {
 }
 
 // Of layer l all but wqkv, and of the layers behind it all gradients are final: their reduction may begin. That is said in front of an attention's
-// backward, whose many short blocks make room for NCCL's: beside a product, which keeps every SM to its end, each reduction costs a second wave.
+// backward, whose blocks are many and short; a product keeps every SM to its end, and one that NCCL has taken costs it a wave (dev/LOG.md, where
+// the gain was not to be told from the scatter of that machine).
 static void say_final(const Model* m, int l) {
     if (m->on_gradients) { m->on_gradients(m->on_gradients_argument, m->table.tensor[MODEL_FIELDS + l * LAYER_FIELDS + LAYER_wo].offset); }
 }
