@@ -56,9 +56,10 @@ PY
 
 {
     for micro in "${micros[@]}"; do
-        row 1 "$micro" 30; cp "$work/tok_s" "$work/one_$micro"
+        steps=$((micro > 8 ? 20 : 30))                                      # the first 8 are not timed
+        row 1 "$micro" $steps; cp "$work/tok_s" "$work/one_$micro"
         row 1 "$micro" 12 --total-batch $((gpus * micro * 8192)); cp "$work/losses" "$work/losses_$micro"
-        row "$gpus" "$micro" 30; row "$gpus" "$micro" 30 --zero 1; row "$gpus" "$micro" 30 --reduce bf16
+        row "$gpus" "$micro" $steps; row "$gpus" "$micro" $steps --zero 1; row "$gpus" "$micro" $steps --reduce bf16
     done
     estimates 1024 "${micros[0]}" | awk -v micro="${micros[0]}" '{ printf "{\"estimate\":true,\"gpus\":%d,\"micro_batch\":%d,\"ms\":%s,\"tok_s\":%.0f,\"efficiency\":\"%s\"}\n", $1, micro, $7, $8, $9 }'
 } | tee dev/results/ranks.jsonl
