@@ -30,7 +30,7 @@ export = functools.partial(tool, folder="export")
 
 
 def program(*arguments, status=0):
-    done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=TEMPORARY)
+    done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, errors="replace", env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=TEMPORARY)
     equal(done.returncode, status, f"exit status of the program ({(done.stdout + done.stderr).strip()[-300:]})")
     return done.stdout
 
@@ -284,11 +284,38 @@ def program_refuses_evaluations_in_sentences():
     refuse(65, "cut copy", *only, changed(change_sidecar=lambda data: data[:-20]))
     refuse(65, "a task of kind 'riddle'", *only, changed(change_sidecar=lambda data: data.replace(b'"choices"', b'"riddle"')))
     refuse(65, "tokenizer of 50257 tokens", *only, changed(change_sidecar=lambda data: data.replace(b'"vocab": 257', b'"vocab": 50257')))
+    refuse(65, "sidecar", *only, changed(change_sidecar=lambda data: b"{}"))
     refuse(65, "outside the vocabulary", *only, changed(lambda data: data[:-2] + b"\xff\x7f"))
     refuse(64, "is too short for s_niah_1", *only, task(), "--eval-context", 400)
     refuse(64, "--eval-out and --eval-items are only used with --eval-data", "--eval-only", "--val-data", text(), "--eval-items", 3)
     refuse(73, "cannot be written", *only, task("questions"), "--eval-out", "no/such/folder/scores.jsonl")
     refuse(66, "none.bin", *only, "none.bin")
+
+
+@case
+def program_speaks_with_a_tokenizer_that_fits():
+    """A run's tokenizer file may have moved; one that cannot be the model's is refused, as its ids would be noise."""
+    letters = [bytes([byte]) for byte in common.byte_alphabet().values()]
+    ids = {character: i for i, character in enumerate(common.byte_alphabet())}
+    ids.update({"th": len(letters), common.EOT_TEXT: len(letters) + 1})
+    here, there = fresh("here.tok"), fresh("there.tok")
+    tool("gpt2_tokenizer", "--encoder", write("encoder.json", json.dumps(ids)), "--vocab-bpe", write("vocab.bpe", "#version: 0.2\nt h\n"), here)
+    shape = "--layers 1 --channels 16 --heads 2 --mlp 16 --pattern D --seq-len 32 --steps 1 --save-every 0".split()
+    run, wide = fresh("run"), fresh("wide")
+    program("--train-data", text(), "--out", run, *shape, "--vocab", 258, "--tokenizer", here)
+    program("--train-data", text(), "--out", wide, *shape, "--vocab", 600)
+    os.rename(here, there)
+
+    def refuse(status, part, *arguments):
+        done = subprocess.run([PROGRAM, *map(str, arguments), "--prompt", "the"], capture_output=True, text=True, cwd=TEMPORARY)
+        equal(done.returncode, status, f"exit status ({done.stderr.strip()[-300:]})")
+        check(part in done.stderr and done.stderr.count("error:") == 1, f"'{part}' is not in: {done.stderr}")
+
+    refuse(66, "here.tok", "--out", run)
+    check("the" in program("--out", run, "--tokenizer", there, "--prompt", "the", "--sample-tokens", 3), "no prompt in the sample")
+    refuse(64, "258 tokens, the model's vocabulary 257", "--out", trained(), "--tokenizer", there)
+    refuse(64, "byte has 257 tokens, the model's vocabulary 600", "--out", wide)
+    refuse(64, "258 tokens, the model's vocabulary 600", "--out", wide, "--tokenizer", there)
 
 
 @case
