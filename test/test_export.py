@@ -336,6 +336,37 @@ def evaluate_script_scores_what_is_there():
     equal(len(read(os.path.join(run, "scores.jsonl")).splitlines()), 68, "scores")
 
 
+@case
+def harness_refuses_in_sentences():
+    """What is not a whole export of to_hf.py is named before torch or the harness are needed."""
+    rows = write("rows.jsonl", '{"query":"Question: how?","choices":["a","b"],"gold":0}\n')
+    refuse = lambda status, part, *arguments: check(part in export("harness", *arguments, status=status), f"no word of '{part}'")
+
+    def changed(name, change):
+        folder = fresh("changed")
+        shutil.copytree(exported(), folder)
+        data = change(read(os.path.join(folder, name)))
+        os.remove(os.path.join(folder, name))
+        if data:
+            with open(os.path.join(folder, name), "wb") as file:
+                file.write(data)
+        return folder
+
+    refuse(64, "with a task of wikitext, hellaswag", exported(), f"winogrande={rows}")
+    refuse(66, "nothing.jsonl is not there", exported(), "piqa=nothing.jsonl")
+    refuse(66, "config.json", os.path.join(TEMPORARY, "nothing"), f"piqa={rows}")
+    refuse(65, "model type llama, expected moba", changed("config.json", lambda data: data.replace(b'"model_type": "moba"', b'"model_type": "llama"')), f"piqa={rows}")
+    refuse(65, "not a JSON object", changed("config.json", lambda data: data[:-30]), f"piqa={rows}")
+    refuse(65, "is missing, config.json asks for [32, 32]", changed("config.json", lambda data: data.replace(b'"num_hidden_layers": 4', b'"num_hidden_layers": 5')), f"piqa={rows}")
+    refuse(65, "config.json asks for none", changed("config.json", lambda data: data.replace(b'"num_hidden_layers": 4', b'"num_hidden_layers": 3')), f"piqa={rows}")
+    refuse(65, "cut copy?", changed("model.safetensors", lambda data: data[:-100]), f"piqa={rows}")
+    refuse(66, "has no tokenizer.json", changed("tokenizer.json", lambda data: None), f"piqa={rows}")
+    refuse(66, "nothing.bin", exported(), "--protocol-a", "nothing.bin")
+    refuse(65, "cut copy?", exported(), "--protocol-a", write("cut.bin", read(text())[:-2]))
+    source = write("niah.jsonl", '{"input": "a", "outputs": ["b"]}\n')
+    check("config.json" in export("predict", os.path.join(TEMPORARY, "nothing"), "ruler", source, fresh("never.jsonl"), status=66), "predict: no word of config.json")
+
+
 # ---- against transformers and the harness ---------------------------------------------------------------------------------
 
 def hugging_face(folder):
@@ -539,6 +570,22 @@ def predict_refuses_in_sentences():
     refuse(65, "no template that fits", "longbench", write("qasper.jsonl", lines(LONGBENCH)), out, "--prompts", write("p.json", "{}"))
     refuse(65, "holds nothing", "ruler", write("empty.jsonl", ""), out)
     check(not os.path.exists(out), "a refused command left a file")
+
+
+@case
+def export_tools_have_help():
+    for name in sorted(os.listdir(os.path.join(ROOT, "export"))):
+        if name.endswith(".py") and b"common.run(main)" in read(os.path.join(ROOT, "export", name)):
+            check("usage:" in export(name[:-3], "--help"), f"{name} has no --help")
+
+
+@case
+def export_twice_is_the_same_twice():
+    again = fresh("again")
+    export("to_hf", trained(), again)
+    equal(sorted(os.listdir(again)), sorted(os.listdir(exported())), "files")
+    for name in os.listdir(again):
+        check(read(os.path.join(again, name)) == read(os.path.join(exported(), name)), f"{name} differs between two exports")
 
 
 run_cases()
