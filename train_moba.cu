@@ -68,7 +68,7 @@ typedef struct {
 #define test_spoil_gradient(run) ((void)0)
 #define test_stop(run)           ((void)0)
 #define test_flip(run)           ((void)0)
-#define test_link(run)           ((void)0)
+#define test_start(run)          ((void)0)
 #endif
 
 // Takes note of a save that has ended; with `wait` of the one under way. One that failed is a warning: training goes on, older ones are whole.
@@ -79,7 +79,9 @@ static void collect_save(Run* run, bool wait) {
     if (!run->trained) { run->save_pause_ms += clock_ms() - start; }
     if (!ended) { return; }
     if (!r.ok) {
-        fprintf(stderr, "warning: step %lld is not saved: %s\n", (long long)r.step, r.error.text);
+        char what[64];
+        snprintf(what, sizeof what, "step %lld is not saved", (long long)r.step);
+        ranks_warn(&run->ranks, &r.error, what);
         return;
     }
     run->saved_step = r.step;
@@ -438,7 +440,7 @@ static void open_model(Run* run, Config* cfg, Checkpoint* checkpoint) {
     model_allocate(&run->model);
     ranks_agree(&run->ranks, NULL, "the taking of memory");
     reduction_open(&run->reduction, &run->model, run->ranks.comm, &run->opt.partition, (ReduceType)cfg->reduce);
-    test_link(run);
+    test_start(run);
     if (checkpoint) {
         err.code = 0;
         state_load(&run->opt, &run->model, &run->progress, checkpoint, &err);

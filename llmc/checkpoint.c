@@ -210,7 +210,7 @@ static void writer_free(CheckpointWriter* writer) {
 void checkpoint_abort(CheckpointWriter* writer) {
     if (!writer) { return; }
     unlink(writer->path);
-    rmdir(writer->temporary);                          // other parts keep it: rank 0 discards it with them
+    if (writer->header.parts == 1) { rmdir(writer->temporary); }       // else others may be about to write there; rank 0 discards it with theirs
     writer_free(writer);
 }
 

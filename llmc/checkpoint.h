@@ -63,7 +63,7 @@ bool checkpoint_add_text(CheckpointWriter* writer, const char* name, const char*
 // on false nothing of it is left. True with err->code: visible, but its directory could not be synced; a power cut may undo it, so
 // nothing older should go because of it.
 bool checkpoint_commit(CheckpointWriter* writer, Error* err);
-void checkpoint_abort(CheckpointWriter* writer);       // removes what it wrote, and the temporary if it was alone; writer may be NULL
+void checkpoint_abort(CheckpointWriter* writer);       // removes what it wrote, and of one part the temporary; writer may be NULL
 
 // ---- write, a writer a rank --------------------------------------------------------------------------------------------
 //   rank 0: checkpoint_prepare | all: begin_part, add_slice ..., finish | rank 0: publish if all finished, else discard

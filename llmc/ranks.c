@@ -49,6 +49,22 @@ bool ranks_all(void* ranks, bool mine) {
     return every;
 }
 
+void ranks_warn(Ranks* r, const Error* err, const char* what) {
+    Error* all = (Error*)xcalloc((size_t)r->world, sizeof *all);
+    exchange(r, err, all, sizeof *err, "the exchange of warnings");
+    char list[256] = "";
+    size_t used = 0;
+    int first = -1;
+    for (int i = 0; i < r->world; i++) {
+        if (!all[i].code) { continue; }
+        if (first < 0) { first = i; continue; }
+        if (used + 100 < sizeof list) { used += (size_t)snprintf(list + used, sizeof list - used, "%s%d (%s)", used ? ", " : "; the same for rank ", i, r->host[i]); }
+    }
+    if (r->rank == 0 && r->world == 1)  { fprintf(stderr, "warning: %s: %s\n", what, err->text); }
+    else if (r->rank == 0 && first >= 0) { fprintf(stderr, "warning: %s: rank %d (%s): %s%s\n", what, first, r->host[first], all[first].text, list); }
+    free(all);
+}
+
 size_t ranks_least(Ranks* r, size_t mine) {
     size_t *all = (size_t*)xmalloc((size_t)r->world * sizeof *all), least = mine;
     exchange(r, &mine, all, sizeof mine, "the exchange of free memory");

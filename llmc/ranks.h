@@ -33,6 +33,8 @@ void  ranks_together(Ranks* ranks);
 void  ranks_agree(Ranks* ranks, const Error* err, const char* what);
 
 bool  ranks_all(void* ranks, bool mine);   // does every rank say true?
+// All ranks call it after something has failed on one or more of them (err->code set): rank 0 says it once, and of which ranks.
+void  ranks_warn(Ranks* ranks, const Error* err, const char* what);
 size_t ranks_least(Ranks* ranks, size_t mine);      // over all ranks
 void  ranks_broadcast(Ranks* ranks, void* data, size_t bytes, const char* what);    // from rank 0
 

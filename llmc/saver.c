@@ -137,7 +137,6 @@ void saver_start(Saver* saver, const Progress* progress, const char* options) {
     saver->next_ask = 1;
     bool ready = saver->ranks.part != 0 || checkpoint_prepare(saver->checkpoints_dir, progress->step, &report->error);
     if (!all(saver, ready)) {                    // the directory cannot be made: nothing was written, and poll says so
-        if (ready) { error_set(&report->error, EXIT_IO, "rank 0 cannot start the checkpoint"); }
         atomic_store(&saver->done, true);
         return;
     }
@@ -154,7 +153,6 @@ static void conclude(Saver* saver) {
     if (good && first) { good = checkpoint_publish(saver->checkpoints_dir, report->step, &report->error); }
     if (!good && first) { checkpoint_discard(saver->checkpoints_dir, report->step); }
     good = all(saver, good);
-    if (!good && report->error.code == 0) { error_set(&report->error, EXIT_IO, "another rank could not write its part"); }
     report->ok = good;
     report->ms = now_ms() - saver->started;
 }

@@ -2,9 +2,11 @@
 // on rank MOBA_TEST_RANK (0 if not set): MOBA_TEST_NAN_STEPS=FIRST-LAST puts a NaN
 // into a gradient of these steps, MOBA_TEST_SPIKE_STEPS a value far too large; MOBA_TEST_FLIP_STEP=N flips a bit of a weight after step N;
 // MOBA_TEST_STOP_STEP=N sends SIGTERM when step N is wholly done, MOBA_TEST_FREEZE_STEP=N SIGSTOP, MOBA_TEST_KILL_STEP=N SIGKILL;
-// MOBA_TEST_STRAGGLE_MS is how much longer each step of it takes. On all ranks: MOBA_TEST_LINK_MS, what each collective takes longer.
+// MOBA_TEST_STRAGGLE_MS is how much longer each step of it takes, MOBA_TEST_FILE_BYTES how large a file of it can be. On all ranks: MOBA_TEST_LINK_MS, what each collective takes longer.
 #ifndef FAULTS_H
 #define FAULTS_H
+
+#include <sys/resource.h>
 
 static bool test_rank(const Run* run) {
     const char* rank = getenv("MOBA_TEST_RANK");
@@ -51,12 +53,16 @@ static void test_flip(Run* run) {
 }
 
 // only the transport of the CPU build can be made slow
-static void test_link(const Run* run) {
+static void test_start(const Run* run) {
+    const char* bytes = getenv("MOBA_TEST_FILE_BYTES");
+    struct rlimit files;
+    if (bytes && test_rank(run) && getrlimit(RLIMIT_FSIZE, &files) == 0) {
+        files.rlim_cur = (rlim_t)atoll(bytes);
+        setrlimit(RLIMIT_FSIZE, &files);
+    }
 #ifdef LLMC_CPU
     const char* ms = getenv("MOBA_TEST_LINK_MS");
     if (ms && run->ranks.comm) { comm_slow_link(run->ranks.comm, atof(ms), 0); }
-#else
-    (void)run;
 #endif
 }
 
