@@ -443,6 +443,7 @@ static void open_model(Run* run, Config* cfg, Checkpoint* checkpoint) {
     test_start(run);
     if (checkpoint) {
         err.code = 0;
+        ranks_together(&run->ranks);
         state_load(&run->opt, &run->model, &run->progress, checkpoint, &err);
         ranks_agree(&run->ranks, &err, "the reading of the checkpoint");
         optimizer_publish(&run->opt, &run->model);

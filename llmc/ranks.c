@@ -27,10 +27,19 @@ static void end_together(Ranks* r, int speaker, int code, const Error* err) {
 
 static void answer(void* ranks, const Error* err) { ranks_agree((Ranks*)ranks, err, "an error at the start"); }
 
-void ranks_together(Ranks* r) { fail_listen(answer, r); }
+static void at_work(void* ranks) {
+    Ranks* r = (Ranks*)ranks;
+    if (r->watch) { watch_at_work(r->watch); } else { star_at_work(&r->star); }
+}
+
+void ranks_together(Ranks* r) {
+    fail_listen(answer, r);
+    if (r->world > 1) { work_listen(at_work, r); }
+}
 
 void ranks_agree(Ranks* r, const Error* err, const char* what) {
     fail_listen(NULL, NULL);
+    work_listen(NULL, NULL);
     int mine = err ? err->code : 0, *all = (int*)xcalloc((size_t)r->world, sizeof mine);
     exchange(r, &mine, all, sizeof mine, what);
     for (int i = 0; i < r->world; i++) {

@@ -19,6 +19,7 @@ typedef struct {
     int32_t  rank;             // who speaks, or who is lost
     int64_t  step, begun;      // collectives begun since the start
     float    waiting;          // seconds in the present one, 0: in none
+    float    quiet;            // seconds since the rank said that it is at work; from rank 0: since any rank did
     char     what[WHAT];
 } Message;
 
@@ -41,6 +42,7 @@ struct Watch {
     void*     argument;
     Message   mine;
     double    since;           // began to wait; 0: does not
+    double    worked;          // said last that it is at work
     bool      ending, quit;
 };
 
@@ -66,6 +68,12 @@ void watch_end(Watch* w) {
     if (!w) { return; }
     pthread_mutex_lock(&w->lock);
     w->since = 0;
+    pthread_mutex_unlock(&w->lock);
+}
+
+void watch_at_work(Watch* w) {
+    pthread_mutex_lock(&w->lock);
+    w->worked = now();
     pthread_mutex_unlock(&w->lock);
 }
 
@@ -101,6 +109,7 @@ static Message present(Watch* w) {
     m.kind = SIGN_OF_LIFE;
     m.rank = w->star.rank;
     m.waiting = w->since > 0 ? (float)(now() - w->since) : 0;
+    m.quiet = (float)(now() - w->worked);
     pthread_mutex_unlock(&w->lock);
     return m;
 }
@@ -212,6 +221,16 @@ static int hindmost(Watch* w, const Message* mine) {
     return worst;
 }
 
+// seconds since any rank said that it is at work, as far as this one has heard
+static float quiet(Watch* w, const Message* mine) {
+    double least = mine->quiet, time = now();
+    for (int r = 0; r < w->star.world; r++) {
+        Peer* p = &w->peers[r];
+        if (p->last.kind == SIGN_OF_LIFE) { least = fmin(least, p->last.quiet + (time - p->heard)); }
+    }
+    return (float)least;
+}
+
 // rank 0 judges all, the others rank 0
 static void judge(Watch* w) {
     Message mine = present(w);
@@ -223,8 +242,9 @@ static void judge(Watch* w) {
         if (time - p->heard > 0.5 * w->timeout) { lose(w, LOST_SILENT, r); }
         if (p->last.waiting > longest) { longest = p->last.waiting; }
     }
+    longest = fmin(longest, quiet(w, &mine));
     if (w->star.rank == 0 && longest > 0.8 * w->timeout) { lose(w, LOST_STUCK, hindmost(w, &mine)); }
-    if (w->star.rank > 0 && mine.waiting > w->timeout)   { lose(w, LOST_STUCK, 0); }       // rank 0 should have judged by now
+    if (w->star.rank > 0 && fmin(mine.waiting, longest) > w->timeout) { lose(w, LOST_STUCK, 0); }      // rank 0 should have judged by now
 }
 
 static void* watch_main(void* argument) {
@@ -253,6 +273,7 @@ static void* watch_main(void* argument) {
         }
         last_round = now();
         Message mine = present(w);
+        if (w->star.rank == 0) { mine.quiet = quiet(w, &mine); }
         send_to_all(w, &mine);
         judge(w);
     }
@@ -272,6 +293,7 @@ Watch* watch_open(Star* star, const char (*hosts)[HOST_NAME], double timeout) {
         w->peers[r].gone = r == star->rank;
     }
     w->timeout = timeout;
+    w->worked = now();
     pthread_mutex_init(&w->lock, NULL);
     sigset_t all, before;                        // signals are the main thread's
     sigfillset(&all);

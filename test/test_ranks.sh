@@ -129,6 +129,19 @@ done
 MOBA_TEST_STRAGGLE_MS=30 MOBA_TEST_LINK_MS=1 ranks 3 "$WORK/slow" --steps 10 --timeout 4 --schedule constant --warmup 1; status=$?
 check ranks_slow_rank_is_no_loss      [ $status = 0 ]
 
+# ---- nor is a slow disk: a checkpoint that one rank reads for longer than --timeout; but one that gives nothing for so long is
+ranks 3 "$WORK/disk" --steps 2 --zero 1
+for slow in 0 1; do
+    start=$(date +%s%N)
+    MOBA_TEST_RANK=$slow MOBA_TEST_READ_MS=80 ranks 3 "$WORK/disk" --steps $((3 + slow)) --new-schedule --zero 1 --timeout 3; status=$?
+    ms=$((($(date +%s%N) - start) / 1000000))
+    check "ranks_slow_disk_of_rank_${slow}_is_slow"    [ $ms -gt 3000 ]
+    check "ranks_slow_disk_of_rank_${slow}_is_no_loss" [ $status = 0 -a -e "$(step "$WORK/disk" $((3 + slow)))" ]
+done
+MOBA_TEST_RANK=0 MOBA_TEST_READ_MS=60000 ranks 3 "$WORK/disk" --steps 6 --new-schedule --timeout 3; status=$?
+check ranks_disk_that_hangs_is_a_loss  [ $status = 71 ]
+check ranks_disk_that_hangs_is_said     words 'rank 0 has left, or gave no sign of life for 3 s \(--timeout\) \(in the opening of files\)'
+
 # ---- R14: not finite on one rank, skipped by all; R16: a flipped bit
 MOBA_TEST_NAN_STEPS=3-3 ranks 2 "$WORK/nan" --steps 5 --save-every 1 --keep 20 --zero 1; status=$?
 check ranks_nan_run_finishes          [ $status = 0 ]
