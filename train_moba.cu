@@ -385,6 +385,22 @@ static void choose_micro_batch(Ranks* ranks, Config* cfg) {
     printf("micro-batch %d of %lld rows: the most that divide a rank's step and fit %.1f MiB\n", cfg->micro_batch, (long long)rows, (double)room / (1 << 20));
 }
 
+// The parts of a checkpoint come from all ranks: is --out the same directory for all of them?
+static void check_out_is_shared(Run* run) {
+    Ranks* ranks = &run->ranks;
+    Error err;
+    uint64_t mark = checkpoint_new_id();
+    if (ranks->world == 1) { return; }
+    err.code = 0;
+    ranks_broadcast(ranks, &mark, sizeof mark, "the check of --out");
+    if (ranks->rank == 0) { rundir_mark(&run->dir, mark, &err); }
+    ranks_agree(ranks, &err, "the check of --out");
+    if (ranks->rank > 0) { rundir_sees_mark(&run->dir, mark, &err); }
+    ranks_agree(ranks, NULL, "the check of --out");              // all have looked
+    if (ranks->rank == 0) { rundir_unmark(&run->dir, mark); }
+    ranks_agree(ranks, &err, "the check of --out");
+}
+
 // What may be wrong with options, files or the checkpoint is found here, by all ranks together and before a device is touched.
 // False: nothing is left to do.
 static bool open_files(Run* run, Config* cfg, Checkpoint** checkpoint) {
@@ -401,9 +417,10 @@ static bool open_files(Run* run, Config* cfg, Checkpoint** checkpoint) {
     }
     ranks_agree(&run->ranks, NULL, "the opening of files");
     ranks_broadcast(&run->ranks, path, sizeof path, "the choice of a checkpoint");
+    if (run->ranks.rank > 0) { rundir_follow(&run->dir, cfg->out); }
+    check_out_is_shared(run);
     ranks_together(&run->ranks);
     if (run->ranks.rank > 0) {
-        rundir_follow(&run->dir, cfg->out);
         *checkpoint = path[0] ? checkpoint_open_unverified(path, &err) : NULL;      // rank 0 has verified it
         TRY(*checkpoint || !path[0]);
     }

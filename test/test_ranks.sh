@@ -170,6 +170,13 @@ ranks 5 "$WORK/x"; status=$?
 check ranks_batch_must_divide         [ $status = 64 ]
 check ranks_batch_names_the_nearest   words 'micro-batch x seq-len x ranks = 1 x 64 x 5; the nearest that is: 1600'
 
+mkdir -p "$WORK/own0/checkpoints" "$WORK/own1/checkpoints"           # each rank its own --out, as on hosts that share none
+timeout -k 5 60 mpirun -n 1 "$HOOKS" "${MICRO[@]}" --out "$WORK/own0" : -n 1 "$HOOKS" "${MICRO[@]}" --out "$WORK/own1" > "$WORK/console" 2> "$WORK/err"; status=$?
+check ranks_out_that_is_not_shared_is_73        [ $status = 73 ]
+check ranks_out_that_is_not_shared_is_said_once said_once
+check ranks_out_that_is_not_shared_is_named     words '^error: rank 1 \(.*\): --out: what rank 0 puts into .*/own1/checkpoints is not there .*give a directory that all hosts share'
+check ranks_out_that_is_not_shared_stays_empty  [ -z "$(ls -A "$WORK/own0/checkpoints" "$WORK/own1/checkpoints" | grep -v :)" -a ! -e "$WORK/own0/log.jsonl" ]
+
 mkdir -p "$WORK/nolog/log.jsonl"
 ranks 2 "$WORK/nolog" --steps 5; status=$?
 check ranks_log_that_cannot_be_opened_is_73    [ $status = 73 ]
