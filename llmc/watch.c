@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 enum { WHAT = 40 };
-typedef enum { SIGN_OF_LIFE = 1, LOST_DIED, LOST_SILENT, LOST_STUCK } Kind;
+typedef enum { SIGN_OF_LIFE = 1, LOST_DIED, LOST_SILENT, LOST_STUCK, LOST_FAILED } Kind;
 
 // The only thing that is ever sent. From a rank: how far it is. From rank 0: the same of rank 0, or which rank is lost.
 typedef struct {
@@ -92,15 +92,6 @@ void watch_ending(Watch* w) {
     pthread_mutex_unlock(&w->lock);
 }
 
-// While the watchdog is open, a process that exits does so because something broke: perhaps a peer is gone and NCCL or CUDA saw it before the
-// watchdog, which can name the peer and has the right exit status. It gets a moment. (exit() can reach nothing but a global.)
-static Watch* volatile opened;
-
-static void let_speak(void) {
-    struct timespec moment = {0, 500000000};
-    if (opened && !opened->ending) { nanosleep(&moment, NULL); }
-}
-
 // ---- the end ------------------------------------------------------------------------------------------------------------------------
 
 static Message present(Watch* w) {
@@ -127,6 +118,20 @@ static void send_to(Watch* w, int rank, const Message* m) {
 
 static void send_to_all(Watch* w, const Message* m) {
     for (int r = 0; r < w->star.world; r++) { send_to(w, r, m); }
+}
+
+// While the watchdog is open, a process that exits does so because something broke: perhaps a peer is gone and NCCL or CUDA saw it before the
+// watchdog, which can name the peer and has the right exit status. It gets a moment; then the error is this rank's own, and the others hear
+// so. (exit() can reach nothing but a global.)
+static Watch* volatile opened;
+
+static void let_speak(void) {
+    struct timespec moment = {0, 500000000};
+    if (!opened || is_ending(opened)) { return; }
+    nanosleep(&moment, NULL);
+    Message m = present(opened);
+    m.kind = LOST_FAILED;
+    send_to_all(opened, &m);
 }
 
 // What the training thread waits for in particular. The answer comes from the device, and a driver whose queue a lost peer has filled may never
@@ -159,13 +164,15 @@ __attribute__((noreturn))
 static void give_up(Watch* w, Kind kind, int rank) {
     Message mine = present(w);
     const char* where = mine.waiting > 0 ? detail_in_time(w) : NULL;
-    const char* how = kind == LOST_DIED ? "has ended" : kind == LOST_SILENT ? "gives no sign of life" : "does not arrive";
+    const char* how = kind == LOST_DIED ? "is lost: it has ended" : kind == LOST_SILENT ? "is lost: it gives no sign of life"
+                    : kind == LOST_STUCK ? "is lost: it does not arrive" : "has ended with an error of its own";
     char text[512];
-    int length = snprintf(text, sizeof text, "error: rank %d of %d (%s) is lost: it %s, while rank %d (%s) is in step %lld, %s%s; "
+    int length = snprintf(text, sizeof text, "error: rank %d of %d (%s) %s, while rank %d (%s) is in step %lld, %s%s; "
                           "nothing is saved, the same command goes on from the last checkpoint (--timeout %g)\n",
                           rank, w->star.world, w->hosts[rank], how, w->star.rank, w->hosts[w->star.rank], (long long)mine.step,
                           mine.waiting > 0 ? "waiting in " : "after ", where ? where : mine.what[0] ? mine.what : "start-up", w->timeout);
-    ssize_t ignored = write(STDERR_FILENO, text, (size_t)length);
+    bool speaks = kind != LOST_FAILED || w->star.rank == (rank == 0 ? 1 : 0);
+    ssize_t ignored = speaks ? write(STDERR_FILENO, text, (size_t)length) : 0;
     (void)ignored;
     struct timespec others_speak = {0, 300000000};         // mpirun ends the others as soon as one exits
     nanosleep(&others_speak, NULL);
@@ -186,7 +193,8 @@ static void lose(Watch* w, Kind kind, int rank) {
 static void hear(Watch* w, int from, const Message* m) {
     w->peers[from].heard = now();
     if (m->kind == SIGN_OF_LIFE) { w->peers[from].last = *m; return; }
-    if (m->kind >= LOST_DIED && m->kind <= LOST_STUCK && m->rank >= 0 && m->rank < w->star.world && from == 0) { give_up(w, (Kind)m->kind, m->rank); }
+    if (m->kind == LOST_FAILED && from > 0) { lose(w, LOST_FAILED, from); }
+    if (m->kind >= LOST_DIED && m->kind <= LOST_FAILED && m->rank >= 0 && m->rank < w->star.world && from == 0) { give_up(w, (Kind)m->kind, m->rank); }
 }
 
 // everything that has arrived from this rank

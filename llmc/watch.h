@@ -1,8 +1,10 @@
 // Level 1: the watchdog, a thread of each rank beside the training thread. Nothing waits for ever:
 //   a rank that dies         closes its connection, at once seen by rank 0, which tells all
+//   a rank that fails        says so before it ends, after its own sentence
 //   a rank that is stopped   gives no sign of life for half of --timeout
 //   a rank that is stuck     gives them, but lets the others wait in a collective for nearly --timeout, in which nobody says that it is at work
 // Each survivor then says which rank, on which host, in which step and collective, and exits 71 from the watchdog's thread: nothing is saved.
+// After a failure, whose reason has been said, only one does.
 // It speaks over the star of meet.h, not over MPI or NCCL, which may be what hangs.
 #ifndef WATCH_H
 #define WATCH_H

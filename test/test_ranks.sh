@@ -200,13 +200,16 @@ check ranks_removal_that_fails_is_warned_of    words '^warning: .*removed_000000
 
 # ---- data that goes bad under one rank while a save is under way: that rank says so, and does not wait for the others to answer about the save
 cp "$WORK/text.bin" "$WORK/own.bin"
-MOBA_TEST_STRAGGLE_MS=20 timeout -k 5 60 mpirun -n 1 "$HOOKS" "${MICRO[@]}" --out "$WORK/cut" --steps 2000 --save-every 1 --timeout 30 : \
-    -n 1 "$HOOKS" "${MICRO[@]}" --train-data "$WORK/own.bin" --out "$WORK/cut" --steps 2000 --save-every 1 --timeout 30 > "$WORK/console" 2> "$WORK/err" &
+CUT=("${MICRO[@]}" --out "$WORK/cut" --steps 2000 --save-every 1 --timeout 30)
+MOBA_TEST_STRAGGLE_MS=20 timeout -k 5 60 mpirun -n 1 "$HOOKS" "${CUT[@]}" : -n 1 "$HOOKS" "${CUT[@]}" --train-data "$WORK/own.bin" : \
+    -n 1 "$HOOKS" "${CUT[@]}" --out "$WORK/cut" --steps 2000 --save-every 1 --timeout 30 > "$WORK/console" 2> "$WORK/err" &
 pid=$!
 for _ in $(seq 1000); do grep -q '"kind":"step","step":5,' "$WORK/cut/log.jsonl" 2> /dev/null && break; sleep 0.01; done
 truncate -s 4096 "$WORK/own.bin"; start=$SECONDS; wait $pid; status=$?
 check ranks_data_cut_under_a_rank_is_65        [ $status = 65 ]
 check ranks_data_cut_under_a_rank_is_named     words '^error: .*own\.bin'
+check ranks_data_cut_under_a_rank_is_no_loss   [ "$(grep -c '^error:' "$WORK/err")" -le 2 -a "$(grep -c 'is lost' "$WORK/err")" = 0 ]
+check ranks_data_cut_under_a_rank_is_heard_of  words '^error: rank 1 of 3 \(.*\) has ended with an error of its own, while rank 0 '
 check ranks_data_cut_under_a_rank_ends_soon    [ $((SECONDS - start)) -lt 15 ]
 
 # ---- R1 in short: a random rank killed at random moments, the same command again, until the run is done
