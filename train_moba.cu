@@ -68,7 +68,7 @@ typedef struct {
 #define test_spoil_gradient(run) ((void)0)
 #define test_stop(run)           ((void)0)
 #define test_flip(run)           ((void)0)
-#define test_link(run)           ((void)0)
+#define test_start(run)          ((void)0)
 #endif
 
 // Takes note of a save that has ended; with `wait` of the one under way. One that failed is a warning: training goes on, older ones are whole.
@@ -79,7 +79,9 @@ static void collect_save(Run* run, bool wait) {
     if (!run->trained) { run->save_pause_ms += clock_ms() - start; }
     if (!ended) { return; }
     if (!r.ok) {
-        fprintf(stderr, "warning: step %lld is not saved: %s\n", (long long)r.step, r.error.text);
+        char what[64];
+        snprintf(what, sizeof what, "step %lld is not saved", (long long)r.step);
+        ranks_warn(&run->ranks, &r.error, what);
         return;
     }
     run->saved_step = r.step;
@@ -383,6 +385,22 @@ static void choose_micro_batch(Ranks* ranks, Config* cfg) {
     printf("micro-batch %d of %lld rows: the most that divide a rank's step and fit %.1f MiB\n", cfg->micro_batch, (long long)rows, (double)room / (1 << 20));
 }
 
+// The parts of a checkpoint come from all ranks: is --out the same directory for all of them?
+static void check_out_is_shared(Run* run) {
+    Ranks* ranks = &run->ranks;
+    Error err;
+    uint64_t mark = checkpoint_new_id();
+    if (ranks->world == 1) { return; }
+    err.code = 0;
+    ranks_broadcast(ranks, &mark, sizeof mark, "the check of --out");
+    if (ranks->rank == 0) { rundir_mark(&run->dir, mark, &err); }
+    ranks_agree(ranks, &err, "the check of --out");
+    if (ranks->rank > 0) { rundir_sees_mark(&run->dir, mark, &err); }
+    ranks_agree(ranks, NULL, "the check of --out");              // all have looked
+    if (ranks->rank == 0) { rundir_unmark(&run->dir, mark); }
+    ranks_agree(ranks, &err, "the check of --out");
+}
+
 // What may be wrong with options, files or the checkpoint is found here, by all ranks together and before a device is touched.
 // False: nothing is left to do.
 static bool open_files(Run* run, Config* cfg, Checkpoint** checkpoint) {
@@ -399,9 +417,10 @@ static bool open_files(Run* run, Config* cfg, Checkpoint** checkpoint) {
     }
     ranks_agree(&run->ranks, NULL, "the opening of files");
     ranks_broadcast(&run->ranks, path, sizeof path, "the choice of a checkpoint");
+    if (run->ranks.rank > 0) { rundir_follow(&run->dir, cfg->out); }
+    check_out_is_shared(run);
     ranks_together(&run->ranks);
     if (run->ranks.rank > 0) {
-        rundir_follow(&run->dir, cfg->out);
         *checkpoint = path[0] ? checkpoint_open_unverified(path, &err) : NULL;      // rank 0 has verified it
         TRY(*checkpoint || !path[0]);
     }
@@ -438,9 +457,10 @@ static void open_model(Run* run, Config* cfg, Checkpoint* checkpoint) {
     model_allocate(&run->model);
     ranks_agree(&run->ranks, NULL, "the taking of memory");
     reduction_open(&run->reduction, &run->model, run->ranks.comm, &run->opt.partition, (ReduceType)cfg->reduce);
-    test_link(run);
+    test_start(run);
     if (checkpoint) {
         err.code = 0;
+        ranks_together(&run->ranks);
         state_load(&run->opt, &run->model, &run->progress, checkpoint, &err);
         ranks_agree(&run->ranks, &err, "the reading of the checkpoint");
         optimizer_publish(&run->opt, &run->model);

@@ -33,9 +33,25 @@ __device__ inline void ldmatrix_x4_trans(uint32_t (&out)[4], const void* row) {
                  : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3]) : "r"(shared_address(row)) : "memory");
 }
 
+// What L2 is to do with lines, for the copies and stores below: keep them longer than others, or let them go first.
+__device__ inline uint64_t l2_keep() {
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+__device__ inline uint64_t l2_pass() {
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
 // Copies 16 bytes (4 bytes) to shared memory behind the thread's back, or writes zeros if not live; `from` is not read then.
 __device__ inline void cp_async_16(void* shared, const void* from, bool live) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(shared_address(shared)), "l"(from), "r"(live ? 16 : 0) : "memory");
+}
+__device__ inline void cp_async_16(void* shared, const void* from, bool live, uint64_t policy) {
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;"
+                 :: "r"(shared_address(shared)), "l"(from), "r"(live ? 16 : 0), "l"(policy) : "memory");
 }
 __device__ inline void cp_async_4(void* shared, const void* from, bool live) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" :: "r"(shared_address(shared)), "l"(from), "r"(live ? 4 : 0) : "memory");
@@ -47,9 +63,17 @@ __device__ inline void cp_async_commit() { asm volatile("cp.async.commit_group;"
 // Waits until at most PENDING of this thread's newest groups are unfinished; others' copies need a __syncthreads() after it.
 template <int PENDING> __device__ inline void cp_async_wait() { asm volatile("cp.async.wait_group %0;" :: "n"(PENDING) : "memory"); }
 
-// 16 bytes to global memory
+// 16 bytes, 4 bytes to global memory
 __device__ inline void store_16(void* to, uint4 x) {
     asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" :: "l"(__cvta_generic_to_global(to)), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+}
+
+__device__ inline void store_16(void* to, uint4 x, uint64_t policy) {
+    asm volatile("st.global.L2::cache_hint.v4.u32 [%0], {%1,%2,%3,%4}, %5;"
+                 :: "l"(__cvta_generic_to_global(to)), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w), "l"(policy) : "memory");
+}
+__device__ inline void store_4(void* to, float x, uint64_t policy) {
+    asm volatile("st.global.L2::cache_hint.f32 [%0], %1, %2;" :: "l"(__cvta_generic_to_global(to)), "f"(x), "l"(policy) : "memory");
 }
 
 // 2^x to about 2 ulp, 2^-inf = 0; exp2f would add steps for results below 2^-126

@@ -15,9 +15,10 @@
 enum { CHUNK = 1 << 20 };                              // bytes checksummed and written at once: still in cache
 
 // ---- directories -----------------------------------------------------------------------------------------------------
+// A file system that cannot sync directories (EINVAL, ENOTSUP) keeps their names by other means: nothing is left to do.
 static bool sync_directory(const char* path, Error* err) {
     int dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    bool good = dir >= 0 && fsync(dir) == 0;
+    bool good = dir >= 0 && (fsync(dir) == 0 || errno == EINVAL || errno == ENOTSUP);
     int why = errno;
     if (dir >= 0) { close(dir); }
     return good || error_set(err, EXIT_IO, "directory %s cannot be synced: %s", path, strerror(why));
@@ -209,7 +210,7 @@ static void writer_free(CheckpointWriter* writer) {
 void checkpoint_abort(CheckpointWriter* writer) {
     if (!writer) { return; }
     unlink(writer->path);
-    rmdir(writer->temporary);                          // other parts keep it: rank 0 discards it with them
+    if (writer->header.parts == 1) { rmdir(writer->temporary); }       // else others may be about to write there; rank 0 discards it with theirs
     writer_free(writer);
 }
 
@@ -307,6 +308,7 @@ bool checkpoint_finish(CheckpointWriter* writer, Error* err) {
 
 // A directory can only replace an empty one, so a checkpoint that has the name already (damaged, or it would have been resumed from)
 // steps aside first; an interruption in between leaves neither, and what came before is whole.
+// With the rename it is whole and can be read, so it is saved; if only the sync after that fails, it is the name that a power cut may undo.
 bool checkpoint_publish(const char* checkpoints_dir, int64_t step, Error* err) {
     char *temporary = temporary_path(checkpoints_dir, step), *final = checkpoint_path(checkpoints_dir, step);
     struct stat there;
@@ -318,9 +320,13 @@ bool checkpoint_publish(const char* checkpoints_dir, int64_t step, Error* err) {
         save_failed(final, why.text, err);
         checkpoint_discard(checkpoints_dir, step);
     }
+    if (good && err) { err->code = 0; }
+    if (good && !sync_directory(checkpoints_dir, &why)) {
+        error_set(err, why.code, "checkpoint %s is saved, but a power cut may undo that: %.200s", final, why.text);
+    }
     free(temporary);
     free(final);
-    return good && sync_directory(checkpoints_dir, err);
+    return good;
 }
 
 bool checkpoint_commit(CheckpointWriter* writer, Error* err) {

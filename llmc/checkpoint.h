@@ -60,9 +60,10 @@ CheckpointWriter* checkpoint_begin(const char* checkpoints_dir, int64_t step, Er
 bool checkpoint_add(CheckpointWriter* writer, const char* name, int dtype, int ndim, const int64_t* shape, const void* data, Error* err);
 bool checkpoint_add_text(CheckpointWriter* writer, const char* name, const char* text, Error* err);   // CHECKPOINT_BYTES, no zero byte
 // Makes it visible as step_%08d, in place of one that was there (a damaged one, passed over). Frees the writer either way;
-// on false nothing of it is left.
+// on false nothing of it is left. True with err->code: visible, but its directory could not be synced; a power cut may undo it, so
+// nothing older should go because of it.
 bool checkpoint_commit(CheckpointWriter* writer, Error* err);
-void checkpoint_abort(CheckpointWriter* writer);       // removes what it wrote, and the temporary if it was alone; writer may be NULL
+void checkpoint_abort(CheckpointWriter* writer);       // removes what it wrote, and of one part the temporary; writer may be NULL
 
 // ---- write, a writer a rank --------------------------------------------------------------------------------------------
 //   rank 0: checkpoint_prepare | all: begin_part, add_slice ..., finish | rank 0: publish if all finished, else discard
@@ -75,7 +76,7 @@ CheckpointWriter* checkpoint_begin_part(const char* checkpoints_dir, int64_t ste
 bool checkpoint_add_slice(CheckpointWriter* writer, const char* name, int dtype, int ndim, const int64_t* shape, uint64_t first, uint64_t count,
                           const void* data, Error* err);
 bool checkpoint_finish(CheckpointWriter* writer, Error* err);          // the part is whole and synced, still out of sight; frees the writer either way
-bool checkpoint_publish(const char* checkpoints_dir, int64_t step, Error* err);
+bool checkpoint_publish(const char* checkpoints_dir, int64_t step, Error* err);     // true, false as of checkpoint_commit
 void checkpoint_discard(const char* checkpoints_dir, int64_t step);    // removes the temporary
 
 // ---- read ------------------------------------------------------------------------------------------------------------

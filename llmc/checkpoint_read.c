@@ -21,6 +21,7 @@ static bool read_at(int file, void* dest, size_t bytes, uint64_t offset, Error* 
         at += got;
         offset += (uint64_t)got;
         bytes -= (size_t)got;
+        work_done();
     }
     return true;
 }

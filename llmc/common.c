@@ -11,6 +11,18 @@ void fail_listen(void (*listener)(void* argument, const Error* err), void* argum
     fail_argument = argument;
 }
 
+static void (*work_listener)(void*);
+static void* work_argument;
+
+void work_listen(void (*listener)(void* argument), void* argument) {
+    work_argument = argument;
+    work_listener = listener;
+}
+
+void work_done(void) {
+    if (work_listener) { work_listener(work_argument); }
+}
+
 void fail_at(int code, const char* file, int line, const char* format, ...) {
     fflush(stdout);
     va_list args;

@@ -38,6 +38,10 @@ void fail_at(int code, const char* file, int line, const char* format, ...);
 // (ranks.h). The listener does not return. NULL: none.
 void fail_listen(void (*listener)(void* argument, const Error* err), void* argument);
 
+// Whoever does long work calls work_done after each piece (a chunk read): a listener tells those who wait for this process (ranks.h). NULL: none.
+void work_listen(void (*listener)(void* argument), void* argument);
+void work_done(void);
+
 // Fills *err and returns false, for `return error_set(err, EXIT_DATA, "...", ...)`. err may be NULL.
 __attribute__((format(printf, 3, 4)))
 bool error_set(Error* err, int code, const char* format, ...);

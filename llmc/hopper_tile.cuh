@@ -64,6 +64,7 @@ template <int ROWS> __device__ inline int panel_at(int row, int chunk) {
 }
 
 // Rows first .. first + ROWS - 1 of a matrix to a tile by cp.async, zeros from row `end` on; all THREADS_ threads of the CTA call it.
+// For rows that hardly another CTA reads: they need not stay in L2.
 template <int D, int ROWS, int THREADS_>
 __device__ inline void load_rows(floatX* tile, const floatX* matrix, int ld, int first, int end) {
     const int CHUNKS = D / 8, STEP = THREADS_ / CHUNKS;
@@ -73,7 +74,7 @@ __device__ inline void load_rows(floatX* tile, const floatX* matrix, int ld, int
     for (int i = 0; i < ROWS / STEP; i++) {
         int row = first + first_row + i * STEP;
         bool live = row < end;
-        cp_async_16(tile + at + i * STEP * PANEL, matrix + (size_t)(live ? row : 0) * ld + 8 * chunk, live);
+        cp_async_16(tile + at + i * STEP * PANEL, matrix + (size_t)(live ? row : 0) * ld + 8 * chunk, live, l2_pass());
     }
 }
 

@@ -292,6 +292,7 @@ bool star_open(Star* star, MeetKind kind, const char* where, int rank, int world
     star->rank = rank;
     star->world = world;
     star->timeout = timeout;
+    star->told = 0;
     star->socket = (int*)xmalloc((size_t)world * sizeof(int));
     for (int r = 0; r < world; r++) { star->socket[r] = -1; }
     bool ok = kind != MEET_TCP || split_address(where, &host, &place.port, err);
@@ -307,27 +308,56 @@ bool star_open(Star* star, MeetKind kind, const char* where, int rank, int world
     return ok;
 }
 
-bool star_exchange(const Star* star, const void* mine, void* all, size_t bytes, Error* err) {
+// Before the bytes of an exchange goes DATA, and before that AT_WORK as often as may be; rank 0 passes it on to those who wait for it.
+typedef enum { AT_WORK, DATA } Sign;
+
+void star_at_work(Star* star) {
+    const char sign = AT_WORK;
+    if (now() - star->told < star->timeout / 20) { return; }
+    star->told = now();
+    for (int r = 0; r < star->world; r++) {
+        if (star->socket[r] >= 0) { send(star->socket[r], &sign, 1, MSG_NOSIGNAL | MSG_DONTWAIT); }
+    }
+}
+
+static bool send_data(Star* star, int to, const void* data, size_t bytes, double deadline) {
+    const char sign = DATA;
+    return send_all(star->socket[to], &sign, 1, deadline) && send_all(star->socket[to], data, bytes, deadline);
+}
+
+static bool receive_data(Star* star, int from, void* data, size_t bytes, double* deadline) {
+    for (char sign = AT_WORK; receive_all(star->socket[from], &sign, 1, *deadline); ) {
+        if (sign == DATA) { return receive_all(star->socket[from], data, bytes, *deadline); }
+        *deadline = now() + star->timeout;
+        star_at_work(star);
+    }
+    return false;
+}
+
+static bool lost(const Star* star, int rank, Error* err) {
+    return error_set(err, EXIT_LOST_RANK, "rank %d has left, or gave no sign of life for %g s (--timeout)", rank, star->timeout);
+}
+
+bool star_exchange(Star* star, const void* mine, void* all, size_t bytes, Error* err) {
     double deadline = now() + star->timeout;
     bool ok = true;
     memcpy((char*)all + (size_t)star->rank * bytes, mine, bytes);
     for (int r = 1; ok && r < star->world && star->rank == 0; r++) {
-        ok = receive_all(star->socket[r], (char*)all + (size_t)r * bytes, bytes, deadline)
-          || error_set(err, EXIT_LOST_RANK, "rank %d left while the ranks met", r);
+        ok = receive_data(star, r, (char*)all + (size_t)r * bytes, bytes, &deadline) || lost(star, r, err);
     }
     if (star->rank > 0) {
-        ok = send_all(star->socket[0], mine, bytes, deadline) || error_set(err, EXIT_LOST_RANK, "rank 0 left while the ranks met");
+        ok = send_data(star, 0, mine, bytes, deadline) || lost(star, 0, err);
     }
     return ok && star_broadcast(star, all, bytes * (size_t)star->world, err);
 }
 
-bool star_broadcast(const Star* star, void* data, size_t bytes, Error* err) {
+bool star_broadcast(Star* star, void* data, size_t bytes, Error* err) {
     double deadline = now() + star->timeout;
     if (star->rank > 0) {
-        return receive_all(star->socket[0], data, bytes, deadline) || error_set(err, EXIT_LOST_RANK, "rank 0 left while the ranks met");
+        return receive_data(star, 0, data, bytes, &deadline) || lost(star, 0, err);
     }
     for (int r = 1; r < star->world; r++) {
-        if (!send_all(star->socket[r], data, bytes, deadline)) { return error_set(err, EXIT_LOST_RANK, "rank %d left while the ranks met", r); }
+        if (!send_data(star, r, data, bytes, deadline)) { return lost(star, r, err); }
     }
     return true;
 }

@@ -12,7 +12,8 @@
 typedef struct {
     int  rank, world;
     int* socket;           // (world) rank 0: a connection to each other rank; elsewhere only socket[0] is one; -1: none
-    double timeout;        // seconds an exchange may take
+    double timeout;        // seconds an exchange may take since somebody was last at work
+    double told;           // when this rank last said that it is
 } Star;
 
 typedef enum { MEET_TCP, MEET_FILE, MEET_MPI } MeetKind;
@@ -25,8 +26,10 @@ extern "C" {
 // rank or another number of ranks: the sentence says who was missing. MPI_Init is called here, by whoever calls this.
 bool star_open(Star* star, MeetKind kind, const char* where, int rank, int world, double timeout, Error* err);
 // everybody gives `bytes` bytes and gets those of all, by rank
-bool star_exchange(const Star* star, const void* mine, void* all, size_t bytes, Error* err);
-bool star_broadcast(const Star* star, void* data, size_t bytes, Error* err);      // from rank 0
+bool star_exchange(Star* star, const void* mine, void* all, size_t bytes, Error* err);
+bool star_broadcast(Star* star, void* data, size_t bytes, Error* err);      // from rank 0
+// This rank is at work and will come: who waits in an exchange or a broadcast goes on waiting.
+void star_at_work(Star* star);
 void star_close(Star* star);
 
 // mpi.c: what of MPI every program needs. Without MPI at build time mpi_refusal() is a sentence, else NULL.

@@ -7,6 +7,9 @@
 // takes them from there as left operand. Outputs go from the registers straight to memory, 16 bytes a lane: of 32 columns, 4 chunks of 4
 // words (2 columns each), a lane of the four that share a row holds one word of each chunk. So partial rows lie with their words
 // transposed, word w of chunk c where word c of chunk w would; the merge puts them right once it has summed them.
+//
+// L2 is told what to hold: queries, which are read top-k times, and the log-sum-exp numbers, whose sectors fill up over time; not the partial
+// outputs, and not keys and values.
 #ifndef MOBA_HOPPER_FORWARD_CUH
 #define MOBA_HOPPER_FORWARD_CUH
 
@@ -49,7 +52,7 @@ __device__ inline void gather_rows(floatX* corner, const floatX* rows, uint32_t 
     #pragma unroll
     for (int first = 0; first < 16; first += STEP) {
         int entry = __shfl_sync(0xffffffffu, entries[first / 8], (first % 8 + row) * 4);
-        cp_async_16(corner + panel_at<16>(first + row, chunk), rows + (size_t)((uint32_t)max(entry, 0) / MOBA_MAX_TOPK) * ldq + 8 * chunk, true);
+        cp_async_16(corner + panel_at<16>(first + row, chunk), rows + (size_t)((uint32_t)max(entry, 0) / MOBA_MAX_TOPK) * ldq + 8 * chunk, true, l2_keep());
     }
 }
 
@@ -154,13 +157,13 @@ __device__ inline void store_partials(floatX* out_rows, float* lse2_rows, const 
                 const float* x = &o[16 * i + 4 * j + 2 * half];
                 words[j] = pack_bf16(x[0] * inverse[half], x[1] * inverse[half]);
             }
-            if (entries[half] >= 0) { store_16(row + 32 * i, make_uint4(words[0], words[1], words[2], words[3])); }
+            if (entries[half] >= 0) { store_16(row + 32 * i, make_uint4(words[0], words[1], words[2], words[3]), l2_pass()); }
         }
     }
     int mine = threadIdx.x % 2 ? entries[1] : entries[0];
     uint32_t t = (uint32_t)mine / MOBA_MAX_TOPK, s = (uint32_t)mine % MOBA_MAX_TOPK;
     float* lse2_to = lse2_rows + (own_part ? rows : w.part) + (size_t)t * (rows + 1);
-    if (mine >= 0 && threadIdx.x % 4 < 2) { lse2_to[s * slot] = lse2; }
+    if (mine >= 0 && threadIdx.x % 4 < 2) { store_4(lse2_to + s * slot, lse2, l2_keep()); }
 }
 
 // one CTA per item: see find_walk
@@ -283,6 +286,10 @@ static size_t hopper_forward_head_bytes(AttnShape s, int block, int topk) {
     return s.T * (rows * s.D * sizeof(floatX) + (rows + 1) * sizeof(float));
 }
 
+// Heads whose items are taken in turn, by the bytes of a head's queries: enough for the CTAs at work, few enough that their queries stay in L2.
+// Measured from 8K to 512K tokens: dev/LOG.md.
+static size_t heads_together(size_t head_bytes) { return head_bytes >= (size_t)8 << 20 ? 1 : ((size_t)16 << 20) / head_bytes; }
+
 template <int D, int KEYS>
 static void hopper_forward_launch(floatX* out, float* lse, const Moba& m, void* scratch, int heads, stream_t stream) {
     const AttnShape& s = m.shape;
@@ -291,7 +298,7 @@ static void hopper_forward_launch(floatX* out, float* lse, const Moba& m, void* 
     b.parts = m.block / KEYS;
     b.tiles = ceil_div(s.T, KEYS);
     b.tails = backward_tails(s, m.slots + 1);
-    b.together = (int)min_size(heads, max_size(1, ((size_t)16 << 20) / ((size_t)s.T * D * sizeof(floatX))));
+    b.together = (int)min_size(heads, heads_together((size_t)s.T * D * sizeof(floatX)));
     b.slots = (floatX*)scratch;
     float* lse2 = (float*)(b.slots + (size_t)heads * s.T * slot_rows(m.slots, b.parts) * D);
     int items = heads * (b.tails * b.parts + b.tiles);

@@ -27,10 +27,19 @@ static void end_together(Ranks* r, int speaker, int code, const Error* err) {
 
 static void answer(void* ranks, const Error* err) { ranks_agree((Ranks*)ranks, err, "an error at the start"); }
 
-void ranks_together(Ranks* r) { fail_listen(answer, r); }
+static void at_work(void* ranks) {
+    Ranks* r = (Ranks*)ranks;
+    if (r->watch) { watch_at_work(r->watch); } else { star_at_work(&r->star); }
+}
+
+void ranks_together(Ranks* r) {
+    fail_listen(answer, r);
+    if (r->world > 1) { work_listen(at_work, r); }
+}
 
 void ranks_agree(Ranks* r, const Error* err, const char* what) {
     fail_listen(NULL, NULL);
+    work_listen(NULL, NULL);
     int mine = err ? err->code : 0, *all = (int*)xcalloc((size_t)r->world, sizeof mine);
     exchange(r, &mine, all, sizeof mine, what);
     for (int i = 0; i < r->world; i++) {
@@ -47,6 +56,22 @@ bool ranks_all(void* ranks, bool mine) {
     for (int i = 0; i < r->world; i++) { every = every && all[i]; }
     free(all);
     return every;
+}
+
+void ranks_warn(Ranks* r, const Error* err, const char* what) {
+    Error* all = (Error*)xcalloc((size_t)r->world, sizeof *all);
+    exchange(r, err, all, sizeof *err, "the exchange of warnings");
+    char list[256] = "";
+    size_t used = 0;
+    int first = -1;
+    for (int i = 0; i < r->world; i++) {
+        if (!all[i].code) { continue; }
+        if (first < 0) { first = i; continue; }
+        if (used + 100 < sizeof list) { used += (size_t)snprintf(list + used, sizeof list - used, "%s%d (%s)", used ? ", " : "; the same for rank ", i, r->host[i]); }
+    }
+    if (r->rank == 0 && r->world == 1)  { fprintf(stderr, "warning: %s: %s\n", what, err->text); }
+    else if (r->rank == 0 && first >= 0) { fprintf(stderr, "warning: %s: rank %d (%s): %s%s\n", what, first, r->host[first], all[first].text, list); }
+    free(all);
 }
 
 size_t ranks_least(Ranks* r, size_t mine) {

@@ -26,13 +26,16 @@ int   ranks_gpu(const Ranks* ranks, int count);
 void  ranks_connect(Ranks* ranks, const Device* device);
 void  ranks_close(Ranks* ranks);           // waits for all
 
-// From here to the next ranks_agree a FAIL of one rank is what that rank answers there, so that all end with one sentence. No collective in between.
+// From here to the next ranks_agree a FAIL of one rank is what that rank answers there, so that all end with one sentence, and as long as one rank
+// goes on reading the others wait: a slow disk is no lost rank. No collective in between.
 void  ranks_together(Ranks* ranks);
 // Every rank says whether it is well (NULL or err->code 0) ; if one is not, the first that is not says why, and all end with its status.
 // Before ranks_connect it goes over the star, afterwards over comm.
 void  ranks_agree(Ranks* ranks, const Error* err, const char* what);
 
 bool  ranks_all(void* ranks, bool mine);   // does every rank say true?
+// All ranks call it after something has failed on one or more of them (err->code set): rank 0 says it once, and of which ranks.
+void  ranks_warn(Ranks* ranks, const Error* err, const char* what);
 size_t ranks_least(Ranks* ranks, size_t mine);      // over all ranks
 void  ranks_broadcast(Ranks* ranks, void* data, size_t bytes, const char* what);    // from rank 0
 

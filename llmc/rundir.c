@@ -129,6 +129,32 @@ void rundir_close(RunDir* dir) {
     *dir = (RunDir){ NULL, NULL, -1 };
 }
 
+// ---- shared or not ---------------------------------------------------------------------------------------------------
+// A directory, since no cache of a network file system delays that; of a name that the next save clears away if it stays (checkpoint.c).
+static char* mark_path(const RunDir* dir, uint64_t id) { return xformat("%s/.tmp-shared_%016" PRIx64, dir->checkpoints, id); }
+
+bool rundir_mark(const RunDir* dir, uint64_t id, Error* err) {
+    char* path = mark_path(dir, id);
+    bool good = mkdir(path, 0777) == 0 || error_set(err, EXIT_NO_OUTPUT, "--out: %s cannot be created: %s", path, strerror(errno));
+    free(path);
+    return good;
+}
+
+bool rundir_sees_mark(const RunDir* dir, uint64_t id, Error* err) {
+    char* path = mark_path(dir, id);
+    bool good = access(path, W_OK | X_OK) == 0
+             || error_set(err, EXIT_NO_OUTPUT, "--out: what rank 0 puts into %.200s is not there to be written to on this rank (%s); give a directory that all hosts share",
+                          dir->checkpoints, strerror(errno));
+    free(path);
+    return good;
+}
+
+void rundir_unmark(const RunDir* dir, uint64_t id) {
+    char* path = mark_path(dir, id);
+    rmdir(path);
+    free(path);
+}
+
 // ---- small files -----------------------------------------------------------------------------------------------------
 static bool write_file(const char* path, const char* text) {
     int file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);

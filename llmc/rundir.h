@@ -23,6 +23,12 @@ bool rundir_open(RunDir* dir, const char* path, bool take_lock, Error* err);
 void rundir_follow(RunDir* dir, const char* path);
 void rundir_close(RunDir* dir);        // empties the lock's text and lets go
 
+// Is DIR one directory for several processes? One makes a mark in DIR/checkpoints, under a name never used before, and the others look for it,
+// where they must be able to write. Error 73.
+bool rundir_mark(const RunDir* dir, uint64_t id, Error* err);
+bool rundir_sees_mark(const RunDir* dir, uint64_t id, Error* err);
+void rundir_unmark(const RunDir* dir, uint64_t id);
+
 // DIR/name, whole or not at all: temporary, fsync, rename.
 bool rundir_write(const RunDir* dir, const char* name, const char* text, Error* err);
 

@@ -89,6 +89,9 @@ static void prune(Saver* saver) {
     checkpoint_prune(saver->checkpoints_dir, saver->report.step, saver->keep, saver->keep_major, &saver->known, &saver->report.error);
 }
 
+// Old checkpoints go only for one that a power cut cannot undo.
+static bool removes(const SaveReport* report) { return report->ok && report->error.code == 0; }
+
 static void* write_main(void* argument) {
     Saver* saver = (Saver*)argument;
     SaveReport* report = &saver->report;
@@ -96,7 +99,7 @@ static void* write_main(void* argument) {
     if (alone(saver)) {
         report->ok = report->ok && checkpoint_publish(saver->checkpoints_dir, report->step, &report->error);
         report->ms = now_ms() - saver->started;
-        if (report->ok) { prune(saver); }
+        if (removes(report)) { prune(saver); }
     }
     atomic_store(&saver->done, true);
     return NULL;
@@ -134,7 +137,6 @@ void saver_start(Saver* saver, const Progress* progress, const char* options) {
     saver->next_ask = 1;
     bool ready = saver->ranks.part != 0 || checkpoint_prepare(saver->checkpoints_dir, progress->step, &report->error);
     if (!all(saver, ready)) {                    // the directory cannot be made: nothing was written, and poll says so
-        if (ready) { error_set(&report->error, EXIT_IO, "rank 0 cannot start the checkpoint"); }
         atomic_store(&saver->done, true);
         return;
     }
@@ -151,7 +153,6 @@ static void conclude(Saver* saver) {
     if (good && first) { good = checkpoint_publish(saver->checkpoints_dir, report->step, &report->error); }
     if (!good && first) { checkpoint_discard(saver->checkpoints_dir, report->step); }
     good = all(saver, good);
-    if (!good && report->error.code == 0) { error_set(&report->error, EXIT_IO, "another rank could not write its part"); }
     report->ok = good;
     report->ms = now_ms() - saver->started;
 }
@@ -168,6 +169,6 @@ bool saver_poll(Saver* saver, bool wait, SaveReport* report) {
     if (!alone(saver)) { conclude(saver); }
     *report = saver->report;
     saver->busy = false;
-    if (report->ok && !alone(saver) && saver->ranks.part == 0) { start_thread(saver, prune_main); }
+    if (removes(report) && !alone(saver) && saver->ranks.part == 0) { start_thread(saver, prune_main); }
     return true;
 }

@@ -24,7 +24,8 @@ typedef struct {
 typedef struct {
     int64_t step;
     bool    ok;
-    Error   error;               // why not; or with ok, code != 0: why old checkpoints could not be removed (of several ranks 0 warns of that later)
+    Error   error;               // why not (code 0: for another rank's reason); or with ok, code != 0: why a power cut may undo it, or why old checkpoints could not be removed
+                                 // (of several ranks 0 warns of the latter later)
     int64_t bytes;               // of the checkpoint's tensors, in all ranks' parts together
     double  ms;                  // from start to visible
 } SaveReport;

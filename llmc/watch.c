@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 enum { WHAT = 40 };
-typedef enum { SIGN_OF_LIFE = 1, LOST_DIED, LOST_SILENT, LOST_STUCK } Kind;
+typedef enum { SIGN_OF_LIFE = 1, LOST_DIED, LOST_SILENT, LOST_STUCK, LOST_FAILED } Kind;
 
 // The only thing that is ever sent. From a rank: how far it is. From rank 0: the same of rank 0, or which rank is lost.
 typedef struct {
@@ -19,6 +19,7 @@ typedef struct {
     int32_t  rank;             // who speaks, or who is lost
     int64_t  step, begun;      // collectives begun since the start
     float    waiting;          // seconds in the present one, 0: in none
+    float    quiet;            // seconds since the rank said that it is at work; from rank 0: since any rank did
     char     what[WHAT];
 } Message;
 
@@ -41,6 +42,7 @@ struct Watch {
     void*     argument;
     Message   mine;
     double    since;           // began to wait; 0: does not
+    double    worked;          // said last that it is at work
     bool      ending, quit;
 };
 
@@ -69,6 +71,12 @@ void watch_end(Watch* w) {
     pthread_mutex_unlock(&w->lock);
 }
 
+void watch_at_work(Watch* w) {
+    pthread_mutex_lock(&w->lock);
+    w->worked = now();
+    pthread_mutex_unlock(&w->lock);
+}
+
 void watch_detail(Watch* w, const char* (*detail)(void*), void* argument) {
     if (!w) { return; }
     pthread_mutex_lock(&w->lock);
@@ -84,15 +92,6 @@ void watch_ending(Watch* w) {
     pthread_mutex_unlock(&w->lock);
 }
 
-// While the watchdog is open, a process that exits does so because something broke: perhaps a peer is gone and NCCL or CUDA saw it before the
-// watchdog, which can name the peer and has the right exit status. It gets a moment. (exit() can reach nothing but a global.)
-static Watch* volatile opened;
-
-static void let_speak(void) {
-    struct timespec moment = {0, 500000000};
-    if (opened && !opened->ending) { nanosleep(&moment, NULL); }
-}
-
 // ---- the end ------------------------------------------------------------------------------------------------------------------------
 
 static Message present(Watch* w) {
@@ -101,6 +100,7 @@ static Message present(Watch* w) {
     m.kind = SIGN_OF_LIFE;
     m.rank = w->star.rank;
     m.waiting = w->since > 0 ? (float)(now() - w->since) : 0;
+    m.quiet = (float)(now() - w->worked);
     pthread_mutex_unlock(&w->lock);
     return m;
 }
@@ -118,6 +118,20 @@ static void send_to(Watch* w, int rank, const Message* m) {
 
 static void send_to_all(Watch* w, const Message* m) {
     for (int r = 0; r < w->star.world; r++) { send_to(w, r, m); }
+}
+
+// While the watchdog is open, a process that exits does so because something broke: perhaps a peer is gone and NCCL or CUDA saw it before the
+// watchdog, which can name the peer and has the right exit status. It gets a moment; then the error is this rank's own, and the others hear
+// so. (exit() can reach nothing but a global.)
+static Watch* volatile opened;
+
+static void let_speak(void) {
+    struct timespec moment = {0, 500000000};
+    if (!opened || is_ending(opened)) { return; }
+    nanosleep(&moment, NULL);
+    Message m = present(opened);
+    m.kind = LOST_FAILED;
+    send_to_all(opened, &m);
 }
 
 // What the training thread waits for in particular. The answer comes from the device, and a driver whose queue a lost peer has filled may never
@@ -150,13 +164,15 @@ __attribute__((noreturn))
 static void give_up(Watch* w, Kind kind, int rank) {
     Message mine = present(w);
     const char* where = mine.waiting > 0 ? detail_in_time(w) : NULL;
-    const char* how = kind == LOST_DIED ? "has ended" : kind == LOST_SILENT ? "gives no sign of life" : "does not arrive";
+    const char* how = kind == LOST_DIED ? "is lost: it has ended" : kind == LOST_SILENT ? "is lost: it gives no sign of life"
+                    : kind == LOST_STUCK ? "is lost: it does not arrive" : "has ended with an error of its own";
     char text[512];
-    int length = snprintf(text, sizeof text, "error: rank %d of %d (%s) is lost: it %s, while rank %d (%s) is in step %lld, %s%s; "
+    int length = snprintf(text, sizeof text, "error: rank %d of %d (%s) %s, while rank %d (%s) is in step %lld, %s%s; "
                           "nothing is saved, the same command goes on from the last checkpoint (--timeout %g)\n",
                           rank, w->star.world, w->hosts[rank], how, w->star.rank, w->hosts[w->star.rank], (long long)mine.step,
                           mine.waiting > 0 ? "waiting in " : "after ", where ? where : mine.what[0] ? mine.what : "start-up", w->timeout);
-    ssize_t ignored = write(STDERR_FILENO, text, (size_t)length);
+    bool speaks = kind != LOST_FAILED || w->star.rank == (rank == 0 ? 1 : 0);
+    ssize_t ignored = speaks ? write(STDERR_FILENO, text, (size_t)length) : 0;
     (void)ignored;
     struct timespec others_speak = {0, 300000000};         // mpirun ends the others as soon as one exits
     nanosleep(&others_speak, NULL);
@@ -177,7 +193,8 @@ static void lose(Watch* w, Kind kind, int rank) {
 static void hear(Watch* w, int from, const Message* m) {
     w->peers[from].heard = now();
     if (m->kind == SIGN_OF_LIFE) { w->peers[from].last = *m; return; }
-    if (m->kind >= LOST_DIED && m->kind <= LOST_STUCK && m->rank >= 0 && m->rank < w->star.world && from == 0) { give_up(w, (Kind)m->kind, m->rank); }
+    if (m->kind == LOST_FAILED && from > 0) { lose(w, LOST_FAILED, from); }
+    if (m->kind >= LOST_DIED && m->kind <= LOST_FAILED && m->rank >= 0 && m->rank < w->star.world && from == 0) { give_up(w, (Kind)m->kind, m->rank); }
 }
 
 // everything that has arrived from this rank
@@ -212,6 +229,16 @@ static int hindmost(Watch* w, const Message* mine) {
     return worst;
 }
 
+// seconds since any rank said that it is at work, as far as this one has heard
+static float quiet(Watch* w, const Message* mine) {
+    double least = mine->quiet, time = now();
+    for (int r = 0; r < w->star.world; r++) {
+        Peer* p = &w->peers[r];
+        if (p->last.kind == SIGN_OF_LIFE) { least = fmin(least, p->last.quiet + (time - p->heard)); }
+    }
+    return (float)least;
+}
+
 // rank 0 judges all, the others rank 0
 static void judge(Watch* w) {
     Message mine = present(w);
@@ -223,8 +250,9 @@ static void judge(Watch* w) {
         if (time - p->heard > 0.5 * w->timeout) { lose(w, LOST_SILENT, r); }
         if (p->last.waiting > longest) { longest = p->last.waiting; }
     }
+    longest = fmin(longest, quiet(w, &mine));
     if (w->star.rank == 0 && longest > 0.8 * w->timeout) { lose(w, LOST_STUCK, hindmost(w, &mine)); }
-    if (w->star.rank > 0 && mine.waiting > w->timeout)   { lose(w, LOST_STUCK, 0); }       // rank 0 should have judged by now
+    if (w->star.rank > 0 && fmin(mine.waiting, longest) > w->timeout) { lose(w, LOST_STUCK, 0); }      // rank 0 should have judged by now
 }
 
 static void* watch_main(void* argument) {
@@ -253,6 +281,7 @@ static void* watch_main(void* argument) {
         }
         last_round = now();
         Message mine = present(w);
+        if (w->star.rank == 0) { mine.quiet = quiet(w, &mine); }
         send_to_all(w, &mine);
         judge(w);
     }
@@ -272,6 +301,7 @@ Watch* watch_open(Star* star, const char (*hosts)[HOST_NAME], double timeout) {
         w->peers[r].gone = r == star->rank;
     }
     w->timeout = timeout;
+    w->worked = now();
     pthread_mutex_init(&w->lock, NULL);
     sigset_t all, before;                        // signals are the main thread's
     sigfillset(&all);

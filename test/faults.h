@@ -2,14 +2,30 @@
 // on rank MOBA_TEST_RANK (0 if not set): MOBA_TEST_NAN_STEPS=FIRST-LAST puts a NaN
 // into a gradient of these steps, MOBA_TEST_SPIKE_STEPS a value far too large; MOBA_TEST_FLIP_STEP=N flips a bit of a weight after step N;
 // MOBA_TEST_STOP_STEP=N sends SIGTERM when step N is wholly done, MOBA_TEST_FREEZE_STEP=N SIGSTOP, MOBA_TEST_KILL_STEP=N SIGKILL;
-// MOBA_TEST_STRAGGLE_MS is how much longer each step of it takes. On all ranks: MOBA_TEST_LINK_MS, what each collective takes longer.
+// MOBA_TEST_STRAGGLE_MS is how much longer each step of it takes, MOBA_TEST_FILE_BYTES how large a file of it can be,
+// MOBA_TEST_READ_MS how much longer each read of a file takes it (CPU). On all ranks: MOBA_TEST_LINK_MS, what each collective takes longer.
 #ifndef FAULTS_H
 #define FAULTS_H
+
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 static bool test_rank(const Run* run) {
     const char* rank = getenv("MOBA_TEST_RANK");
     return run->ranks.rank == (rank ? atoi(rank) : 0);
 }
+
+// in the place of the C library's, where this program is linked as C
+#ifdef LLMC_CPU
+ssize_t pread(int file, void* dest, size_t bytes, off_t offset) {
+    const char *ms = getenv("MOBA_TEST_READ_MS"), *victim = getenv("MOBA_TEST_RANK"), *rank = getenv("OMPI_COMM_WORLD_RANK");
+    long slow = ms && atoi(victim ? victim : "0") == atoi(rank ? rank : "0") ? atol(ms) : 0;
+    struct timespec pause = {slow / 1000, slow % 1000 * 1000000};
+    nanosleep(&pause, NULL);
+    return syscall(SYS_pread64, file, dest, bytes, offset);
+}
+#endif
 
 static bool test_step_is(const Run* run, const char* variable) {
     const char* step = getenv(variable);
@@ -51,12 +67,16 @@ static void test_flip(Run* run) {
 }
 
 // only the transport of the CPU build can be made slow
-static void test_link(const Run* run) {
+static void test_start(const Run* run) {
+    const char* bytes = getenv("MOBA_TEST_FILE_BYTES");
+    struct rlimit files;
+    if (bytes && test_rank(run) && getrlimit(RLIMIT_FSIZE, &files) == 0) {
+        files.rlim_cur = (rlim_t)atoll(bytes);
+        setrlimit(RLIMIT_FSIZE, &files);
+    }
 #ifdef LLMC_CPU
     const char* ms = getenv("MOBA_TEST_LINK_MS");
     if (ms && run->ranks.comm) { comm_slow_link(run->ranks.comm, atof(ms), 0); }
-#else
-    (void)run;
 #endif
 }
 

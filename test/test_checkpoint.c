@@ -5,10 +5,12 @@
 #include "test.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 enum { N = 1000 };           // floats in the tensor; 4000 bytes are no multiple of 64
@@ -396,6 +398,48 @@ TEST(checkpoint_on_a_full_disk_leaves_nothing_and_the_next_one_works) {
         check_whole(dir, 10);
     }
     check_whole(dir, 20);
+}
+
+// ---- a directory that cannot be synced ---------------------------------------------------------------------------------
+static int sync_errno[2], directory_syncs;             // what the first and the second fsync of a directory answer; 0: they work
+
+int fsync(int file) {                                  // in the place of the C library's
+    struct stat info;
+    bool directory = fstat(file, &info) == 0 && S_ISDIR(info.st_mode);
+    int why = directory && directory_syncs < 2 ? sync_errno[directory_syncs++] : 0;
+    if (why) { errno = why; return -1; }
+    return (int)syscall(SYS_fsync, file);
+}
+
+static bool save_with_syncs(const char* dir, int64_t step, int first, int second, Error* err) {
+    sync_errno[0] = first;
+    sync_errno[1] = second;
+    directory_syncs = 0;
+    bool saved = save(dir, step, err);
+    CHECK(directory_syncs == (saved ? 2 : 1), "step %d: %d directories were synced", (int)step, directory_syncs);
+    sync_errno[0] = sync_errno[1] = 0;
+    return saved;
+}
+
+TEST(checkpoint_where_directories_cannot_be_synced_is_saved) {
+    const char* dir = temp_dir();
+    const int answers[] = { EINVAL, ENOTSUP };
+    for (int i = 0; i < 2; i++) {
+        Error err = {0};
+        CHECK(save_with_syncs(dir, 10 + i, answers[i], answers[i], &err) && err.code == 0, "%s: exit %d, \"%s\"", strerror(answers[i]), err.code, err.text);
+        check_whole(dir, 10 + i);
+    }
+}
+
+TEST(checkpoint_whose_last_sync_fails_is_saved_with_a_warning) {
+    const char* dir = temp_dir();
+    Error err = {0};
+    CHECK(save_with_syncs(dir, 10, 0, EIO, &err), "it is there, and said not to be: \"%s\"", err.text);
+    CHECK(err.code == EXIT_IO && strstr(err.text, "step_00000010 is saved, but") && strstr(err.text, strerror(EIO)), "exit %d, \"%s\"", err.code, err.text);
+    check_whole(dir, 10);
+    CHECK(save_with_syncs(dir, 20, 0, 0, &err) && err.code == 0, "exit %d, \"%s\"", err.code, err.text);
+    CHECK(!save_with_syncs(dir, 30, EIO, 0, &err) && err.code == EXIT_IO, "its files' names are not on the disk, and it is said to be saved");
+    CHECK_EQ(entries(dir), 2);
 }
 
 TEST(checkpoint_into_no_directory_is_an_error) {

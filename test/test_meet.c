@@ -9,7 +9,7 @@
 #include "test.h"
 #include "watch.h"
 
-enum { MOST = 8 };
+enum { MOST = 8, FAILS = -1 };               // FAILS: in the place of a signal, an error of the rank's own
 
 static double now(void) {
     struct timespec t;
@@ -188,6 +188,7 @@ static int work_under_watch(const Plan* plan, int process) {
     for (int step = 1; step <= 20; step++) {
         if (process == plan->victim && step == 10) {
             sleep_ms(plan->how ? 500 : 60000);                    // the others are in step 10 by then; 0: stuck, but alive
+            if (plan->how == FAILS) { exit(EXIT_DATA); }
             raise(plan->how);
         }
         watch_begin(watch, step, "a sum of something");
@@ -233,5 +234,24 @@ TEST(watch_names_a_rank_that_was_stopped)    { check_loss(3, SIGSTOP, false, "no
 TEST(watch_names_rank_0_when_it_was_stopped) { check_loss(0, SIGSTOP, false, "no sign of life"); }
 TEST(watch_names_a_rank_that_is_stuck)       { check_loss(1, 0, false, "does not arrive"); }
 TEST(watch_does_not_wait_for_the_device)     { check_loss(2, SIGKILL, true, "has ended"); }
+
+static void check_failure(int victim) {
+    Plan plan = tcp_plan(4);
+    plan.timeout = 10;
+    plan.victim = victim;
+    plan.how = FAILS;
+    double start = now();
+    run_ranks(&plan, work_under_watch, 4);
+    char name[80];
+    snprintf(name, sizeof name, "rank %d of 4 (host%d) has ended with an error of its own", victim, victim);
+    CHECK(now() - start < 5, "it took %.1f s", now() - start);
+    for (int r = 0; r < 4; r++) {
+        bool speaks = r == (victim == 0 ? 1 : 0);
+        CHECK(status[r] == (r == victim ? EXIT_DATA : EXIT_LOST_RANK), "rank %d: status %d, said '%s'", r, status[r], said[r]);
+        CHECK(speaks ? strstr(said[r], name) != NULL : said[r][0] == 0, "rank %d said '%s'", r, said[r]);
+    }
+}
+
+TEST(watch_calls_no_rank_lost_that_failed) { check_failure(0); check_failure(2); }
 
 TEST_MAIN()

@@ -129,6 +129,19 @@ done
 MOBA_TEST_STRAGGLE_MS=30 MOBA_TEST_LINK_MS=1 ranks 3 "$WORK/slow" --steps 10 --timeout 4 --schedule constant --warmup 1; status=$?
 check ranks_slow_rank_is_no_loss      [ $status = 0 ]
 
+# ---- nor is a slow disk: a checkpoint that one rank reads for longer than --timeout; but one that gives nothing for so long is
+ranks 3 "$WORK/disk" --steps 2 --zero 1
+for slow in 0 1; do
+    start=$(date +%s%N)
+    MOBA_TEST_RANK=$slow MOBA_TEST_READ_MS=80 ranks 3 "$WORK/disk" --steps $((3 + slow)) --new-schedule --zero 1 --timeout 3; status=$?
+    ms=$((($(date +%s%N) - start) / 1000000))
+    check "ranks_slow_disk_of_rank_${slow}_is_slow"    [ $ms -gt 3000 ]
+    check "ranks_slow_disk_of_rank_${slow}_is_no_loss" [ $status = 0 -a -e "$(step "$WORK/disk" $((3 + slow)))" ]
+done
+MOBA_TEST_RANK=0 MOBA_TEST_READ_MS=60000 ranks 3 "$WORK/disk" --steps 6 --new-schedule --timeout 3; status=$?
+check ranks_disk_that_hangs_is_a_loss  [ $status = 71 ]
+check ranks_disk_that_hangs_is_said     words 'rank 0 has left, or gave no sign of life for 3 s \(--timeout\) \(in the opening of files\)'
+
 # ---- R14: not finite on one rank, skipped by all; R16: a flipped bit
 MOBA_TEST_NAN_STEPS=3-3 ranks 2 "$WORK/nan" --steps 5 --save-every 1 --keep 20 --zero 1; status=$?
 check ranks_nan_run_finishes          [ $status = 0 ]
@@ -157,6 +170,13 @@ ranks 5 "$WORK/x"; status=$?
 check ranks_batch_must_divide         [ $status = 64 ]
 check ranks_batch_names_the_nearest   words 'micro-batch x seq-len x ranks = 1 x 64 x 5; the nearest that is: 1600'
 
+mkdir -p "$WORK/own0/checkpoints" "$WORK/own1/checkpoints"           # each rank its own --out, as on hosts that share none
+timeout -k 5 60 mpirun -n 1 "$HOOKS" "${MICRO[@]}" --out "$WORK/own0" : -n 1 "$HOOKS" "${MICRO[@]}" --out "$WORK/own1" > "$WORK/console" 2> "$WORK/err"; status=$?
+check ranks_out_that_is_not_shared_is_73        [ $status = 73 ]
+check ranks_out_that_is_not_shared_is_said_once said_once
+check ranks_out_that_is_not_shared_is_named     words '^error: rank 1 \(.*\): --out: what rank 0 puts into .*/own1/checkpoints is not there .*give a directory that all hosts share'
+check ranks_out_that_is_not_shared_stays_empty  [ -z "$(ls -A "$WORK/own0/checkpoints" "$WORK/own1/checkpoints" | grep -v :)" -a ! -e "$WORK/own0/log.jsonl" ]
+
 mkdir -p "$WORK/nolog/log.jsonl"
 ranks 2 "$WORK/nolog" --steps 5; status=$?
 check ranks_log_that_cannot_be_opened_is_73    [ $status = 73 ]
@@ -166,6 +186,12 @@ check ranks_micro_batch_finds_no_room_is_64    [ $status = 64 ]
 check ranks_micro_batch_finds_no_room_is_named words 'auto finds no room'
 check ranks_micro_batch_finds_no_room_is_said_once said_once
 
+# ---- a part that cannot be written: said once, with the ranks it was; training goes on
+MOBA_TEST_RANK=1 MOBA_TEST_FILE_BYTES=5000 ranks 3 "$WORK/full" --steps 4 --save-every 2; status=$?
+check ranks_save_that_fails_is_74     [ $status = 74 ]
+check ranks_save_that_fails_is_said_once       [ "$(grep -c 'is not saved' "$WORK/err")" = 2 -a "$(grep -c '^warning' "$WORK/err")" = 2 ]
+check ranks_save_that_fails_names_the_rank     words '^warning: step 2 is not saved: rank 1 \(.*\): checkpoint .*step_00000002 cannot be written: File too large'
+
 # ---- an old checkpoint that cannot be removed is warned of
 mkdir -p "$WORK/old/checkpoints/step_00000000/kept"
 ranks 2 "$WORK/old" --resume none --steps 5 --save-every 1 --keep 2; status=$?
@@ -174,13 +200,16 @@ check ranks_removal_that_fails_is_warned_of    words '^warning: .*removed_000000
 
 # ---- data that goes bad under one rank while a save is under way: that rank says so, and does not wait for the others to answer about the save
 cp "$WORK/text.bin" "$WORK/own.bin"
-MOBA_TEST_STRAGGLE_MS=20 timeout -k 5 60 mpirun -n 1 "$HOOKS" "${MICRO[@]}" --out "$WORK/cut" --steps 2000 --save-every 1 --timeout 30 : \
-    -n 1 "$HOOKS" "${MICRO[@]}" --train-data "$WORK/own.bin" --out "$WORK/cut" --steps 2000 --save-every 1 --timeout 30 > "$WORK/console" 2> "$WORK/err" &
+CUT=("${MICRO[@]}" --out "$WORK/cut" --steps 2000 --save-every 1 --timeout 30)
+MOBA_TEST_STRAGGLE_MS=20 timeout -k 5 60 mpirun -n 1 "$HOOKS" "${CUT[@]}" : -n 1 "$HOOKS" "${CUT[@]}" --train-data "$WORK/own.bin" : \
+    -n 1 "$HOOKS" "${CUT[@]}" --out "$WORK/cut" --steps 2000 --save-every 1 --timeout 30 > "$WORK/console" 2> "$WORK/err" &
 pid=$!
 for _ in $(seq 1000); do grep -q '"kind":"step","step":5,' "$WORK/cut/log.jsonl" 2> /dev/null && break; sleep 0.01; done
 truncate -s 4096 "$WORK/own.bin"; start=$SECONDS; wait $pid; status=$?
 check ranks_data_cut_under_a_rank_is_65        [ $status = 65 ]
 check ranks_data_cut_under_a_rank_is_named     words '^error: .*own\.bin'
+check ranks_data_cut_under_a_rank_is_no_loss   [ "$(grep -c '^error:' "$WORK/err")" -le 2 -a "$(grep -c 'is lost' "$WORK/err")" = 0 ]
+check ranks_data_cut_under_a_rank_is_heard_of  words '^error: rank 1 of 3 \(.*\) has ended with an error of its own, while rank 0 '
 check ranks_data_cut_under_a_rank_ends_soon    [ $((SECONDS - start)) -lt 15 ]
 
 # ---- R1 in short: a random rank killed at random moments, the same command again, until the run is done

@@ -102,6 +102,24 @@ TEST(rundir_that_cannot_be_made_is_exit_73) {
     check_refused("/proc/no/such", false, EXIT_NO_OUTPUT, "/proc/no");
 }
 
+TEST(rundir_mark_is_seen_in_the_same_directory_alone) {
+    char path[700];
+    path_of(path, sizeof path, temp_dir(), "run");
+    RunDir first, same, other;
+    Error err = {0};
+    CHECK(rundir_open(&first, path, false, &err) && rundir_open(&other, temp_dir(), false, &err), "%s", err.text);
+    rundir_follow(&same, path);
+    CHECK(rundir_mark(&first, 7, &err) && rundir_sees_mark(&same, 7, &err), "%s", err.text);
+    CHECK(!rundir_sees_mark(&same, 8, NULL), "another mark is seen");
+    CHECK(!rundir_sees_mark(&other, 7, &err) && err.code == EXIT_NO_OUTPUT && strstr(err.text, other.checkpoints), "exit %d, \"%s\"", err.code, err.text);
+    CHECK(!rundir_mark(&first, 7, &err) && err.code == EXIT_NO_OUTPUT, "a mark is made twice");
+    rundir_unmark(&first, 7);
+    CHECK(!rundir_sees_mark(&same, 7, NULL), "it is still there");
+    rundir_close(&first);
+    rundir_close(&same);
+    rundir_close(&other);
+}
+
 TEST(rundir_write_replaces_a_file_whole) {
     const char* path = temp_dir();
     RunDir dir;

@@ -314,7 +314,8 @@ def instruction(opcode, operands):
     if opcode == "wgmma.wait_group.sync.aligned":
         return f"emu_wgmma_wait({ops[0]}, {HERE});"
     if re.fullmatch(r"cp\.async\.c[ag]\.shared(::cta)?\.global(\.L1::\w+)?(\.L2::\w+)?", opcode):
-        source = ops[3] if len(ops) > 3 and ".L2::cache_hint" not in opcode else ops[2]
+        given = len(ops) - (".L2::cache_hint" in opcode)                # destination, source, size, and how much of it is read
+        source = ops[3] if given > 3 else ops[2]
         return f"emu_cp_async({shared_at(ops[0])}, {global_at(ops[1])}, {ops[2]}, (int)({source}), {HERE});"
     if opcode == "cp.async.commit_group":
         return "emu_cp_async_commit();"
