@@ -33,8 +33,13 @@ run_one() {
     echo "   ($name: $(($(date +%s) - start)) s)"
     rm -f "$one" "$one.err"
 }
-jobs=${TEST_JOBS:-1} last=()
-for command in "$@"; do
+jobs=${TEST_JOBS:-1} last=() commands=("$@")
+if [ "$jobs" -gt 1 ]; then                                              # side by side, scripts first: some take a minute, programs seconds
+    scripts=() programs=()
+    for command in "$@"; do case "$command" in *.sh|*.py) scripts+=("$command") ;; *) programs+=("$command") ;; esac; done
+    commands=("${scripts[@]}" "${programs[@]}")
+fi
+for command in "${commands[@]}"; do
     if [ "$jobs" -le 1 ]; then (run_one "$command"); continue; fi
     if grep -qs '^# alone: ' "$command"; then last+=("$command"); continue; fi
     set -m                                                              # a job of its own: otherwise SIGINT would be ignored in it
