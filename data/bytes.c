@@ -164,8 +164,8 @@ static void write_sidecar(const Output* out) {
     FILE* file = fopen(temporary, "wb");
     if (!file) { FAIL(EXIT_NO_OUTPUT, "sidecar %s cannot be created: %s", temporary, strerror(errno)); }
     int64_t tokens = out->bytes + (int64_t)out->documents;
-    fprintf(file, "{\"bytes\":%lld,\"words\":%lld,\"join\":\"eot\",\"tokens\":%lld,\"tokenizer\":\"byte\",\"documents\":[",
-            (long long)out->bytes, (long long)out->words, (long long)tokens);
+    fprintf(file, "{\"bytes\":%lld,\"words\":%lld,\"join\":\"eot\",\"tokens\":%lld,\"tokenizer\":\"byte\",\"vocab\":%d,\"documents\":[",
+            (long long)out->bytes, (long long)out->words, (long long)tokens, EOT + 1);
     for (size_t i = 0; i < out->documents; i++) { fprintf(file, "%s%lld", i ? "," : "", (long long)out->starts[i]); }
     fprintf(file, "]}\n");
     bool ok = fflush(file) == 0 && fsync(fileno(file)) == 0;

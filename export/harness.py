@@ -15,6 +15,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "data"))
 import common
 import eval_tasks
+import exported
 import wikitext2
 from common import EXIT_NO_INPUT, EXIT_USAGE, ToolError
 
@@ -115,16 +116,18 @@ def options_of():
 def main():
     options = options_of()
     sources = sources_of(options.tasks)
+    exported.check(options.model)
+    tokens = list(common.read_shard(options.protocol_a)) if options.protocol_a else None
     datasets, lm_eval, torch, transformers, HFLM = import_harness()
+    exported.check_device(torch, options.device)
     config = transformers.AutoConfig.from_pretrained(options.model, trust_remote_code=True)
     config.eval_attention = "dense" if options.dense else "sparse"
     model = transformers.AutoModelForCausalLM.from_pretrained(options.model, config=config, trust_remote_code=True,
                                                               dtype=getattr(torch, options.dtype))
     model = model.to(options.device).eval()
     context = options.context or config.max_position_embeddings
-    if options.protocol_a:
+    if tokens:
         with torch.no_grad():
-            tokens = list(common.read_shard(options.protocol_a))
             nll, scored = protocol_a(torch, model, tokens, context, options.stride or max(context // 2, 1), options.device)
         print(f"protocol A        token perplexity {math.exp(nll / scored):.4f}, loss per token {nll / scored:.6f}, {scored} tokens scored",
               flush=True)

@@ -14,6 +14,7 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data"))
 import common
+import exported
 from common import EXIT_DATA, EXIT_NO_INPUT, EXIT_USAGE, ToolError
 
 
@@ -105,11 +106,13 @@ def string_match_all(rows):
 
 def model_answers(options):
     """-> a function from prompt to answer"""
+    exported.check(options.model)
     try:
         import torch
         import transformers
     except ImportError as missing:
         raise ToolError(EXIT_NO_INPUT, f"a Python package is missing: {missing} (pip install torch transformers)")
+    exported.check_device(torch, options.device)
     tokenizer = transformers.AutoTokenizer.from_pretrained(options.model, trust_remote_code=True)
     model = transformers.AutoModelForCausalLM.from_pretrained(options.model, trust_remote_code=True, dtype=getattr(torch, options.dtype))
     model = model.to(options.device).eval()

@@ -446,6 +446,7 @@ bool config_adopt(Config* cfg, const Config* saved, Error* err) {
     if (!resolve_all(cfg, err)) { return false; }
     Config compared = *cfg;
     compared.seed = saved->seed;                 // no step is taken: the seed draws samples, and any will do
+    if (cfg->prompt[0]) { compared.tokenizer = saved->tokenizer; }      // the file may have moved; whether it fits is seen when it is opened
     return config_check_resume(&compared, saved, err);
 }
 

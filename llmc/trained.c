@@ -30,13 +30,15 @@ ShardSet* open_shards(const Config* cfg, const char* pattern) {
     return set;
 }
 
+// The tokenizer, if it can be the model's: the embedding's rows are its tokens, rounded up to 128. With another a prompt would be noise.
 Tokenizer* open_tokenizer(const Config* cfg) {
     Error err;
     Tokenizer* tokenizer = tokenizer_open(cfg->tokenizer, &err);
     TRY(tokenizer);
-    if (tokenizer_vocab_size(tokenizer) > cfg->vocab) {
+    int tokens = tokenizer_vocab_size(tokenizer);
+    if (tokens > cfg->vocab || round_up((size_t)tokens, 128) != round_up((size_t)cfg->vocab, 128)) {
         FAIL(EXIT_USAGE, "--tokenizer %s has %d tokens, the model's vocabulary %d; give the tokenizer the model was trained with",
-             cfg->tokenizer, tokenizer_vocab_size(tokenizer), cfg->vocab);
+             cfg->tokenizer, tokens, cfg->vocab);
     }
     return tokenizer;
 }

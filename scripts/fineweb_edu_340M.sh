@@ -9,9 +9,9 @@
 # Each part is passed over when it is done: run it again after any interruption. DATA, OUT, SHARDS may be set from outside; wiki.test.raw is of the
 # archive wikitext-2-raw-v1 (mirrored at wikitext.smerity.com). Further options go to the trainer.
 set -eu -o pipefail
-cd "$(dirname "$0")/.."
 if [ $# -lt 1 ] || [ ! -f "$1" ]; then echo "error: expected wiki.test.raw of wikitext-2-raw-v1 as the first argument" >&2; exit 64; fi
-wiki=$1; shift
+wiki=$(realpath "$1"); shift
+cd "$(dirname "$0")/.."
 gpus=${GPUS:-1}
 export DATA=${DATA:-data/edu_fineweb100B} OUT=${OUT:-runs/340M} TOKENIZER=${TOKENIZER:-gpt2.tok}
 if [ "$gpus" -gt 1 ]; then export LAUNCH="scripts/multi_node/local.sh $gpus"; fi

@@ -9,12 +9,16 @@
 # Shards go into runs/mine/shards. A tenth of plain text is for validation; of documents the first shard (SHARD tokens, 1e6) is. FIELD names the
 # column of the text. The trainer is train_moba where a GPU is, else train_moba_cpu; PROGRAM may be set from outside.
 set -eu -o pipefail
-cd "$(dirname "$0")/.."
 if [ $# -lt 2 ]; then sed -n '2,/^set/p' "$0" | grep '^#' | cut -c3- >&2; exit 64; fi
-out=$1; shift
+out=$(realpath -m "$1"); shift                        # names are of where it was called
 files=()
-while [ $# -gt 0 ] && [ "$1" != "--" ]; do files+=("$1"); shift; done
+while [ $# -gt 0 ] && [ "$1" != "--" ]; do
+    if [ ! -f "$1" ]; then echo "error: $1: no such file; expected a run directory, then text or documents (options of the trainer follow after --)" >&2; exit 66; fi
+    files+=("$(realpath "$1")"); shift
+done
 if [ $# -gt 0 ]; then shift; fi
+if [ -f "${TOKENIZER:-}" ]; then TOKENIZER=$(realpath "$TOKENIZER"); fi
+cd "$(dirname "$0")/.."
 program=train_moba_cpu
 if nvidia-smi -L > /dev/null 2>&1 && { command -v nvcc > /dev/null || [ -x /usr/local/cuda/bin/nvcc ]; }; then program=train_moba; fi
 make -s "$program" build/data/bytes

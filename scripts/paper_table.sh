@@ -13,9 +13,9 @@
 # PROGRAM may be set from outside; further options go to the trainer. Runs end apart by chance: dev/LOG.md measured 0.03 in loss between seeds
 # of short runs, so for a small TOKENS repeat with --seed.
 set -eu -o pipefail
-cd "$(dirname "$0")/.."
 if [ $# -lt 1 ] || [ ! -f "$1" ]; then echo "error: expected WikiText-2 as a shard (data/wikitext2.py) as the first argument" >&2; exit 64; fi
-wiki=$1; shift
+wiki=$(realpath "$1"); shift
+cd "$(dirname "$0")/.."
 data=${DATA:-data/edu_fineweb100B} out=${OUT:-runs/paper} program=${PROGRAM:-./train_moba} batch=${BATCH:-524288}
 steps=$((${TOKENS:-100000000000} / batch))
 

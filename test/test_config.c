@@ -316,8 +316,13 @@ TEST(config_adopts_the_model_of_a_checkpoint) {
     CHECK(config_adopt(&cfg, &saved, &err), "another seed for samples is refused: %s", err.text);
     CHECK_EQ(cfg.seed, 5);
     config_close(&cfg);
-    const char* contrary[] = { "--prompt hello --layers 6", "--prompt hello --preset tiny", "--eval-only --val-data x --kconv 0" };
-    for (int i = 0; i < 3; i++) {
+    cfg = resolved("--prompt hello --tokenizer moved.bin");
+    CHECK(config_adopt(&cfg, &saved, &err), "a tokenizer file of another name is refused for a prompt: %s", err.text);
+    CHECK_TEXT(cfg.tokenizer, "moved.bin");
+    config_close(&cfg);
+    const char* contrary[] = { "--prompt hello --layers 6", "--prompt hello --preset tiny", "--eval-only --val-data x --kconv 0",
+                               "--eval-only --val-data x --tokenizer byte" };
+    for (int i = 0; i < 4; i++) {
         cfg = resolved(contrary[i]);
         CHECK(!config_adopt(&cfg, &saved, &err) && strstr(err.text, "the checkpoint has"), "'%s' is adopted, or \"%s\"", contrary[i], err.text);
         config_close(&cfg);

@@ -70,7 +70,7 @@ data_bytes_writes_every_byte_and_an_end_of_text_before_each_document() {
     { echo 256; printf 'The first line.\nSecond  line,\ttabbed' | od -An -v -w1 -tu1; echo 256; printf 'Document two' | od -An -v -w1 -tu1
       echo 256; printf 'no line end \303\244' | od -An -v -w1 -tu1; } | tr -d ' ' > expected.txt
     tokens all.bin | cmp - expected.txt || return 1
-    same "$(cat all.json)" '{"bytes":62,"words":12,"join":"eot","tokens":65,"tokenizer":"byte","documents":[0,37,50]}' || return 1
+    same "$(cat all.json)" '{"bytes":62,"words":12,"join":"eot","tokens":65,"tokenizer":"byte","vocab":257,"documents":[0,37,50]}' || return 1
     cp all.bin again.bin; cp all.json again.json
     "$tools/bytes" --out all.bin --sidecar one.txt two.txt && cmp all.bin again.bin && cmp all.json again.json
 }
@@ -84,7 +84,7 @@ data_bytes_divides_at_a_line_and_loses_nothing() {
     same "$(tail -c 1 train.txt | od -An -tu1 | tr -d ' ')" 10 || return 1
     local bytes; bytes=$(stat -c %s val.txt)
     [ "$bytes" -le 27223 ] && [ "$bytes" -gt 27213 ] || { echo "validation has $bytes bytes, a quarter of the text is 27223"; return 1; }
-    same "$(cat val.json)" "{\"bytes\":$bytes,\"words\":$(wc -w < val.txt | tr -d ' '),\"join\":\"eot\",\"tokens\":$((bytes + 1)),\"tokenizer\":\"byte\",\"documents\":[0]}" || return 1
+    same "$(cat val.json)" "{\"bytes\":$bytes,\"words\":$(wc -w < val.txt | tr -d ' '),\"join\":\"eot\",\"tokens\":$((bytes + 1)),\"tokenizer\":\"byte\",\"vocab\":257,\"documents\":[0]}" || return 1
     [ ! -e train.json ] || { echo "a sidecar of the training shard was not asked for"; return 1; }
     # whole documents first: the border falls into the fourth of four equal ones
     for i in 1 2 3 4; do seq 1 1000 > doc$i.txt; done
@@ -103,7 +103,7 @@ all.bin
   ids        9 to 256
   documents  3 (tokens with id 256)
   first      256 84 104
-  sidecar    all.json: {"bytes":62,"words":12,"join":"eot","tokens":65,"tokenizer":"byte","documents":[0,37,50]}
+  sidecar    all.json: {"bytes":62,"words":12,"join":"eot","tokens":65,"tokenizer":"byte","vocab":257,"documents":[0,37,50]}
 END
     diff said.txt expected.txt | head -n 3 | tr '\n' ' '
     cmp -s said.txt expected.txt || return 1

@@ -30,7 +30,7 @@ export = functools.partial(tool, folder="export")
 
 
 def program(*arguments, status=0):
-    done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=TEMPORARY)
+    done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, errors="replace", env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=TEMPORARY)
     equal(done.returncode, status, f"exit status of the program ({(done.stdout + done.stderr).strip()[-300:]})")
     return done.stdout
 
@@ -284,11 +284,38 @@ def program_refuses_evaluations_in_sentences():
     refuse(65, "cut copy", *only, changed(change_sidecar=lambda data: data[:-20]))
     refuse(65, "a task of kind 'riddle'", *only, changed(change_sidecar=lambda data: data.replace(b'"choices"', b'"riddle"')))
     refuse(65, "tokenizer of 50257 tokens", *only, changed(change_sidecar=lambda data: data.replace(b'"vocab": 257', b'"vocab": 50257')))
+    refuse(65, "sidecar", *only, changed(change_sidecar=lambda data: b"{}"))
     refuse(65, "outside the vocabulary", *only, changed(lambda data: data[:-2] + b"\xff\x7f"))
     refuse(64, "is too short for s_niah_1", *only, task(), "--eval-context", 400)
     refuse(64, "--eval-out and --eval-items are only used with --eval-data", "--eval-only", "--val-data", text(), "--eval-items", 3)
     refuse(73, "cannot be written", *only, task("questions"), "--eval-out", "no/such/folder/scores.jsonl")
     refuse(66, "none.bin", *only, "none.bin")
+
+
+@case
+def program_speaks_with_a_tokenizer_that_fits():
+    """A run's tokenizer file may have moved; one that cannot be the model's is refused, as its ids would be noise."""
+    letters = [bytes([byte]) for byte in common.byte_alphabet().values()]
+    ids = {character: i for i, character in enumerate(common.byte_alphabet())}
+    ids.update({"th": len(letters), common.EOT_TEXT: len(letters) + 1})
+    here, there = fresh("here.tok"), fresh("there.tok")
+    tool("gpt2_tokenizer", "--encoder", write("encoder.json", json.dumps(ids)), "--vocab-bpe", write("vocab.bpe", "#version: 0.2\nt h\n"), here)
+    shape = "--layers 1 --channels 16 --heads 2 --mlp 16 --pattern D --seq-len 32 --steps 1 --save-every 0".split()
+    run, wide = fresh("run"), fresh("wide")
+    program("--train-data", text(), "--out", run, *shape, "--vocab", 258, "--tokenizer", here)
+    program("--train-data", text(), "--out", wide, *shape, "--vocab", 600)
+    os.rename(here, there)
+
+    def refuse(status, part, *arguments):
+        done = subprocess.run([PROGRAM, *map(str, arguments), "--prompt", "the"], capture_output=True, text=True, cwd=TEMPORARY)
+        equal(done.returncode, status, f"exit status ({done.stderr.strip()[-300:]})")
+        check(part in done.stderr and done.stderr.count("error:") == 1, f"'{part}' is not in: {done.stderr}")
+
+    refuse(66, "here.tok", "--out", run)
+    check("the" in program("--out", run, "--tokenizer", there, "--prompt", "the", "--sample-tokens", 3), "no prompt in the sample")
+    refuse(64, "258 tokens, the model's vocabulary 257", "--out", trained(), "--tokenizer", there)
+    refuse(64, "byte has 257 tokens, the model's vocabulary 600", "--out", wide)
+    refuse(64, "258 tokens, the model's vocabulary 600", "--out", wide, "--tokenizer", there)
 
 
 @case
@@ -307,6 +334,37 @@ def evaluate_script_scores_what_is_there():
         equal(re.findall(r"^task +(\w+), (\d+) items", done.stdout, re.M), [("s_niah_1", "22"), ("s_niah_2", "22"), ("s_niah_3", "22"), ("piqa", "1")], "tasks")
         check(done.stdout.count("token perplexity") == 2 and "over each of 12 documents" in done.stdout, done.stdout)
     equal(len(read(os.path.join(run, "scores.jsonl")).splitlines()), 68, "scores")
+
+
+@case
+def harness_refuses_in_sentences():
+    """What is not a whole export of to_hf.py is named before torch or the harness are needed."""
+    rows = write("rows.jsonl", '{"query":"Question: how?","choices":["a","b"],"gold":0}\n')
+    refuse = lambda status, part, *arguments: check(part in export("harness", *arguments, status=status), f"no word of '{part}'")
+
+    def changed(name, change):
+        folder = fresh("changed")
+        shutil.copytree(exported(), folder)
+        data = change(read(os.path.join(folder, name)))
+        os.remove(os.path.join(folder, name))
+        if data:
+            with open(os.path.join(folder, name), "wb") as file:
+                file.write(data)
+        return folder
+
+    refuse(64, "with a task of wikitext, hellaswag", exported(), f"winogrande={rows}")
+    refuse(66, "nothing.jsonl is not there", exported(), "piqa=nothing.jsonl")
+    refuse(66, "config.json", os.path.join(TEMPORARY, "nothing"), f"piqa={rows}")
+    refuse(65, "model type llama, expected moba", changed("config.json", lambda data: data.replace(b'"model_type": "moba"', b'"model_type": "llama"')), f"piqa={rows}")
+    refuse(65, "not a JSON object", changed("config.json", lambda data: data[:-30]), f"piqa={rows}")
+    refuse(65, "is missing, config.json asks for [32, 32]", changed("config.json", lambda data: data.replace(b'"num_hidden_layers": 4', b'"num_hidden_layers": 5')), f"piqa={rows}")
+    refuse(65, "config.json asks for none", changed("config.json", lambda data: data.replace(b'"num_hidden_layers": 4', b'"num_hidden_layers": 3')), f"piqa={rows}")
+    refuse(65, "cut copy?", changed("model.safetensors", lambda data: data[:-100]), f"piqa={rows}")
+    refuse(66, "has no tokenizer.json", changed("tokenizer.json", lambda data: None), f"piqa={rows}")
+    refuse(66, "nothing.bin", exported(), "--protocol-a", "nothing.bin")
+    refuse(65, "cut copy?", exported(), "--protocol-a", write("cut.bin", read(text())[:-2]))
+    source = write("niah.jsonl", '{"input": "a", "outputs": ["b"]}\n')
+    check("config.json" in export("predict", os.path.join(TEMPORARY, "nothing"), "ruler", source, fresh("never.jsonl"), status=66), "predict: no word of config.json")
 
 
 # ---- against transformers and the harness ---------------------------------------------------------------------------------
@@ -512,6 +570,22 @@ def predict_refuses_in_sentences():
     refuse(65, "no template that fits", "longbench", write("qasper.jsonl", lines(LONGBENCH)), out, "--prompts", write("p.json", "{}"))
     refuse(65, "holds nothing", "ruler", write("empty.jsonl", ""), out)
     check(not os.path.exists(out), "a refused command left a file")
+
+
+@case
+def export_tools_have_help():
+    for name in sorted(os.listdir(os.path.join(ROOT, "export"))):
+        if name.endswith(".py") and b"common.run(main)" in read(os.path.join(ROOT, "export", name)):
+            check("usage:" in export(name[:-3], "--help"), f"{name} has no --help")
+
+
+@case
+def export_twice_is_the_same_twice():
+    again = fresh("again")
+    export("to_hf", trained(), again)
+    equal(sorted(os.listdir(again)), sorted(os.listdir(exported())), "files")
+    for name in os.listdir(again):
+        check(read(os.path.join(again, name)) == read(os.path.join(exported(), name)), f"{name} differs between two exports")
 
 
 run_cases()

@@ -43,6 +43,11 @@ check recipes_want_their_input          eval 'refused scripts/fineweb_edu_340M.s
 head -c 6000 README.md > "$WORK/own.txt"
 check recipe_own_text_trains            env PROGRAM="$PROGRAM" scripts/own_data.sh "$WORK/own" "$WORK/own.txt" -- --steps 2 --layers 2 --channels 16 --heads 2 --mlp 16 --seq-len 128
 check recipe_own_text_speaks            "$PROGRAM" --out "$WORK/own" --prompt "The " --sample-tokens 5
+here=$PWD program=$(realpath "$PROGRAM")
+elsewhere() { (cd "$WORK" && env PROGRAM="$program" "$here/scripts/own_data.sh" there own.txt -- --steps 1 --layers 2 --channels 16 --heads 2 --mlp 16 --seq-len 128); }
+check recipe_takes_names_of_where_it_is_called elsewhere
+[ -d "$WORK/there/checkpoints" ] && ok recipe_writes_where_it_is_called || fail recipe_writes_where_it_is_called "no run in $WORK/there"
+expect recipe_names_a_text_that_is_missing 66 'nothing.txt: no such file' scripts/own_data.sh "$WORK/own" nothing.txt
 python3 -c 'import json
 for i in range(40): print(json.dumps({"text": "words of document %d " % i * 10}))' > "$WORK/own.jsonl"
 check recipe_own_documents_train        env PROGRAM="$PROGRAM" TOKENIZER=byte SHARD=3000 scripts/own_data.sh "$WORK/documents" "$WORK/own.jsonl" -- --steps 2 --layers 2 \
