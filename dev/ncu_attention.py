@@ -46,8 +46,11 @@ def profile(kernels, path, T, dim):
         fail(f"ncu says nothing of moba_({'|'.join(kernels)})_kernel: {(done.stdout + done.stderr).strip()[-300:]}")
     found = {}
     for row in csv.DictReader(lines):
-        if row["Metric Name"]:
-            found.setdefault(row["Kernel Name"].split("(")[0].removeprefix("void "), {})[row["Metric Name"]] = float(row["Metric Value"].replace(",", ""))
+        try:
+            value = float(row["Metric Value"].replace(",", ""))
+        except ValueError:                                           # a word, as of the cache policy
+            continue
+        found.setdefault(row["Kernel Name"].split("(")[0].removeprefix("void "), {})[row["Metric Name"]] = value
     return found
 
 
