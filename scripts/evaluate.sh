@@ -32,6 +32,10 @@ needles=(--items "${ITEMS:-2}" --lengths $lengths)
 [ -e "$made/needle_1.json" ] || python3 "$here/data/needle.py" "${tokenizer[@]}" --kind 1 "${needles[@]}" --out "$made/needle_1.bin"
 for kind in 2 3; do make_set needle_$kind needle --kind $kind "${needles[@]}" --haystack "$sets/haystack.txt"; done
 
+missing=()
+for name in wikitext_a wikitext_b hellaswag lambada arc_easy arc_challenge piqa needle_1 needle_2 needle_3; do [ -e "$made/$name.json" ] || missing+=("$name"); done
+if [ ${#missing[@]} -gt 0 ]; then echo "note: $sets has no files for ${missing[*]}; the head of $0 lists the names" >&2; fi
+
 longest=0
 for length in $lengths; do if [ "$length" -gt "$longest" ]; then longest=$length; fi; done
 exec "$program" --out "$run" --eval-only --eval-data "$made/*.bin" --eval-context "$longest" --eval-out "$run/scores.jsonl" "$@"

@@ -18,9 +18,9 @@ if [ "$gpus" -gt 1 ]; then export LAUNCH="scripts/multi_node/local.sh $gpus"; fi
 
 scripts/setup.sh
 make -s train_moba
-python3 data/download_fineweb_edu.py --count "${SHARDS:-72}" --out "$DATA"
 [ -f "$TOKENIZER" ] || python3 data/gpt2_tokenizer.py "$TOKENIZER"
 [ -f "$OUT/wikitext2.bin" ] || python3 data/wikitext2.py --out "$OUT/wikitext2.bin" "$wiki"
+python3 data/download_fineweb_edu.py --count "${SHARDS:-72}" --out "$DATA"
 scripts/train_340M.sh "$@"
 ./train_moba --out "$OUT" --eval-only --eval-data "$OUT/wikitext2.bin" --eval-context 8192 --eval-stride 4096 | tee "$OUT/wikitext2.txt"
 python3 dev/plot.py "$OUT" --no-png

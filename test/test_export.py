@@ -331,6 +331,7 @@ def evaluate_script_scores_what_is_there():
     for _ in range(2):                                 # the second time the sets are there
         done = ran()
         equal(done.returncode, 0, f"exit status ({done.stderr[-300:]})")
+        check("has no files for hellaswag lambada arc_easy arc_challenge;" in done.stderr, f"what is missing is not said: {done.stderr[-300:]}")
         equal(re.findall(r"^task +(\w+), (\d+) items", done.stdout, re.M), [("s_niah_1", "22"), ("s_niah_2", "22"), ("s_niah_3", "22"), ("piqa", "1")], "tasks")
         check(done.stdout.count("token perplexity") == 2 and "over each of 12 documents" in done.stdout, done.stdout)
     equal(len(read(os.path.join(run, "scores.jsonl")).splitlines()), 68, "scores")
