@@ -3,7 +3,7 @@
 #   test/run.sh [--skip-gpu-cases-of FILE...] [--record JSON] -- COMMAND...
 # Each COMMAND is one word: a program or script that prints ok/FAIL/skip lines. --record (a GPU run of everything) writes what was proved.
 # A program that dies without saying FAIL counts as one failure of its own name. TEST_JOBS=N runs N of them side by side;
-# a script with a line "# alone: REASON" waits until the others are done.
+# a script with a line "# alone: REASON" waits until the others are done, one with "# long: REASON" begins first.
 set -u
 sources=() record=
 while [ $# -gt 0 ] && [ "$1" != "--" ]; do
@@ -34,10 +34,14 @@ run_one() {
     rm -f "$one" "$one.err"
 }
 jobs=${TEST_JOBS:-1} last=() commands=("$@")
-if [ "$jobs" -gt 1 ]; then                                              # side by side, scripts first: some take a minute, programs seconds
-    scripts=() programs=()
-    for command in "$@"; do case "$command" in *.sh|*.py) scripts+=("$command") ;; *) programs+=("$command") ;; esac; done
-    commands=("${scripts[@]}" "${programs[@]}")
+if [ "$jobs" -gt 1 ]; then                                              # side by side, what takes longest first: some scripts take minutes, programs seconds
+    long=() scripts=() programs=()
+    for command in "$@"; do
+        if grep -qs '^# long: ' "$command"; then long+=("$command"); continue; fi
+        case "$command" in *.sh|*.py) scripts+=("$command") ;; *) programs+=("$command") ;; esac
+    done
+    commands=("${long[@]}" "${scripts[@]}" "${programs[@]}")
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((3 * (($(nproc) + jobs - 1) / jobs)))}
 fi
 for command in "${commands[@]}"; do
     if [ "$jobs" -le 1 ]; then (run_one "$command"); continue; fi
@@ -47,6 +51,7 @@ for command in "${commands[@]}"; do
     run_one "$command" &
 done
 wait
+[ "$jobs" -le 1 ] || unset OMP_NUM_THREADS
 for command in "${last[@]:-}"; do [ -z "$command" ] || (run_one "$command"); done
 for source in "${sources[@]:-}"; do
     [ -n "$source" ] || continue

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# long: half a minute
 """The data tools as a user runs them: tokenizer file, C tokenizer against tiktoken, WikiText-2, FineWeb-Edu."""
 import array
 import functools

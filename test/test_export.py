@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# long: PyTorch on the CPU
 """Tests of export/: a tiny model trained here, exported, imported, compared with the program. What needs torch, transformers or lm_eval is skipped
 where they are not installed."""
 import array

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # One step of the whole model (build/model/dump_*): the same bits at every recompute level, and kernels held against the reference. Generation
 # (build/model/generate_*): one pass and the cache, both held against the reference.
+# long: whole models on the CPU, twice
 . "$(dirname "$0")/script.sh"
 MODEL=${MODEL:-build/model}
 COMMON="--train-data none --preset tiny --deterministic"

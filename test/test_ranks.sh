@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Many ranks on the CPU over MPI: the curve does not depend on their number, and no rank that is lost, stopped or wrong goes unnoticed.
 #   KILLS=20 test/test_ranks.sh      the long form: a rank killed that many times
+# long: two minutes, most of them waiting for time-outs
 . "$(dirname "$0")/script.sh"
 export OMP_NUM_THREADS=1
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_btl_vader_single_copy_mechanism=none OMPI_MCA_mpi_yield_when_idle=1
@@ -102,7 +103,9 @@ ranks 2 "$WORK/long" --steps 100 --schedule constant --warmup 1
 MOBA_TEST_LINK_MS=20 timeout -k 5 60 mpirun -n 2 "$HOOKS" "${MICRO[@]}" --out "$WORK/usr1" --steps 100 --schedule constant --warmup 1 > "$WORK/console" 2> "$WORK/err" &
 pid=$!
 for _ in $(seq 3000); do grep -q '"kind":"step","step":20,' "$WORK/usr1/log.jsonl" 2> /dev/null && break; sleep 0.005; done    # the other 80 take seconds on that link
-pkill -USR1 -P $pid -x mpirun; wait $pid; status=$?
+mpirun_is=$(ps -o comm= --ppid $pid | tr '\n' ' ')                       # mpirun, or what it has become: prterun
+pkill -USR1 -P $pid; wait $pid; status=$?
+[ $status = 75 ] || echo "the signal went to: ${mpirun_is:-nobody}" >> "$WORK/err"
 check ranks_usr1_saves_and_exits_75   [ $status = 75 ]
 ranks 2 "$WORK/usr1" --steps 100 --schedule constant --warmup 1
 check ranks_usr1_goes_on_identically  identical "$WORK/long" "$WORK/usr1" 100
