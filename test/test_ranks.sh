@@ -98,17 +98,34 @@ for change in "4 1 3 0" "4 0 8 1" "8 1 1 0" "3 0 2 1"; do
     rm -rf "$WORK/half"
 done
 
-# ---- R12: USR1, which mpirun passes on
-ranks 2 "$WORK/long" --steps 100 --schedule constant --warmup 1
-MOBA_TEST_LINK_MS=20 timeout -k 5 60 mpirun -n 2 "$HOOKS" "${MICRO[@]}" --out "$WORK/usr1" --steps 100 --schedule constant --warmup 1 > "$WORK/console" 2> "$WORK/err" &
-pid=$!
-for _ in $(seq 3000); do grep -q '"kind":"step","step":20,' "$WORK/usr1/log.jsonl" 2> /dev/null && break; sleep 0.005; done    # the other 80 take seconds on that link
-mpirun_is=$(ps -o comm= --ppid $pid | tr '\n' ' ')                       # mpirun, or what it has become: prterun
-pkill -USR1 -P $pid; wait $pid; status=$?
-[ $status = 75 ] || echo "the signal went to: ${mpirun_is:-nobody}" >> "$WORK/err"
-check ranks_usr1_saves_and_exits_75   [ $status = 75 ]
-ranks 2 "$WORK/usr1" --steps 100 --schedule constant --warmup 1
-check ranks_usr1_goes_on_identically  identical "$WORK/long" "$WORK/usr1" 100
+# ---- R12: USR1 to one rank alone, and to mpirun, which passes it on (of an mpirun that does not do so with a shell, nothing is asked)
+SLOW=(--steps 100 --schedule constant --warmup 1)
+ranks 2 "$WORK/long" "${SLOW[@]}"
+# usr1 NAME OUT WHOM: begins that run on a link that makes it last 20 seconds, and signals $(WHOM PID-OF-TIMEOUT) when it has done 20 steps
+usr1() {
+    local name=$1 out=$2 pid status whom
+    MOBA_TEST_LINK_MS=20 timeout -k 5 60 mpirun -n 2 "$HOOKS" "${MICRO[@]}" --out "$out" "${SLOW[@]}" > "$WORK/console" 2> "$WORK/err" &
+    pid=$!
+    for _ in $(seq 3000); do grep -q '"kind":"step","step":20,' "$out/log.jsonl" 2> /dev/null && break; sleep 0.005; done
+    whom=$($3 $pid); kill -USR1 $whom; wait $pid; status=$?
+    [ $status = 75 ] || echo "the signal went to $whom ($(ps -o comm= -p "${whom:-0}"))" >> "$WORK/err"
+    check "$name" [ $status = 75 ]
+    ranks 2 "$out" "${SLOW[@]}"
+    check "${name}_and_goes_on_identically" identical "$WORK/long" "$out" 100
+}
+mpirun_of() { pgrep -P "$1"; }
+rank_of()   { pgrep -P "$(mpirun_of "$1")" -f "$HOOKS" | tail -n 1; }
+mpirun_passes_usr1_on() {
+    local pid
+    timeout 20 mpirun -n 1 sh -c 'trap "exit 75" USR1; echo ready; while sleep 0.05; do :; done' > "$WORK/probe" 2> /dev/null &
+    pid=$!
+    for _ in $(seq 1000); do grep -q ready "$WORK/probe" && break; sleep 0.01; done
+    kill -USR1 $(mpirun_of $pid); wait $pid
+    [ $? = 75 ]
+}
+usr1 ranks_usr1_to_a_rank_saves_and_exits_75 "$WORK/usr1" rank_of
+if mpirun_passes_usr1_on; then usr1 ranks_usr1_to_mpirun_saves_and_exits_75 "$WORK/usr1_mpirun" mpirun_of
+else skip ranks_usr1_to_mpirun_saves_and_exits_75 "(this mpirun does not pass USR1 on)"; fi
 
 # ---- R13: a rank is killed, or stopped; the others end by their own watchdogs and name it; nothing is saved after
 export MOBA_TEST_RANK=1
