@@ -22,6 +22,11 @@ KERNELS = {                # path -> (kernels of a forward, kernels of a backwar
     "portable": (["routed_forward", "own_forward"], ["backward_stats", "portable_backward", "backward_combine"]),
 }
 SECTIONS = ("SpeedOfLight", "ComputeWorkloadAnalysis", "SchedulerStats", "LaunchStats", "Occupancy")
+PRODUCTS = {               # kernel -> products of a query and a key it makes, with routed keys and with those of the own block
+    "hopper_forward": (2, 2), "routed_forward": (2, 0), "own_forward": (0, 2), "hopper_backward": (5, 5), "portable_backward": (5, 5),
+}
+BATCH, HEADS, BLOCK, SLOTS = 2, 16, 128, 7
+TENSOR_FLOPS = 4096        # dense bf16, a multiprocessor of an H100 and cycle
 COLUMNS = {                # column -> ncu's name for it, in the base unit
     "us": "Duration", "DRAM %": "DRAM Throughput", "L2 %": "L2 Cache Throughput", "SM %": "Compute (SM) Throughput",
     "issue %": "Issue Slots Busy", "warps a scheduler": "Active Warps Per Scheduler", "eligible": "Eligible Warps Per Scheduler",
@@ -31,6 +36,18 @@ COLUMNS = {                # column -> ncu's name for it, in the base unit
 
 def fail(sentence):
     sys.exit(f"error: {sentence}")
+
+
+def tensor_share(kernel, metrics, T, dim):
+    """% of what the tensor cores can do in the kernel's cycles, counting only products of queries with keys that they see; None without products."""
+    factors = next((f for name, f in PRODUCTS.items() if name in kernel), None)
+    cycles, cores = metrics.get("Elapsed Cycles"), metrics.get("# SMs", 132)
+    if factors is None or not cycles:
+        return None
+    blocks = T // BLOCK
+    routed = BLOCK * sum(min(j, SLOTS) for j in range(blocks)) / blocks
+    keys = factors[0] * routed + factors[1] * (BLOCK + 1) / 2
+    return 100 * 2 * dim * keys * BATCH * HEADS * T / (cycles * cores * TENSOR_FLOPS)
 
 
 def profile(kernels, path, T, dim):
@@ -65,13 +82,14 @@ def main():
         fail("ncu (Nsight Compute, part of the CUDA toolkit) is neither on PATH nor in /usr/local/cuda/bin")
     if not os.path.exists(PROGRAM):
         fail(f"{PROGRAM} is not there; make build/bench/moba_pipeline builds it")
-    print(f"T {arguments.T}, head dim {arguments.dim}\n\n| path | kernel | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 2)}")
+    print(f"T {arguments.T}, head dim {arguments.dim}\n\n| path | kernel | {' | '.join(COLUMNS)} | tensor % |\n|{'---|' * (len(COLUMNS) + 3)}")
     with open(RESULTS, "a") as results:
         for path in [arguments.path] if arguments.path else KERNELS:
             for kernels in KERNELS[path]:
                 for kernel, metrics in profile(kernels, path, arguments.T, arguments.dim).items():
                     values = {column: metrics.get(name) for column, name in COLUMNS.items()}
                     values["us"] = values["us"] and values["us"] / 1e3
+                    values["tensor %"] = tensor_share(kernel, metrics, T, dim)
                     print(f"| {path} | {kernel} | {' | '.join('-' if x is None else f'{x:.3g}' for x in values.values())} |", flush=True)
                     print(json.dumps({"op": "ncu_attention", "path": path, "kernel": kernel, "T": arguments.T, "D": arguments.dim, **values}), file=results)
 
