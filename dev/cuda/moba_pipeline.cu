@@ -1,8 +1,9 @@
 // MoBA attention as a layer pays for it: centroids, top-k, index and attention in one pipeline, then backward. Batch 2, 16 heads, block 128,
 // top-k 8; the routing is the real top-k of q and k'. L2 is overwritten before a pipeline, never between its stages.
 //
-//   moba_pipeline [quick] [--T n] [--D n] [--B n] [--routing random|zipf|block0|recent|swa|dense] [--path hopper|portable] [--scratch MiB]
+//   moba_pipeline [quick] [packed] [--T n] [--D n] [--B n] [--routing random|zipf|block0|recent|swa|dense] [--path hopper|portable] [--scratch MiB]
 //   quick: 8K and 64K, D 64, random routing. Otherwise all lengths, both head dims, four routings, then the sliding window and dense layers.
+//   packed: q and v lie in rows of 3C, as the QKV product of the model leaves them; otherwise every tensor is one of its own, as the peers have it.
 //
 // q and k' are random normals with one or two elements of every head overwritten (pull_kernel), so that the top-k picks
 //   random   nothing in particular               block0   block 0 for every query, the rest at random
@@ -19,6 +20,8 @@ typedef enum { RANDOM, ZIPF, BLOCK_0, RECENT, ROUTINGS } Routing;
 static const char* const routing_names[ROUTINGS] = {"random", "zipf", "block0", "recent"};
 static const char* const path_names[] = {"auto", "hopper", "portable"};          // of AttnPath
 static const char* const stage_names[STAGES] = {"centroid", "topk", "index", "attn_forward", "attn_backward"};
+
+typedef struct { bool quick, packed; int B, T, D, path; const char* routing; size_t cap; } Wanted;   // 0, NULL: all
 
 typedef struct {
     AttnShape shape;
@@ -165,21 +168,30 @@ static void swa_back(void* context) {
     swa_backward(p->dq, p->dk, p->dv, p->dout, p->out, p->lse, p->q, p->k, p->v, p->shape, p->window, p->scratch, NULL);
 }
 
-static Pipeline pipeline_open(int B, int T, int D, int path) {
+// packed: q and v, and their gradients, lie in rows of 3C, as in the model
+static Pipeline pipeline_open(int B, int T, int D, const Wanted* w) {
     Pipeline p;
     memset(&p, 0, sizeof p);
-    int C = HEADS * D;
-    p.shape.B = B; p.shape.T = T; p.shape.H = HEADS; p.shape.D = D; p.shape.path = path;
-    p.shape.ldq = p.shape.ldk = p.shape.ldv = p.shape.ldo = C;
-    floatX** tensors[] = {&p.q, &p.k, &p.v, &p.dout, &p.out, &p.dq, &p.dk, &p.dv};
-    for (int i = 0; i < 8; i++) { *tensors[i] = bench_bf16((size_t)B * T * C, i + 1, 1); }
-    p.lse = bench_f32((size_t)B * HEADS * T, 9, 1);
+    int C = HEADS * D, wide = w->packed ? 3 * C : C;
+    size_t N = (size_t)B * T;
+    AttnShape shape = {B, T, HEADS, D, wide, C, wide, C, w->path};
+    p.shape = shape;
+    p.q = bench_bf16(N * wide, 1, 1);
+    p.k = bench_bf16(N * C, 2, 1);
+    p.v = w->packed ? p.q + 2 * C : bench_bf16(N * C, 3, 1);
+    p.dout = bench_bf16(N * C, 4, 1);
+    p.out = bench_bf16(N * C, 5, 1);
+    p.dq = bench_bf16(N * wide, 6, 1);
+    p.dk = bench_bf16(N * C, 7, 1);
+    p.dv = w->packed ? p.dq + 2 * C : bench_bf16(N * C, 8, 1);
+    p.lse = bench_f32(N * HEADS, 9, 1);
     return p;
 }
 
 static void pipeline_close(Pipeline* p) {
-    void* all[] = {p->q, p->k, p->v, p->dout, p->out, p->dq, p->dk, p->dv, p->lse, p->centroid, p->sel, p->offset, p->list, p->scratch,
-                   p->route_scratch};
+    bool packed = p->shape.ldq != p->shape.ldk;
+    void* all[] = {p->q, p->k, packed ? NULL : p->v, p->dout, p->out, p->dq, p->dk, packed ? NULL : p->dv, p->lse, p->centroid, p->sel, p->offset,
+                   p->list, p->scratch, p->route_scratch};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) { device_free(all[i]); }
 }
 
@@ -258,10 +270,10 @@ static void traffic_floor(double ms[2], AttnShape s) {
 }
 
 // random_ms: forward and backward of the random routing at this shape, 0 if it was not run; set when `routing` is RANDOM
-static void moba_row(int B, int T, int D, Routing routing, int path, size_t cap, double random_ms[2]) {
+static void moba_row(int B, int T, int D, Routing routing, const Wanted* w, double random_ms[2]) {
     size_t memory = device_memory_in_use();
-    Pipeline p = pipeline_open(B, T, D, path);
-    routing_open(&p, routing, cap);
+    Pipeline p = pipeline_open(B, T, D, w);
+    routing_open(&p, routing, w->cap);
     memory = device_memory_in_use() - memory;
     Time fwd = time_of(forward, &p), bwd = time_of(backward, &p);
     Picked picked = picked_check(&p, routing);
@@ -273,9 +285,9 @@ static void moba_row(int B, int T, int D, Routing routing, int path, size_t cap,
     if (routing == RANDOM) { random_ms[0] = fwd.ms; random_ms[1] = bwd.ms; }
 
     print_head(routing_names[routing], B, T, D);
-    printf(",\"path\":\"%s\",\"block\":%d,\"topk\":%d", path_names[path], BLOCK, TOPK);
+    printf(",\"path\":\"%s\",\"packed\":%s,\"block\":%d,\"topk\":%d", path_names[w->path], w->packed ? "true" : "false", BLOCK, TOPK);
     printf(",\"top_block\":%.3f,\"recent\":%.3f,\"half\":%.3f", picked.top_block, picked.recent, picked.half);
-    printf(",\"scratch_mib\":%zu,\"memory_mib\":%zu", cap >> 20, memory >> 20);
+    printf(",\"scratch_mib\":%zu,\"memory_mib\":%zu", w->cap >> 20, memory >> 20);
     for (int i = 0; i < STAGES; i++) { printf(",\"%s_ms\":%.4f", stage_names[i], stage[i]); }
     printf(",\"of_traffic_floor_fwd\":%.2f,\"of_traffic_floor_bwd\":%.2f", floor[0] / stage[3], floor[1] / stage[4]);
     print_times(fwd, bwd);
@@ -292,8 +304,8 @@ static void moba_row(int B, int T, int D, Routing routing, int path, size_t cap,
 }
 
 // window >= T: the dense layer, next to cuDNN's dense attention
-static void swa_row(int B, int T, int D, int window, int path) {
-    Pipeline p = pipeline_open(B, T, D, path);
+static void swa_row(int B, int T, int D, int window, const Wanted* w) {
+    Pipeline p = pipeline_open(B, T, D, w);
     p.scratch = device_malloc(swa_backward_scratch(p.shape));
     p.window = window;
     Time fwd = time_of(swa, &p), bwd = time_of(swa_back, &p);
@@ -316,13 +328,12 @@ static void swa_row(int B, int T, int D, int window, int path) {
 }
 
 // ---- which rows ---------------------------------------------------------------------------------------------------------------------
-typedef struct { bool quick; int B, T, D, path; const char* routing; size_t cap; } Wanted;   // 0, NULL: all
-
 static Wanted wanted_parse(int argc, char** argv) {
-    Wanted w = {false, 0, 0, 0, ATTN_AUTO, NULL, (size_t)2048 << 20};
+    Wanted w = {false, false, 0, 0, 0, ATTN_AUTO, NULL, (size_t)2048 << 20};
     for (int i = 1; i < argc; i++) {
         const char* value = i + 1 < argc ? argv[i + 1] : "";
         if (strcmp(argv[i], "quick") == 0) { w.quick = true; continue; }
+        if (strcmp(argv[i], "packed") == 0) { w.packed = true; continue; }
         if      (strcmp(argv[i], "--B") == 0)       { w.B = atoi(value); }
         else if (strcmp(argv[i], "--T") == 0)       { w.T = atoi(value); }
         else if (strcmp(argv[i], "--D") == 0)       { w.D = atoi(value); }
@@ -343,7 +354,7 @@ static bool wanted_routing(const Wanted* w, const char* name) { return w->routin
 static void moba_rows(const Wanted* w, int B, int T, int D) {
     double random_ms[2] = {0, 0};
     for (int routing = 0; routing < ROUTINGS; routing++) {
-        if (wanted_routing(w, routing_names[routing])) { moba_row(B, T, D, (Routing)routing, w->path, w->cap, random_ms); }
+        if (wanted_routing(w, routing_names[routing])) { moba_row(B, T, D, (Routing)routing, w, random_ms); }
     }
 }
 
@@ -357,8 +368,8 @@ int main(int argc, char** argv) {
         for (int i = 0; i < count; i++) {
             moba_rows(&w, B, lengths[i], D);
             if (lengths[i] == 524288 && w.B == 0) { moba_rows(&w, 1, lengths[i], D); }
-            if (wanted_routing(&w, "swa")) { swa_row(B, lengths[i], D, 256, w.path); }
-            if (wanted_routing(&w, "dense") && lengths[i] <= 65536) { swa_row(B, lengths[i], D, lengths[i], w.path); }
+            if (wanted_routing(&w, "swa")) { swa_row(B, lengths[i], D, 256, &w); }
+            if (wanted_routing(&w, "dense") && lengths[i] <= 65536) { swa_row(B, lengths[i], D, lengths[i], &w); }
         }
     }
     return 0;
