@@ -1,13 +1,14 @@
 // MoBA attention as a layer pays for it: centroids, top-k, index and attention in one pipeline, then backward. Batch 2, 16 heads, block 128,
 // top-k 8; the routing is the real top-k of q and k'. L2 is overwritten before a pipeline, never between its stages.
 //
-//   moba_pipeline [quick] [packed] [--T n] [--D n] [--B n] [--routing random|zipf|block0|recent|swa|dense] [--path hopper|portable] [--scratch MiB]
-//   quick: 8K and 64K, D 64, random routing. Otherwise all lengths, both head dims, four routings, then the sliding window and dense layers.
+//   moba_pipeline [quick] [packed] [--T n] [--D n] [--B n] [--routing random|zipf|block0|recent|first|swa|dense] [--path hopper|portable] [--scratch MiB]
+//   quick: 8K and 64K, D 64, random routing. Otherwise all lengths, both head dims, five routings, then the sliding window and dense layers.
 //   packed: q and v lie in rows of 3C, as the QKV product of the model leaves them; otherwise every tensor is one of its own, as the peers have it.
 //
 // q and k' are random normals with one or two elements of every head overwritten (pull_kernel), so that the top-k picks
 //   random   nothing in particular               block0   block 0 for every query, the rest at random
 //   zipf     block of rank r about as 1/r^0.65   recent   the seven blocks before its own
+//   first    the first seven blocks, every query: seven lists as long as the sequence, no others
 // What was really picked is measured and printed: top_block, the share of queries that pick the most popular block; recent, the share of
 // picks among the last seven blocks; half, the share of blocks that together get half of all picks.
 #include <unistd.h>
@@ -16,8 +17,8 @@
 
 enum { BLOCK = 128, TOPK = 8, SLOTS = TOPK - 1, HEADS = 16, STAGES = 5, SAMPLED_HEADS = 4 };
 
-typedef enum { RANDOM, ZIPF, BLOCK_0, RECENT, ROUTINGS } Routing;
-static const char* const routing_names[ROUTINGS] = {"random", "zipf", "block0", "recent"};
+typedef enum { RANDOM, ZIPF, BLOCK_0, RECENT, FIRST, ROUTINGS } Routing;
+static const char* const routing_names[ROUTINGS] = {"random", "zipf", "block0", "recent", "first"};
 static const char* const path_names[] = {"auto", "hopper", "portable"};          // of AttnPath
 static const char* const stage_names[STAGES] = {"centroid", "topk", "index", "attn_forward", "attn_backward"};
 
@@ -78,6 +79,7 @@ __global__ static void pull_kernel(floatX* q, floatX* k, AttnShape s, Routing ro
         k0 = -0.35f * noise * logf((float)rank);
     }
     if (routing == BLOCK_0) { q0 = 4; k0 = j == 0 ? 2 * noise : 0; }
+    if (routing == FIRST)   { q0 = 4; k0 = j < SLOTS ? 2 * noise : 0; }
     if (routing == RECENT) {                                             // 4 a block, of two digits that bf16 holds exactly
         q0 = 256 * noise; k0 = j / 64;
         q1 = 4 * noise;   k1 = j % 64;
@@ -127,6 +129,7 @@ static Picked picked_check(const Pipeline* p, Routing routing) {
     REQUIRE(routing != ZIPF || n < 32 || picked.top_block > 1.15 * even, "Zipf routing, but no block has over %.3f of the queries",
             picked.top_block);
     REQUIRE(routing != BLOCK_0 || picked.top_block > 0.999 - 1.0 / n, "only %.4f of the queries pick block 0", picked.top_block);
+    REQUIRE(routing != FIRST || picked.top_block > 0.999 - (double)SLOTS / n, "only %.4f of the queries pick the most popular block", picked.top_block);
     REQUIRE(routing != RECENT || n < 32 || picked.recent > 0.999 - 1e-3 * first_blocks, "only %.4f of the picks are recent", picked.recent);
     return picked;
 }
