@@ -160,7 +160,7 @@ static void swa(void* context) {
 
 static void swa_back(void* context) {
     Pipeline* p = (Pipeline*)context;
-    swa_backward(p->dq, p->dk, p->dv, p->dout, p->out, p->lse, p->q, p->k, p->v, p->shape, p->window, p->scratch, NULL);
+    swa_backward(p->dq, p->dk, p->dv, p->dout, p->out, p->lse, p->q, p->k, p->v, NULL, p->shape, p->window, p->scratch, NULL);
 }
 
 static Pipeline pipeline_open(int B, int T, int D, int path) {
