@@ -98,9 +98,9 @@ static LayerSpec moba_layer(int block, int topk) { LayerSpec spec = {}; spec.kin
 static double picks(AttnShape s, int topk)       { return (double)s.B * s.H * s.T * (topk - 1); }
 static double q_bytes(AttnShape s)               { return 2.0 * s.B * s.T * s.H * s.D; }
 
+// (declared by the type of what it stands for, so that other parameters do not compile)
 #define WRAP(name, label, bytes, flops, parameters, arguments) \
-    extern "C" void __real_##name parameters; \
-    extern "C" void __wrap_##name parameters; \
+    extern "C" { decltype(name) __real_##name, __wrap_##name; } \
     extern "C" void __wrap_##name parameters { \
         Mark* mark = mark_begin(label, bytes, flops, stream); \
         __real_##name arguments; \
@@ -149,8 +149,8 @@ WRAP(swa_backward, window < shape.T ? "swa_backward window" : "swa_backward dens
 WRAP(moba_centroid, "moba_centroid", q_bytes(shape), 0,
      (float* centroid, const floatX* k, AttnShape shape, int block, stream_t stream), (centroid, k, shape, block, stream))
 WRAP(moba_topk, "moba_topk", q_bytes(shape) + 2 * picks(shape, topk), q_bytes(shape) * ceil_div(shape.T, block),       // two bf16 products, half of them past
-     (uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, stream_t stream),
-     (sel, q, centroid, shape, block, topk, stream))
+     (uint16_t* sel, const floatX* q, const float* centroid, AttnShape shape, int block, int topk, void* scratch, stream_t stream),
+     (sel, q, centroid, shape, block, topk, scratch, stream))
 WRAP(moba_index, "moba_index", 6.0 * B * H * T * (topk - 1), 0,
      (int* offset, int* list, const uint16_t* sel, int B, int H, int T, int block, int topk, void* scratch, stream_t stream),
      (offset, list, sel, B, H, T, block, topk, scratch, stream))
