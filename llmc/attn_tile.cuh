@@ -318,6 +318,49 @@ __device__ inline void attended_close(Attended<D, MT>& r, float (&lse2)[MT][2], 
     }
 }
 
+// ---- rotary positions ------------------------------------------------------------------------------------------------
+// A pair (i, i + D/2) of a row has both its members in one thread. {cos, sin} of its columns 8n + 2c and the next, n < D/16, of rows g and g+8:
+template <int D> struct Angles { float4 x[2][D / 16]; };
+
+// t: position of row g. Rows from T on do not exist and get the last one's.
+template <int D>
+__device__ inline void load_angles(Angles<D>& angles, const float* rope, int t, int T) {
+    #pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const float4* from = reinterpret_cast<const float4*>(rope + (size_t)min(t + 8 * half, T - 1) * D) + threadIdx.x % 4;
+        #pragma unroll
+        for (int n = 0; n < D / 16; n++) { angles.x[half][n] = from[4 * n]; }
+    }
+}
+
+__device__ inline void turn_pair_back(float& first, float& second, float cosine, float sine) {
+    float x = first, y = second;
+    first  = x * cosine + y * sine;
+    second = y * cosine - x * sine;
+}
+
+// Accumulators of D columns of turned rows become those of the rows before the turn.
+template <int D>
+__device__ inline void turn_back(float* acc, const Angles<D>& angles) {
+    #pragma unroll
+    for (int half = 0; half < 2; half++) {
+        #pragma unroll
+        for (int n = 0; n < D / 16; n++) {
+            float4 angle = angles.x[half][n];
+            float *first = acc + 4 * n + 2 * half, *second = first + D / 4;
+            turn_pair_back(first[0], second[0], angle.x, angle.y);
+            turn_pair_back(first[1], second[1], angle.z, angle.w);
+        }
+    }
+}
+
+template <int D>
+__device__ inline void turn_rows_back(float* acc, const float* rope, int t, int T) {
+    Angles<D> angles;
+    load_angles(angles, rope, t, T);
+    turn_back(acc, angles);
+}
+
 // ---- from accumulators to rows --------------------------------------------------------------------------------------
 // Fragments make 4-byte stores; through shared memory they become 16-byte ones. A staged row is D fp32 and 8 of padding (bank conflicts).
 // Each warp has its own room: stage + stage_at<D>(first row of the warp).

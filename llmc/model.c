@@ -105,8 +105,8 @@ static void attention_backward(Model* m, int l) {
                            spec->block, spec->topk, acts->scratch, acts->scratch_bytes, m->stream);
         if (s->W) { kconv_backward(acts->dqkv + C, g.kconv, grad.k, a.qkv + C, w.kconv, m->B, m->T, C, s->W, 3 * C, acts->scratch, m->stream); }
     } else {
-        swa_backward(grad.q, grad.k, grad.v, acts->dy, a.att, a.lse, attn.q, attn.k, attn.v, attn.shape, s->layer[l].window, acts->scratch, m->stream);
-        if (spec->kind == LAYER_S) { rope_backward(acts->dqkv, acts->rope, N, m->T, 2 * s->H, s->D, 3 * C, m->stream); }
+        swa_backward(grad.q, grad.k, grad.v, acts->dy, a.att, a.lse, attn.q, attn.k, attn.v, spec->kind == LAYER_S ? acts->rope : NULL, attn.shape,
+                     spec->window, acts->scratch, m->stream);
     }
     matmul_backward_input(acts->dy, acts->dqkv, w.wqkv, N, C, 3 * C, m->plans, m->stream);
     matmul_backward_weight(g.wqkv, acts->dqkv, a.norm1, N, C, 3 * C, m->adding, m->plans, m->stream);

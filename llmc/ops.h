@@ -70,12 +70,10 @@ void matmul_backward_weight(float* dweight, const floatX* dout, const floatX* in
                             struct MatmulPlans* plans, stream_t stream);
 
 // ---- rope -----------------------------------------------------------------------------------------------------------
-// In place on `heads` consecutive heads of every row: pair (i, i + D/2) turns by the angle of position t = row % T.
+// In place on `heads` consecutive heads of every row: pair (i, i + D/2) turns by the angle of position t = row % T. Backward is the turn back,
+// which swa_backward does to dq and dk before they are rounded.
 // x: (N, ld) rows, heads*D <= ld     table: (T, D/2, 2) fp32, {cos, sin} of t * theta^(-2i/D)     D % 8 == 0
 void rope_forward(floatX* x, const float* table, int N, int T, int heads, int D, int ld, stream_t stream);
-
-// The inverse turn, in place on dx.
-void rope_backward(floatX* dx, const float* table, int N, int T, int heads, int D, int ld, stream_t stream);
 
 // ---- kconv ----------------------------------------------------------------------------------------------------------
 // z[t,c] = sum_{i<W} w[i,c] * k[t-i,c], k[negative] = 0, never across the B sequences;  out = k + silu(z), rounded once
@@ -94,8 +92,9 @@ size_t kconv_backward_scratch(int B, int T, int C, int W);
 void swa_forward(floatX* out, float* lse, const floatX* q, const floatX* k, const floatX* v, AttnShape shape, int window, stream_t stream);
 
 // dq, dk, dv (set) from dout; out and lse as forward left them. P and dS are rounded to floatX before their products.
-void swa_backward(floatX* dq, floatX* dk, floatX* dv, const floatX* dout, const floatX* out, const float* lse,
-                  const floatX* q, const floatX* k, const floatX* v, AttnShape shape, int window, void* scratch, stream_t stream);
+// rope: NULL, or the table by which rope_forward has turned q and k; then dq and dk are those of q and k in front of it, rounded once.
+void swa_backward(floatX* dq, floatX* dk, floatX* dv, const floatX* dout, const floatX* out, const float* lse, const floatX* q,
+                  const floatX* k, const floatX* v, const float* rope, AttnShape shape, int window, void* scratch, stream_t stream);
 size_t swa_backward_scratch(AttnShape shape);
 
 // NULL if this backend has attention kernels for the head dim, else what it has ("64 and 128").

@@ -6,7 +6,7 @@ enum { ROPE_HEADS = 4,        // heads a thread turns with the angles it loaded:
        ROPE_BLOCK = 256 };
 
 // one thread per (row, group of heads, 8 pairs): it turns pairs i .. i+7 of heads g, g + groups, g + 2 groups, ...
-__global__ void rope_kernel(floatX* x, const float* table, size_t threads, int T, int heads, int groups, int D, int ld, float direction) {
+__global__ void rope_kernel(floatX* x, const float* table, size_t threads, int T, int heads, int groups, int D, int ld) {
     size_t index = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= threads) { return; }
     int half = D / 2, packs = half / 8;
@@ -17,8 +17,8 @@ __global__ void rope_kernel(floatX* x, const float* table, size_t threads, int T
     float cosine[8], sine[8];
     for (int p = 0; p < 4; p++) {
         float4 two = angle[p];
-        cosine[2 * p]     = two.x; sine[2 * p]     = direction * two.y;
-        cosine[2 * p + 1] = two.z; sine[2 * p + 1] = direction * two.w;
+        cosine[2 * p]     = two.x; sine[2 * p]     = two.y;
+        cosine[2 * p + 1] = two.z; sine[2 * p + 1] = two.w;
     }
     floatX* at = x + row * ld + i;
     Pack8 a[ROPE_HEADS], b[ROPE_HEADS];
@@ -42,22 +42,13 @@ __global__ void rope_kernel(floatX* x, const float* table, size_t threads, int T
     }
 }
 
-static void turn(floatX* x, const float* table, int N, int T, int heads, int D, int ld, float direction, stream_t stream) {
+extern "C" void rope_forward(floatX* x, const float* table, int N, int T, int heads, int D, int ld, stream_t stream) {
     REQUIRE(D % 16 == 0, "rope: D=%d is not a multiple of 16 (16-byte loads of each half)", D);
     REQUIRE(ld % 8 == 0 && (size_t)heads * D <= (size_t)ld, "rope: %d heads of %d in rows of %d (needs a multiple of 8 that holds them)",
             heads, D, ld);
     int groups = ceil_div(heads, ROPE_HEADS);
     size_t threads = (size_t)N * groups * (D / 16), blocks = (threads + ROPE_BLOCK - 1) / ROPE_BLOCK;
     if (threads == 0) { return; }
-    rope_kernel<<<(unsigned)blocks, ROPE_BLOCK, 0, stream>>>(x, table, threads, T, heads, groups, D, ld, direction);
+    rope_kernel<<<(unsigned)blocks, ROPE_BLOCK, 0, stream>>>(x, table, threads, T, heads, groups, D, ld);
     LAUNCH_CHECK();
-}
-
-extern "C" void rope_forward(floatX* x, const float* table, int N, int T, int heads, int D, int ld, stream_t stream) {
-    turn(x, table, N, T, heads, D, ld, 1.0f, stream);
-}
-
-// A rotation's transpose is its inverse.
-extern "C" void rope_backward(floatX* dx, const float* table, int N, int T, int heads, int D, int ld, stream_t stream) {
-    turn(dx, table, N, T, heads, D, ld, -1.0f, stream);
 }

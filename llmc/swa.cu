@@ -59,7 +59,7 @@ __device__ inline HeadIn head_in(const floatX* dout, const float* lse, const flo
 template <int D>
 __global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD)
 void swa_backward_keys_kernel(floatX* dk, floatX* dv, const floatX* dout, const float* lse, const float* delta, const floatX* q,
-                              const floatX* k, const floatX* v, AttnShape shape, int window, float scale) {
+                              const floatX* k, const floatX* v, const float* rope, AttnShape shape, int window, float scale) {
     extern __shared__ __align__(16) unsigned char swa_shared[];
     KeysShared<D>& shared = *reinterpret_cast<KeysShared<D>*>(swa_shared);
     int head = blockIdx.y, key = blockIdx.x * TILE, row = threadIdx.x / WARP * 16;
@@ -67,6 +67,7 @@ void swa_backward_keys_kernel(floatX* dk, floatX* dv, const floatX* dout, const 
     HeadIn in = head_in(dout, lse, delta, q, k, v, shape, head);
     accumulate_keys<D>(dk_sum, dv_sum, shared, in, key, min(shape.T, key + TILE - 1 + window), key, shape.T, window, scale * LOG2E);
 
+    if (rope != NULL) { turn_rows_back<D>(dk_sum[0][0], rope, key + row + threadIdx.x % WARP / 4, shape.T); }
     float* stage = reinterpret_cast<float*>(swa_shared) + stage_at<D>(row);
     stage_rows<D, 1>(stage, dk_sum, scale);
     store_staged<D>(head_rows(dk, shape.ldk, shape, head) + (size_t)(key + row) * shape.ldk, shape.ldk, stage, 16, shape.T - key - row);
@@ -79,7 +80,7 @@ void swa_backward_keys_kernel(floatX* dk, floatX* dv, const floatX* dout, const 
 template <int D>
 __global__ __launch_bounds__(THREADS, Resident<D>::BACKWARD)
 void swa_backward_queries_kernel(floatX* dq, const floatX* dout, const float* lse, const float* delta, const floatX* q, const floatX* k,
-                                 const floatX* v, AttnShape shape, int window, float scale) {
+                                 const floatX* v, const float* rope, AttnShape shape, int window, float scale) {
     extern __shared__ __align__(16) unsigned char swa_shared[];
     floatX* q_tile = reinterpret_cast<floatX*>(swa_shared);
     int head = blockIdx.y, query = (gridDim.x - 1 - blockIdx.x) * TILE, end = min(shape.T, query + TILE), row = threadIdx.x / WARP * 16;
@@ -96,6 +97,7 @@ void swa_backward_queries_kernel(floatX* dq, const floatX* dout, const float* ls
     load_keys<D>(q_tile + 2 * TILE * D, keys, keys.from);
     accumulate_queries<D>(dq_sum, q_tile, q_tile + 2 * TILE * D, keys, row_lse, row_delta, query, window, scale * LOG2E);
 
+    if (rope != NULL) { turn_rows_back<D>(dq_sum[0][0], rope, query + row + threadIdx.x % WARP / 4, shape.T); }
     float* stage = reinterpret_cast<float*>(swa_shared) + stage_at<D>(row);
     stage_rows<D, 1>(stage, dq_sum, scale);
     store_staged<D>(head_rows(dq, shape.ldq, shape, head) + (size_t)(query + row) * shape.ldq, shape.ldq, stage, 16, end - query - row);
@@ -103,18 +105,19 @@ void swa_backward_queries_kernel(floatX* dq, const floatX* dout, const float* ls
 
 template <int D>
 static void backward(floatX* dq, floatX* dk, floatX* dv, const floatX* dout, const floatX* out, const float* lse,
-                     const floatX* q, const floatX* k, const floatX* v, AttnShape shape, int window, float* delta, stream_t stream) {
+                     const floatX* q, const floatX* k, const floatX* v, const float* rope, AttnShape shape, int window, float* delta,
+                     stream_t stream) {
     int heads = shape.B * shape.H;
     float scale = 1 / sqrtf((float)D);
     dim3 rows(ceil_div(shape.T, THREADS / (D / 8)), heads), tiles(ceil_div(shape.T, TILE), heads);
     attn_delta_kernel<D><<<rows, THREADS, 0, stream>>>(delta, dout, out, shape);
     LAUNCH_CHECK();
     allow_shared(swa_backward_keys_kernel<D>, sizeof(KeysShared<D>));
-    swa_backward_keys_kernel<D><<<tiles, THREADS, sizeof(KeysShared<D>), stream>>>(dk, dv, dout, lse, delta, q, k, v, shape, window, scale);
+    swa_backward_keys_kernel<D><<<tiles, THREADS, sizeof(KeysShared<D>), stream>>>(dk, dv, dout, lse, delta, q, k, v, rope, shape, window, scale);
     LAUNCH_CHECK();
     size_t shared = (size_t)6 * TILE * D * sizeof(floatX);
     allow_shared(swa_backward_queries_kernel<D>, shared);
-    swa_backward_queries_kernel<D><<<tiles, THREADS, shared, stream>>>(dq, dout, lse, delta, q, k, v, shape, window, scale);
+    swa_backward_queries_kernel<D><<<tiles, THREADS, shared, stream>>>(dq, dout, lse, delta, q, k, v, rope, shape, window, scale);
     LAUNCH_CHECK();
 }
 
@@ -141,16 +144,16 @@ extern "C" void swa_forward(floatX* out, float* lse, const floatX* q, const floa
 }
 
 extern "C" void swa_backward(floatX* dq, floatX* dk, floatX* dv, const floatX* dout, const floatX* out, const float* lse, const floatX* q,
-                             const floatX* k, const floatX* v, AttnShape shape, int window, void* scratch, stream_t stream) {
+                             const floatX* k, const floatX* v, const float* rope, AttnShape shape, int window, void* scratch, stream_t stream) {
     require_shape(shape, window);
     window = min_int(window, shape.T);
     bool hopper = hopper_chosen(shape.path, "swa");
     float* delta = (float*)scratch;
     float2* scalars = (float2*)scratch;
-    if (hopper && shape.D == 64) { hopper_backward<64>(dq, dk, dv, dout, out, lse, q, k, v, shape, window, scalars, stream); }
-    else if (hopper)             { hopper_backward<128>(dq, dk, dv, dout, out, lse, q, k, v, shape, window, scalars, stream); }
-    else if (shape.D == 64)      { backward<64>(dq, dk, dv, dout, out, lse, q, k, v, shape, window, delta, stream); }
-    else                         { backward<128>(dq, dk, dv, dout, out, lse, q, k, v, shape, window, delta, stream); }
+    if (hopper && shape.D == 64) { hopper_backward<64>(dq, dk, dv, dout, out, lse, q, k, v, rope, shape, window, scalars, stream); }
+    else if (hopper)             { hopper_backward<128>(dq, dk, dv, dout, out, lse, q, k, v, rope, shape, window, scalars, stream); }
+    else if (shape.D == 64)      { backward<64>(dq, dk, dv, dout, out, lse, q, k, v, rope, shape, window, delta, stream); }
+    else                         { backward<128>(dq, dk, dv, dout, out, lse, q, k, v, rope, shape, window, delta, stream); }
 }
 
 extern "C" size_t swa_backward_scratch(AttnShape shape) { return hopper_backward_scratch(shape); }      // the portable kernels need less

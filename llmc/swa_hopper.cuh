@@ -279,8 +279,8 @@ __device__ inline void gradients_by_key(float (&dp)[COUNT], const float (&p)[COU
 // and the last heads, which the dQ kernel has left in the L2 cache
 template <int D, bool SHORT>
 __global__ __launch_bounds__(KeysPlan<D, SHORT>::GROUPS * WARPGROUP, KeysPlan<D, SHORT>::CTAS)
-void swa_hopper_keys_kernel(floatX* dk, floatX* dv, const float2* scalars, const __grid_constant__ SwaMaps maps, AttnShape shape, int window,
-                            float scale) {
+void swa_hopper_keys_kernel(floatX* dk, floatX* dv, const float2* scalars, const float* rope, const __grid_constant__ SwaMaps maps,
+                            AttnShape shape, int window, float scale) {
 #ifdef HOPPER_CODE
     extern __shared__ __align__(1024) unsigned char swa_hopper_shared[];
     KeysShared90<D, SHORT>& shared = *reinterpret_cast<KeysShared90<D, SHORT>*>(swa_hopper_shared);
@@ -338,8 +338,11 @@ void swa_hopper_keys_kernel(floatX* dk, floatX* dv, const float2* scalars, const
         ring_next(shared.ring, walk);
     }
     const float one[2] = {1, 1}, scales[2] = {scale, scale};
-    store_rows<D>(head_rows(dk, shape.ldk, shape, head) + (size_t)u * shape.ldk, shape.ldk, dk_sum, scales, shape.T - u);
+    Angles<D> angles;
+    if (rope != NULL) { load_angles(angles, rope, u, shape.T); }         // they come while dV goes
     store_rows<D>(head_rows(dv, shape.ldv, shape, head) + (size_t)u * shape.ldv, shape.ldv, dv_sum, one, shape.T - u);
+    if (rope != NULL) { turn_back(dk_sum, angles); }
+    store_rows<D>(head_rows(dk, shape.ldk, shape, head) + (size_t)u * shape.ldk, shape.ldk, dk_sum, scales, shape.T - u);
 #endif
 }
 
@@ -390,8 +393,8 @@ __device__ inline void query_scalars(float2 (&mine)[2], float2* scalars, const f
 // dQ, and the scalars. One CTA per (64 queries a warpgroup, head), late ones first
 template <int D, bool SHORT>
 __global__ __launch_bounds__(QueriesPlan<D, SHORT>::GROUPS * WARPGROUP, QueriesPlan<D, SHORT>::CTAS)
-void swa_hopper_queries_kernel(floatX* dq, float2* scalars, const floatX* out, const float* lse, const __grid_constant__ SwaMaps maps,
-                               AttnShape shape, int window, float scale) {
+void swa_hopper_queries_kernel(floatX* dq, float2* scalars, const floatX* out, const float* lse, const float* rope,
+                               const __grid_constant__ SwaMaps maps, AttnShape shape, int window, float scale) {
 #ifdef HOPPER_CODE
     extern __shared__ __align__(1024) unsigned char swa_hopper_shared[];
     QueriesShared90<D, SHORT>& shared = *reinterpret_cast<QueriesShared90<D, SHORT>*>(swa_hopper_shared);
@@ -447,6 +450,7 @@ void swa_hopper_queries_kernel(floatX* dq, float2* scalars, const floatX* out, c
         }
         ring_next(shared.ring, walk);
     }
+    if (rope != NULL) { turn_rows_back<D>(dq_sum, rope, t, shape.T); }
     const float scales[2] = {scale, scale};
     store_rows<D>(head_rows(dq, shape.ldq, shape, head) + (size_t)t * shape.ldq, shape.ldq, dq_sum, scales, end - t);
 #endif
@@ -456,7 +460,7 @@ static size_t hopper_backward_scratch(AttnShape s) { return (size_t)s.B * s.H * 
 
 template <int D, bool SHORT>
 static void hopper_backward_planned(floatX* dq, floatX* dk, floatX* dv, const floatX* dout, const floatX* out, const float* lse, const floatX* q,
-                            const floatX* k, const floatX* v, AttnShape s, int window, float2* scalars, stream_t stream) {
+                            const floatX* k, const floatX* v, const float* rope, AttnShape s, int window, float2* scalars, stream_t stream) {
     const int KEYS_THREADS = KeysPlan<D, SHORT>::GROUPS * WARPGROUP, QUERIES_THREADS = QueriesPlan<D, SHORT>::GROUPS * WARPGROUP;
     int columns = s.H * s.D, heads = s.B * s.H;
     float scale = 1 / sqrtf((float)D);
@@ -465,21 +469,21 @@ static void hopper_backward_planned(floatX* dq, floatX* dk, floatX* dv, const fl
     int grid = ceil_div(s.T, QueriesPlan<D, SHORT>::GROUPS * ROWS) * heads;
     size_t shared = sizeof(QueriesShared90<D, SHORT>);
     allow_shared(swa_hopper_queries_kernel<D, SHORT>, shared);
-    swa_hopper_queries_kernel<D, SHORT><<<grid, QUERIES_THREADS, shared, stream>>>(dq, scalars, out, lse, maps, s, window, scale);
+    swa_hopper_queries_kernel<D, SHORT><<<grid, QUERIES_THREADS, shared, stream>>>(dq, scalars, out, lse, rope, maps, s, window, scale);
     LAUNCH_CHECK();
     grid = ceil_div(s.T, KeysPlan<D, SHORT>::GROUPS * ROWS) * heads;
     shared = sizeof(KeysShared90<D, SHORT>);
     allow_shared(swa_hopper_keys_kernel<D, SHORT>, shared);
-    swa_hopper_keys_kernel<D, SHORT><<<grid, KEYS_THREADS, shared, stream>>>(dk, dv, scalars, maps, s, window, scale);
+    swa_hopper_keys_kernel<D, SHORT><<<grid, KEYS_THREADS, shared, stream>>>(dk, dv, scalars, rope, maps, s, window, scale);
     LAUNCH_CHECK();
 }
 
 template <int D>
 static void hopper_backward(floatX* dq, floatX* dk, floatX* dv, const floatX* dout, const floatX* out, const float* lse, const floatX* q,
-                            const floatX* k, const floatX* v, AttnShape s, int window, float2* scalars, stream_t stream) {
+                            const floatX* k, const floatX* v, const float* rope, AttnShape s, int window, float2* scalars, stream_t stream) {
     bool narrow = D == 64 && window <= SHORT_WINDOW;                     // at D = 128 one warpgroup a CTA leaves half the registers idle
     (narrow ? hopper_backward_planned<D, D == 64> : hopper_backward_planned<D, false>)
-        (dq, dk, dv, dout, out, lse, q, k, v, s, window, scalars, stream);
+        (dq, dk, dv, dout, out, lse, q, k, v, rope, s, window, scalars, stream);
 }
 
 #endif

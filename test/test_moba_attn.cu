@@ -46,7 +46,7 @@ static void case_moba(Case* c) {
 static void case_dense(Case* c) {
     const float* v = c->qv + 2 * c->C;
     swa_forward(c->out, c->lse, c->qv, c->k, v, c->shape, c->shape.T, NULL);
-    swa_backward(c->dqv, c->dk, c->dqv + 2 * c->C, c->dout, c->out, c->lse, c->qv, c->k, v, c->shape, c->shape.T, NULL, NULL);
+    swa_backward(c->dqv, c->dk, c->dqv + 2 * c->C, c->dout, c->out, c->lse, c->qv, c->k, v, NULL, c->shape, c->shape.T, NULL, NULL);
 }
 
 TEST(moba_attn_three_tokens_by_hand) {

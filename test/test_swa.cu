@@ -6,6 +6,7 @@
 #else
 #include "attn_problem.h"
 #endif
+#include "rope_table.h"
 
 #ifdef LLMC_CPU
 // everything a forward needs, q, k, v from one (B*T, 3*H*D) product
@@ -97,6 +98,65 @@ TEST(swa_never_looks_ahead) {
     forward_close(&b);
 }
 
+// dq (at column 0 of dqv's rows), dk and dv (at column 2*H*D) of a forward that has run
+typedef struct { float *dqv, *dk; } Backward;
+
+static Backward backward_open(const Forward* f, int window, const float* rope) {
+    int C = f->shape.H * f->shape.D;
+    AttnShape s = f->shape;
+    Backward b = {(float*)calloc(3 * f->n, sizeof(float)), (float*)calloc(3 * f->n, sizeof(float))};
+    float* dout = attn_normals(f->n, 9);
+    swa_backward(b.dqv, b.dk, b.dqv + 2 * C, dout, f->out, f->lse, f->qkv, f->qkv + C, f->qkv + 2 * C, rope, s, window, NULL, NULL);
+    free(dout);
+    return b;
+}
+static void backward_close(Backward* b) { free(b->dqv); free(b->dk); }
+
+TEST(swa_backward_turns_back_a_quarter) {
+    enum { B = 2, T = 2, H = 2, D = 8, C = H * D };
+    float table[T * D];
+    for (int i = 0; i < D / 2; i++) {
+        table[2 * i] = 1;     table[2 * i + 1] = 0;                      // t = 0: none
+        table[D + 2 * i] = 0; table[D + 2 * i + 1] = 1;                  // t = 1: a quarter
+    }
+    Forward f = forward_open(B, T, H, D, 5);
+    forward_run(&f, T);
+    Backward plain = backward_open(&f, T, NULL), turned = backward_open(&f, T, table);
+    for (size_t i = 0; i < 3 * f.n; i++) {
+        size_t c = i % (3 * C), t = i / (3 * C) % T;
+        bool first = c % D < D / 2;
+        float dq = plain.dqv[i], dk = plain.dk[i];
+        if (t == 1 && c < C) {
+            dq = first ? plain.dqv[i + D / 2] : -plain.dqv[i - D / 2];
+            dk = first ? plain.dk[i + D / 2] : -plain.dk[i - D / 2];
+        }
+        CHECK(turned.dqv[i] == dq && turned.dk[i] == dk, "row %zu column %zu: %g and %g, expected %g and %g", i / (3 * C), c,
+              (double)turned.dqv[i], (double)turned.dk[i], (double)dq, (double)dk);
+    }
+    backward_close(&plain); backward_close(&turned);
+    forward_close(&f);
+}
+
+TEST(swa_backward_with_rope_is_backward_and_the_turn_back) {
+    int T = 21, H = 3, D = 16, C = H * D, window = 6;
+    float *table = rope_table(T, D, 1), *back = rope_table(T, D, -1);
+    Forward f = forward_open(2, T, H, D, 6);
+    forward_run(&f, window);
+    Backward two = backward_open(&f, window, NULL), one = backward_open(&f, window, table);
+    rope_forward(two.dqv, back, 2 * T, T, H, D, 3 * C, NULL);
+    rope_forward(two.dk, back, 2 * T, T, H, D, 3 * C, NULL);
+    double largest = 0, ulp = 1.0 / (1 << 24);
+    for (size_t i = 0; i < 3 * f.n; i++) { largest = fmax(largest, fmax(fabs(one.dqv[i]), fabs(one.dk[i]))); }
+    CHECK(largest > 0.1, "gradients of %g have nothing to turn", largest);
+    for (size_t i = 0; i < 3 * f.n; i++) {                               // three roundings of values of a pair that is at most sqrt(2) as long
+        CHECK_NEAR(one.dqv[i], two.dqv[i], 3 * sqrt(2.0) * ulp * largest);
+        CHECK_NEAR(one.dk[i], two.dk[i], 3 * sqrt(2.0) * ulp * largest);
+    }
+    backward_close(&one); backward_close(&two);
+    forward_close(&f);
+    free(table); free(back);
+}
+
 TEST(swa_refuses_odd_head_dims) {
     CHECK(swa_refusal(64) == NULL && swa_refusal(24) == NULL, "multiples of 8 are refused");
     CHECK(swa_refusal(12) != NULL && swa_refusal(0) != NULL, "12 or 0 is not refused");
@@ -104,12 +164,12 @@ TEST(swa_refuses_odd_head_dims) {
 #endif
 
 #ifndef LLMC_CPU
-static AttnResults swa_kernel(const AttnProblem* p, int window) {
+static AttnResults swa_kernel(const AttnProblem* p, int window, const float* rope) {
     AttnOutputs o = outputs_open(p);
     const floatX *q = p->qv_dev, *k = p->k_dev, *v = q + 2 * p->C;
     void* scratch = device_poisoned(swa_backward_scratch(p->shape));
     swa_forward(o.out, o.lse, q, k, v, p->shape, window, NULL);
-    swa_backward(o.dqv, o.dk, o.dqv + 2 * p->C, p->dout_dev, o.out, o.lse, q, k, v, p->shape, window, scratch, NULL);
+    swa_backward(o.dqv, o.dk, o.dqv + 2 * p->C, p->dout_dev, o.out, o.lse, q, k, v, rope, p->shape, window, scratch, NULL);
     AttnResults r = outputs_close(p, &o);
     device_free(scratch);
     return r;
@@ -118,31 +178,49 @@ static AttnResults swa_exact(const AttnProblem* p, int window) {
     AttnResults r = results_open(p);
     const float *q = p->qv, *k = p->k, *v = q + 2 * p->C;
     ref_swa_forward(r.out, r.lse, q, k, v, p->shape, window, NULL);
-    ref_swa_backward(r.dqv, r.dk, r.dqv + 2 * p->C, p->dout, r.out, r.lse, q, k, v, p->shape, window, NULL, NULL);
+    ref_swa_backward(r.dqv, r.dk, r.dqv + 2 * p->C, p->dout, r.out, r.lse, q, k, v, NULL, p->shape, window, NULL, NULL);
     return r;
 }
-static AttnResults swa_rounded(const AttnProblem* p, int window) {
+static AttnResults swa_rounded(const AttnProblem* p, int window, const float* rope) {
     AttnResults r = results_open(p);
     const float *q = p->qv, *k = p->k, *v = q + 2 * p->C;
     rnd_swa_forward(r.out, r.lse, q, k, v, p->shape, window, NULL);
-    rnd_swa_backward(r.dqv, r.dk, r.dqv + 2 * p->C, p->dout, r.out, r.lse, q, k, v, p->shape, window, NULL, NULL);
+    rnd_swa_backward(r.dqv, r.dk, r.dqv + 2 * p->C, p->dout, r.out, r.lse, q, k, v, rope, p->shape, window, NULL, NULL);
     return r;
 }
 
-static void swa_case(int B, int T, int H, int D, int window, float sharpness) {
+// rope: NULL, or rope_table(T, D, 1). The exact results are backward's, and then the turn's by the other table.
+static void swa_turned_case(int B, int T, int H, int D, int window, float sharpness, const float* rope) {
     AttnPath path[2];
     AttnProblem p = problem_open(B, T, H, D, sharpness);
-    AttnResults exact = swa_exact(&p, window), rounded = swa_rounded(&p, window);
+    AttnResults exact = swa_exact(&p, window), rounded = swa_rounded(&p, window, rope);
+    float* device_rope = NULL;
+    if (rope != NULL) {
+        float* back = rope_table(T, D, -1);
+        ref_rope_forward(exact.dqv, back, B * T, T, H, D, 3 * p.C, NULL);
+        ref_rope_forward(exact.dk, back, B * T, T, H, D, p.C, NULL);
+        free(back);
+        device_rope = (float*)device_from(rope, (size_t)T * D * sizeof(float));
+    }
     for (int i = 0, paths = attn_paths(path); i < paths; i++) {
-        char label[48];
+        char label[64];
         p.shape.path = path[i];
-        snprintf(label, sizeof label, "window %d, %s", window, attn_path_name(path[i]));
-        AttnResults kernel = swa_kernel(&p, window);
+        snprintf(label, sizeof label, "window %d, %s%s", window, attn_path_name(path[i]), rope != NULL ? ", rope" : "");
+        AttnResults kernel = swa_kernel(&p, window, device_rope);
         check_results(&p, &kernel, &exact, &rounded, window == 1 || T == 1, label);
         results_free(&kernel);
     }
     results_free(&exact); results_free(&rounded);
+    if (rope != NULL) { device_free(device_rope); }
     problem_close(&p);
+}
+
+static void swa_case(int B, int T, int H, int D, int window, float sharpness) { swa_turned_case(B, T, H, D, window, sharpness, NULL); }
+
+static void swa_rope_case(int B, int T, int H, int D, int window) {
+    float* rope = rope_table(T, D, 1);
+    swa_turned_case(B, T, H, D, window, 1, rope);
+    free(rope);
 }
 
 static void swa_windows(int T, int D) {
@@ -164,15 +242,19 @@ GPU_TEST(swa_within_budget_D128_T1000)    { swa_windows(1000, 128); }
 GPU_TEST(swa_within_budget_two_sequences) { swa_case(2, 200, 3, 64, 77, 1); swa_case(2, 130, 1, 128, 1000, 1); }
 GPU_TEST(swa_within_budget_long_window)   { swa_case(1, 1400, 1, 64, 1100, 1); }
 GPU_TEST(swa_within_budget_sharp_softmax) { swa_case(1, 300, 1, 64, 300, 12); swa_case(1, 300, 1, 128, 90, 12); }
+GPU_TEST(swa_rope_within_budget_D64)           { swa_rope_case(1, 1, 2, 64, 64); swa_rope_case(1, 64, 2, 64, 64); swa_rope_case(1, 300, 2, 64, 100); }
+GPU_TEST(swa_rope_within_budget_D128)          { swa_rope_case(1, 63, 2, 128, 63); swa_rope_case(1, 129, 2, 128, 64); swa_rope_case(1, 300, 2, 128, 256); }
+GPU_TEST(swa_rope_within_budget_two_sequences) { swa_rope_case(2, 200, 3, 64, 77); swa_rope_case(2, 130, 1, 128, 1000); }
+GPU_TEST(swa_rope_within_budget_long_window)   { swa_rope_case(1, 1400, 1, 64, 1100); }
 
 static void swa_repeats(int D, int window) {
     AttnPath path[2];
     AttnProblem p = problem_open(2, 500, 2, D, 1);
     for (int i = 0, paths = attn_paths(path); i < paths; i++) {
         p.shape.path = path[i];
-        AttnResults first = swa_kernel(&p, window);
+        AttnResults first = swa_kernel(&p, window, NULL);
         for (int repeat = 0; repeat < 10; repeat++) {
-            AttnResults again = swa_kernel(&p, window);
+            AttnResults again = swa_kernel(&p, window, NULL);
             check_same(&p, &first, &again, "in a repeat");
             results_free(&again);
         }
@@ -188,9 +270,9 @@ GPU_TEST(swa_gpu_never_looks_ahead) {
     for (int i = 0, paths = attn_paths(path); i < paths; i++) {
         AttnProblem p = problem_open(1, 200, 1, 64, 1);
         p.shape.path = path[i];
-        AttnResults before = swa_kernel(&p, 150);
+        AttnResults before = swa_kernel(&p, 150, NULL);
         problem_change_token(&p, 130);
-        AttnResults after = swa_kernel(&p, 150);
+        AttnResults after = swa_kernel(&p, 150, NULL);
         check_causal(&p, &before, &after, 130);
         results_free(&before); results_free(&after);
         problem_close(&p);

@@ -59,6 +59,22 @@ static inline int* bench_ints(size_t n, int seed, int below) {
     return x;
 }
 
+// rope's table: unit turns, so that repeats in place neither grow nor shrink what they turn
+static inline float* bench_angles(int T, int D) {
+    size_t pairs = (size_t)T * D / 2;
+    float* table = (float*)xmalloc(pairs * 2 * sizeof(float));
+    for (size_t i = 0; i < pairs; i++) {
+        double angle = (i / (D / 2)) * pow(10000.0, -2.0 * (i % (D / 2)) / D);
+        table[2 * i]     = (float)cos(angle);
+        table[2 * i + 1] = (float)sin(angle);
+    }
+    float* device = (float*)device_malloc(pairs * 2 * sizeof(float));
+    device_upload(device, table, pairs * 2 * sizeof(float), NULL);
+    stream_sync(NULL);
+    free(table);
+    return device;
+}
+
 // ---- timing -------------------------------------------------------------------------------------------------------------
 static inline double bench_bandwidth(int device) {                       // bytes/s of the memory's clock and bus, two transfers a clock
     int khz = 0, bits = 0;

@@ -168,7 +168,7 @@ static void swa(void* context) {
 
 static void swa_back(void* context) {
     Pipeline* p = (Pipeline*)context;
-    swa_backward(p->dq, p->dk, p->dv, p->dout, p->out, p->lse, p->q, p->k, p->v, p->shape, p->window, p->scratch, NULL);
+    swa_backward(p->dq, p->dk, p->dv, p->dout, p->out, p->lse, p->q, p->k, p->v, NULL, p->shape, p->window, p->scratch, NULL);
 }
 
 // packed: q and v, and their gradients, lie in rows of 3C, as in the model

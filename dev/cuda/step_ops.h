@@ -133,8 +133,6 @@ WRAP(matmul_backward_weight, product_label("matmul_backward_weight", N, C, OC), 
      (dweight, dout, inp, N, C, OC, add, plans, stream))
 WRAP(rope_forward, "rope_forward", 4.0 * N * heads * D, 0,
      (floatX* x, const float* table, int N, int T, int heads, int D, int ld, stream_t stream), (x, table, N, T, heads, D, ld, stream))
-WRAP(rope_backward, "rope_backward", 4.0 * N * heads * D, 0,
-     (floatX* dx, const float* table, int N, int T, int heads, int D, int ld, stream_t stream), (dx, table, N, T, heads, D, ld, stream))
 WRAP(kconv_forward, "kconv_forward", 4.0 * B * T * C, 0,
      (floatX* out, const floatX* k, const float* w, int B, int T, int C, int W, int ldk, stream_t stream), (out, k, w, B, T, C, W, ldk, stream))
 WRAP(kconv_backward, "kconv_backward", 6.0 * B * T * C, 0,
@@ -146,8 +144,8 @@ WRAP(swa_forward, window < shape.T ? "swa_forward window" : "swa_forward dense",
 WRAP(swa_backward, window < shape.T ? "swa_backward window" : "swa_backward dense", 8 * q_bytes(shape),
      2.5 * attention_flops(shape, window_layer(window)),
      (floatX* dq, floatX* dk, floatX* dv, const floatX* dout, const floatX* out, const float* lse, const floatX* q, const floatX* k, const floatX* v,
-      AttnShape shape, int window, void* scratch, stream_t stream),
-     (dq, dk, dv, dout, out, lse, q, k, v, shape, window, scratch, stream))
+      const float* rope, AttnShape shape, int window, void* scratch, stream_t stream),
+     (dq, dk, dv, dout, out, lse, q, k, v, rope, shape, window, scratch, stream))
 WRAP(moba_centroid, "moba_centroid", q_bytes(shape), 0,
      (float* centroid, const floatX* k, AttnShape shape, int block, stream_t stream), (centroid, k, shape, block, stream))
 WRAP(moba_topk, "moba_topk", q_bytes(shape) + 2 * picks(shape, topk), q_bytes(shape) * ceil_div(shape.T, block),       // two bf16 products, half of them past

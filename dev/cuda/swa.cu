@@ -3,7 +3,8 @@
 
 typedef struct {
     floatX *out, *q, *k, *v, *dout, *dq, *dk, *dv;
-    float* lse;
+    float *lse, *angles;
+    const float* rope;       // of backward: angles or NULL
     void* scratch;
     AttnShape shape;
     int window;
@@ -16,7 +17,7 @@ static void forward(void* context) {
 
 static void backward(void* context) {
     Swa* s = (Swa*)context;
-    swa_backward(s->dq, s->dk, s->dv, s->dout, s->out, s->lse, s->q, s->k, s->v, s->shape, s->window, s->scratch, NULL);
+    swa_backward(s->dq, s->dk, s->dv, s->dout, s->out, s->lse, s->q, s->k, s->v, s->rope, s->shape, s->window, s->scratch, NULL);
 }
 
 static void shape_rows(int T, int D, int window) {
@@ -30,14 +31,19 @@ static void shape_rows(int T, int D, int window) {
     floatX** tensors[] = {&s.out, &s.q, &s.k, &s.v, &s.dout, &s.dq, &s.dk, &s.dv};
     for (int i = 0; i < 8; i++) { *tensors[i] = bench_bf16(n, i + 1, 1); }
     s.lse = bench_f32((size_t)B * H * T, 9, 1);
+    s.angles = bench_angles(T, D);
+    s.rope = NULL;
     s.scratch = device_malloc(swa_backward_scratch(s.shape));
     double w = fmin(window, T), pairs = (double)B * H * (w * T - w * (w - 1) / 2);
     char row[96];
     snprintf(row, sizeof row, "\"B\":%d,\"H\":%d,\"T\":%d,\"D\":%d,\"window\":%d", B, H, T, D, window);
     bench_row("swa_forward", row, forward, &s, 8.0 * n, 4.0 * D * pairs);
     bench_row("swa_backward", row, backward, &s, 16.0 * n, 10.0 * D * pairs);
+    s.rope = s.angles;
+    if (window < T) { bench_row("swa_backward with rope", row, backward, &s, 16.0 * n, 10.0 * D * pairs); }
     for (int i = 0; i < 8; i++) { device_free(*tensors[i]); }
     device_free(s.lse);
+    device_free(s.angles);
     device_free(s.scratch);
 }
 

@@ -2,8 +2,8 @@
 #include "common.h"
 #include "ops.h"
 
-// direction +1 turns by the table's angle, -1 turns back
-static void turn(floatX* x, const float* table, int N, int T, int heads, int D, int ld, int direction) {
+void rope_forward(floatX* x, const float* table, int N, int T, int heads, int D, int ld, stream_t stream) {
+    (void)stream;
     REQUIRE(D % 8 == 0, "rope: D=%d is not a multiple of 8", D);
     REQUIRE((size_t)heads * D <= (size_t)ld, "rope: %d heads of %d do not fit in rows of %d", heads, D, ld);
     int half = D / 2;
@@ -13,22 +13,11 @@ static void turn(floatX* x, const float* table, int N, int T, int heads, int D, 
         for (int h = 0; h < heads; h++) {
             floatX* head = x + (size_t)row * ld + (size_t)h * D;
             for (int i = 0; i < half; i++) {
-                double cosine = angle[2 * i], sine = direction * angle[2 * i + 1];
+                double cosine = angle[2 * i], sine = angle[2 * i + 1];
                 double a = head[i], b = head[i + half];
                 head[i]        = ROUND(a * cosine - b * sine);
                 head[i + half] = ROUND(a * sine + b * cosine);
             }
         }
     }
-}
-
-void rope_forward(floatX* x, const float* table, int N, int T, int heads, int D, int ld, stream_t stream) {
-    (void)stream;
-    turn(x, table, N, T, heads, D, ld, 1);
-}
-
-// A rotation's transpose is its inverse.
-void rope_backward(floatX* dx, const float* table, int N, int T, int heads, int D, int ld, stream_t stream) {
-    (void)stream;
-    turn(dx, table, N, T, heads, D, ld, -1);
 }
