@@ -89,7 +89,7 @@ def main():
                 for kernel, metrics in profile(kernels, path, arguments.T, arguments.dim).items():
                     values = {column: metrics.get(name) for column, name in COLUMNS.items()}
                     values["us"] = values["us"] and values["us"] / 1e3
-                    values["tensor %"] = tensor_share(kernel, metrics, T, dim)
+                    values["tensor %"] = tensor_share(kernel, metrics, arguments.T, arguments.dim)
                     print(f"| {path} | {kernel} | {' | '.join('-' if x is None else f'{x:.3g}' for x in values.values())} |", flush=True)
                     print(json.dumps({"op": "ncu_attention", "path": path, "kernel": kernel, "T": arguments.T, "D": arguments.dim, **values}), file=results)
 

@@ -2,6 +2,7 @@
 #ifndef TEMPDIR_H
 #define TEMPDIR_H
 
+#include <dirent.h>
 #include <fts.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,6 +59,15 @@ static inline char* temp_read(const char* path, size_t* bytes) {
 static inline void temp_write(const char* path, const void* data, size_t bytes) {
     FILE* file = fopen(path, "wb");
     if (!file || fwrite(data, 1, bytes, file) != bytes || fclose(file) != 0) { perror(path); exit(1); }
+}
+
+// how many names a directory holds
+static inline int temp_entries(const char* path) {
+    int count = 0;
+    DIR* dir = opendir(path);
+    for (struct dirent* entry; dir && (entry = readdir(dir)); ) { count += strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."); }
+    if (dir) { closedir(dir); }
+    return count;
 }
 
 #endif

@@ -4,7 +4,6 @@
 #include "tempdir.h"
 #include "test.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -78,19 +77,11 @@ static void part_path(char* text, size_t room, const char* dir, int64_t step) {
     free(path);
 }
 
-static int entries(const char* path) {
-    int count = 0;
-    DIR* dir = opendir(path);
-    for (struct dirent* entry; dir && (entry = readdir(dir)); ) { count += strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."); }
-    if (dir) { closedir(dir); }
-    return count;
-}
-
 TEST(checkpoint_reads_back_what_was_written) {
     const char* dir = temp_dir();
     must_save(dir, 1000);
     check_whole(dir, 1000);
-    CHECK_EQ(entries(dir), 1);
+    CHECK_EQ(temp_entries(dir), 1);
     char name[700];
     snprintf(name, sizeof name, "%s/step_00001000/", dir);           // a trailing slash is no other name
     Error err = {0};
@@ -254,129 +245,6 @@ TEST(checkpoint_steps_ignores_other_names) {
     free(steps);
 }
 
-// ---- parts: a writer a rank -------------------------------------------------------------------------------------------
-// `parts` writers, each with its share of "wte" (shares as even as can be, and rank 0's also "options"); `skew` elements more for part 0
-static bool save_parts(const char* dir, int64_t step, int parts, uint64_t id, int skew, Error* err) {
-    float weights[N];
-    const int64_t shape[] = { 10, N / 10 };
-    for (int i = 0; i < N; i++) { weights[i] = value_at(step, i); }
-    if (!checkpoint_prepare(dir, step, err)) { return false; }
-    for (int part = parts - 1; part >= 0; part--) {
-        int first = N * part / parts, end = N * (part + 1) / parts + (part == 0 ? skew : 0);
-        CheckpointWriter* writer = checkpoint_begin_part(dir, step, part, parts, id, err);
-        bool good = writer && checkpoint_add_slice(writer, "wte", CHECKPOINT_F32, 2, shape, (uint64_t)first, (uint64_t)(end - first), weights + first, err) &&
-                    (part > 0 || checkpoint_add_text(writer, "options", "{}", err));
-        if (!good) { checkpoint_abort(writer); return false; }
-        if (!checkpoint_finish(writer, err)) { return false; }
-    }
-    return checkpoint_publish(dir, step, err);
-}
-
-TEST(checkpoint_parts_are_read_in_any_ranges) {
-    const char* dir = temp_dir();
-    const int counts[] = { 1, 2, 3, 8, 64, 1500 };                     // the last: more writers than elements
-    float back[N];
-    for (int c = 0; c < 6; c++) {
-        Error err = {0};
-        CHECK(save_parts(dir, 10 + c, counts[c], 7, 0, &err), "%d parts: %s", counts[c], err.text);
-        char* path = checkpoint_path(dir, 10 + c);
-        CHECK_EQ(entries(path), counts[c]);
-        Checkpoint* whole = c % 2 ? checkpoint_open_unverified(path, &err) : checkpoint_open(path, &err);
-        CHECK(whole && whole->parts == counts[c], "%d parts: %s", counts[c], err.text);
-        CHECK(checkpoint_read(whole, "wte", CHECKPOINT_F32, back, sizeof back, &err), "%s", err.text);
-        for (int i = 0; i < N; i++) { CHECK(back[i] == value_at(10 + c, i), "%d parts: weight %d is %g", counts[c], i, (double)back[i]); }
-        for (int ranks = 1; ranks <= 5; ranks++) {                     // another number of ranks reads its own ranges
-            for (int r = 0; r < ranks; r++) {
-                int first = N * r / ranks, count = N * (r + 1) / ranks - first;
-                memset(back, 0, sizeof back);
-                CHECK(checkpoint_read_range(whole, "wte", CHECKPOINT_F32, (uint64_t)first, (uint64_t)count, back, &err), "%s", err.text);
-                for (int i = 0; i < count; i++) { CHECK(back[i] == value_at(10 + c, first + i), "rank %d of %d: weight %d", r, ranks, first + i); }
-                CHECK(count == N || back[count] == 0, "rank %d of %d: read beyond its range", r, ranks);
-            }
-        }
-        CHECK(!checkpoint_read_range(whole, "wte", CHECKPOINT_F32, 1, N, back, &err) && strstr(err.text, "wte"), "a range beyond the tensor was read");
-        CHECK(!checkpoint_read_range(whole, "wte", CHECKPOINT_F32, UINT64_MAX, 2, back, &err), "a range that wraps was read");
-        checkpoint_close(whole);
-        free(path);
-    }
-}
-
-static void check_parts_damaged(const char* dir, int64_t step, const char* says, const char* what) {
-    Error err = {0};
-    char* path = checkpoint_path(dir, step);
-    Checkpoint* checkpoint = checkpoint_open(path, &err);
-    CHECK(!checkpoint && strstr(err.text, says), "%s: %s", what, checkpoint ? "not noticed" : err.text);
-    free(path);
-}
-
-TEST(checkpoint_parts_of_another_save_are_noticed) {
-    const char* dir = temp_dir();
-    Error err = {0};
-    CHECK(save_parts(dir, 10, 3, 7, 0, &err) && save_parts(dir, 20, 3, 7, 0, &err), "%s", err.text);
-    const char* other = temp_dir();
-    CHECK(save_parts(other, 10, 3, 8, 0, &err), "%s", err.text);
-    char a[700], b[700];
-    const struct { const char *from; int64_t step; int part; const char* what; } swaps[] = {
-        { dir, 20, 1, "another step's" }, { other, 10, 1, "another run's of the same step" }, { dir, 10, 2, "another part's" } };
-    snprintf(a, sizeof a, "%s/step_00000010/part_0001.bin", dir);
-    size_t bytes = 0;
-    char* good = temp_read(a, &bytes);
-    for (int i = 0; i < 3; i++) {
-        snprintf(b, sizeof b, "%s/step_%08d/part_%04d.bin", swaps[i].from, (int)swaps[i].step, swaps[i].part);
-        size_t other_bytes = 0;
-        char* data = temp_read(b, &other_bytes);
-        temp_write(a, data, other_bytes);
-        check_parts_damaged(dir, 10, "part_0001.bin", swaps[i].what);
-        free(data);
-    }
-    unlink(a);
-    check_parts_damaged(dir, 10, "part_0001.bin", "deleted");
-    for (size_t cut = 0; cut < bytes; cut += bytes / 5) {
-        temp_write(a, good, cut);
-        check_parts_damaged(dir, 10, "part_0001.bin", "cut");
-    }
-    for (int flip = 0; flip < 20; flip++) {
-        size_t place = bytes * (size_t)flip / 20;
-        good[place] ^= 4;
-        temp_write(a, good, bytes);
-        check_parts_damaged(dir, 10, "part_0001.bin", "a bit flipped");
-        good[place] ^= 4;
-    }
-    temp_write(a, good, bytes);
-    char* path = checkpoint_path(dir, 10);
-    Checkpoint* checkpoint = checkpoint_open(path, &err);
-    CHECK(checkpoint, "put right: %s", err.text);
-    checkpoint_close(checkpoint);
-    free(path); free(good);
-}
-
-TEST(checkpoint_gaps_and_overlaps_of_parts_are_noticed) {
-    const char* dir = temp_dir();
-    Error err = {0};
-    CHECK(save_parts(dir, 10, 4, 7, 3, &err), "%s", err.text);
-    check_parts_damaged(dir, 10, "250 to 253 twice", "an overlap");
-    CHECK(save_parts(dir, 20, 4, 7, -3, &err), "%s", err.text);
-    check_parts_damaged(dir, 20, "247 to 250 nowhere", "a gap");
-    CHECK(save_parts(dir, 30, 1, 7, -3, &err), "%s", err.text);
-    check_parts_damaged(dir, 30, "997 of its 1000", "an end that lacks");
-}
-
-TEST(checkpoint_of_a_rank_that_failed_stays_out_of_sight) {
-    const char* dir = temp_dir();
-    Error err = {0};
-    CHECK(checkpoint_prepare(dir, 10, &err), "%s", err.text);
-    CheckpointWriter *zero = checkpoint_begin_part(dir, 10, 0, 2, 7, &err), *one = checkpoint_begin_part(dir, 10, 1, 2, 7, &err);
-    CHECK(zero && one, "%s", err.text);
-    checkpoint_abort(one);
-    CHECK(checkpoint_finish(zero, &err), "%s", err.text);
-    int64_t* steps;
-    CHECK_EQ(checkpoint_steps(dir, &steps), 0);
-    free(steps);
-    checkpoint_discard(dir, 10);
-    CHECK_EQ(entries(dir), 0);
-    CHECK(save_parts(dir, 10, 2, 7, 0, &err), "the next one: %s", err.text);
-}
-
 // ---- R6 --------------------------------------------------------------------------------------------------------------
 TEST(checkpoint_on_a_full_disk_leaves_nothing_and_the_next_one_works) {
     const char* dir = temp_dir();
@@ -394,7 +262,7 @@ TEST(checkpoint_on_a_full_disk_leaves_nothing_and_the_next_one_works) {
         setrlimit(RLIMIT_FSIZE, &before);
         CHECK(saved == (limits[i] >= 4736), "with %d bytes of room: %s", (int)limits[i], saved ? "saved" : err.text);
         CHECK(saved || (err.code == EXIT_IO && strstr(err.text, "step_00000020")), "exit %d, \"%s\"", err.code, err.text);
-        CHECK_EQ(entries(dir), saved ? 2 : 1);
+        CHECK_EQ(temp_entries(dir), saved ? 2 : 1);
         check_whole(dir, 10);
     }
     check_whole(dir, 20);
@@ -439,7 +307,7 @@ TEST(checkpoint_whose_last_sync_fails_is_saved_with_a_warning) {
     check_whole(dir, 10);
     CHECK(save_with_syncs(dir, 20, 0, 0, &err) && err.code == 0, "exit %d, \"%s\"", err.code, err.text);
     CHECK(!save_with_syncs(dir, 30, EIO, 0, &err) && err.code == EXIT_IO, "its files' names are not on the disk, and it is said to be saved");
-    CHECK_EQ(entries(dir), 2);
+    CHECK_EQ(temp_entries(dir), 2);
 }
 
 TEST(checkpoint_into_no_directory_is_an_error) {
@@ -456,7 +324,7 @@ TEST(checkpoint_abort_leaves_nothing_visible) {
     CHECK_EQ(checkpoint_steps(dir, &steps), 0);
     free(steps);
     checkpoint_abort(writer);
-    CHECK_EQ(entries(dir), 0);
+    CHECK_EQ(temp_entries(dir), 0);
 }
 
 TEST(checkpoint_removes_what_dead_saves_left) {
@@ -473,7 +341,7 @@ TEST(checkpoint_removes_what_dead_saves_left) {
     char* passed;
     CHECK(!checkpoint_open_newest(dir, &passed, &err) && err.code == 0, "a half-written one was taken: %s", err.text);
     must_save(dir, 40);
-    CHECK_EQ(entries(dir), 1);
+    CHECK_EQ(temp_entries(dir), 1);
     check_whole(dir, 40);
 }
 
@@ -538,7 +406,7 @@ TEST(checkpoint_prune_keeps_exactly_the_specified_set) {
             CHECK(count == expected, "round %d, step %d, keep %d, major %d: %d on disk, %d specified", round, step, keep, major, count, expected);
             for (int i = 0; i < count; i++) { CHECK(on_disk[steps[i]], "round %d: step %" PRId64 " should be gone", round, steps[i]); }
             CHECK(steps[count - 1] == step, "round %d: the newest, %d, is gone", round, step);
-            CHECK_EQ(entries(dir), count);
+            CHECK_EQ(temp_entries(dir), count);
             free(steps);
         }
         free(known.step);

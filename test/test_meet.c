@@ -201,17 +201,23 @@ static int work_under_watch(const Plan* plan, int process) {
     return 0;
 }
 
-static void check_loss(int victim, int how, bool mute, const char* words) {
+// seconds that four ranks took to end, one of which is the victim
+static double run_with_victim(double timeout, int victim, int how, bool mute) {
     Plan plan = tcp_plan(4);
-    plan.timeout = 2;
+    plan.timeout = timeout;
     plan.mute = mute;
     plan.victim = victim;
     plan.how = how;
     double start = now();
     run_ranks(&plan, work_under_watch, 4);
+    return now() - start;
+}
+
+static void check_loss(int victim, int how, bool mute, const char* words) {
+    const double timeout = 2, took = run_with_victim(timeout, victim, how, mute);
     char name[64];
     snprintf(name, sizeof name, "rank %d of 4 (host%d)", victim, victim);
-    CHECK(now() - start < 0.7 + plan.timeout + 2 + mute, "it took %.1f s", now() - start);
+    CHECK(took < 0.7 + timeout + 2 + mute, "it took %.1f s", took);
     for (int r = 0; r < 4; r++) {
         if (r == victim && how == SIGKILL) { CHECK_EQ(status[r], 128 + SIGKILL); continue; }
         CHECK(status[r] == EXIT_LOST_RANK, "rank %d: status %d, said '%s'", r, status[r], said[r]);
@@ -236,15 +242,10 @@ TEST(watch_names_a_rank_that_is_stuck)       { check_loss(1, 0, false, "does not
 TEST(watch_does_not_wait_for_the_device)     { check_loss(2, SIGKILL, true, "has ended"); }
 
 static void check_failure(int victim) {
-    Plan plan = tcp_plan(4);
-    plan.timeout = 10;
-    plan.victim = victim;
-    plan.how = FAILS;
-    double start = now();
-    run_ranks(&plan, work_under_watch, 4);
+    const double took = run_with_victim(10, victim, FAILS, false);
     char name[80];
     snprintf(name, sizeof name, "rank %d of 4 (host%d) has ended with an error of its own", victim, victim);
-    CHECK(now() - start < 5, "it took %.1f s", now() - start);
+    CHECK(took < 5, "it took %.1f s", took);
     for (int r = 0; r < 4; r++) {
         bool speaks = r == (victim == 0 ? 1 : 0);
         CHECK(status[r] == (r == victim ? EXIT_DATA : EXIT_LOST_RANK), "rank %d: status %d, said '%s'", r, status[r], said[r]);

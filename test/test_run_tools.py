@@ -316,6 +316,38 @@ def tb_export_is_read_by_tensorboard():
     check(all(math.isclose(point.value, loss, rel_tol=1e-6) for point, loss in zip(found, losses)), "losses")
 
 
+# ---- ncu's table ----------------------------------------------------------------------------------------------------------
+
+@case
+def ncu_table_is_made_of_what_ncu_prints():
+    """An ncu that prints one kernel a call, 10000 cycles long, and a metric whose value is a word."""
+    rows = [("Duration", "50,000"), ("Elapsed Cycles", "10,000"), ("# SMs", "132"), ("Function Cache Configuration", "PolicySpread"), ("DRAM Throughput", "58.5")]
+    folder = fresh("ncu")
+    os.makedirs(folder)
+    table, ncu, out = (os.path.join(folder, name) for name in ("table", "ncu", "lines"))
+    with open(table, "w") as file:
+        file.write('"Kernel Name","Metric Name","Metric Value"\n' + "".join(f'"KERNEL<64, 128>(int)","{name}","{value}"\n' for name, value in rows))
+    with open(ncu, "w") as file:
+        file.write(f"""#!/bin/sh
+case "$*" in *hopper_forward*) k=hopper_forward ;; *hopper_backward*) k=hopper_backward ;; *routed*) k=own_forward ;; *) k=backward_combine ;; esac
+sed "s/KERNEL/void moba_${{k}}_kernel/" {table}
+""")
+    os.chmod(ncu, 0o755)
+    program = f"import sys, ncu_attention as n; n.PROGRAM, n.RESULTS = sys.executable, {out!r}; n.main()"
+    done = subprocess.run([sys.executable, "-c", program, "--T", "1024"], capture_output=True, text=True, cwd=os.path.join(ROOT, "dev"),
+                          env={**os.environ, "PATH": folder + ":" + os.environ["PATH"]})
+    equal(done.returncode, 0, f"exit status ({done.stderr[-300:]})")
+    lines = [json.loads(line) for line in open(out)]
+    equal([line["us"] for line in lines], [50.0] * 4, "microseconds")
+    # 1024 queries of 32 heads: 28 / 8 past blocks of 128 keys and 64.5 keys of their own on average, each 2 * 64 flops a product
+    flops = {"hopper_forward": 2 * (448 + 64.5), "hopper_backward": 5 * (448 + 64.5), "own_forward": 2 * 64.5}
+    for line in lines:
+        products = next((n for name, n in flops.items() if name in line["kernel"]), None)
+        share = products and 100 * products * 128 * 32 * 1024 / (10000 * 132 * 4096)
+        check(line["tensor %"] == share or math.isclose(line["tensor %"], share), f"{line['kernel']}: {line['tensor %']}, not {share}")
+    check("| hopper | moba_hopper_forward_kernel<64, 128> | 50 | 58.5 |" in done.stdout, done.stdout)
+
+
 # ---- bad input --------------------------------------------------------------------------------------------------------------
 
 @case
