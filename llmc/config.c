@@ -232,11 +232,7 @@ Config config_parse(int argc, char** argv) {
     }
     Config cfg;
     Error err;
-    if (!config_parse_into(&cfg, argc, argv, &err) || !config_resolve(&cfg, &err)) {
-        int rank = 0, ranks = 1;
-        if (!launch_environment(true, &rank, &ranks) || rank == 0) { fprintf(stderr, "error: %s\n", err.text); }      // once, not by each rank
-        exit(err.code);
-    }
+    if (!config_parse_into(&cfg, argc, argv, &err) || !config_resolve(&cfg, &err)) { launch_fail(&err); }
     return cfg;
 }
 

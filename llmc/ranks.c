@@ -1,4 +1,5 @@
 #include "ranks.h"
+#include "launch.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -11,6 +12,14 @@ static void exchange(Ranks* r, const void* mine, void* all, size_t bytes, const 
     if (!star_exchange(&r->star, mine, all, bytes, &err)) { FAIL(err.code, "%s (in %s)", err.text, what); }
 }
 
+static void wait_for_all(Ranks* r) {
+    if (r->comm || r->world == 1) { comm_barrier(r->comm, "the end after an error"); return; }
+    char here = 1, *all = (char*)xmalloc((size_t)r->world);
+    Error lost;
+    star_exchange(&r->star, &here, all, 1, &lost);             // whoever is lost now: all end anyway
+    free(all);
+}
+
 // All ranks are here and end with the same status; one speaks, whose error this is.
 __attribute__((noreturn))
 static void end_together(Ranks* r, int speaker, int code, const Error* err) {
@@ -20,7 +29,7 @@ static void end_together(Ranks* r, int speaker, int code, const Error* err) {
         if (r->world > 1) { fprintf(stderr, "error: rank %d (%s): %s\n", speaker, r->host[speaker], err->text); }
         else              { fprintf(stderr, "error: %s\n", err->text); }
     }
-    comm_barrier(r->comm, "the end after an error");           // the sentence is out before a launcher ends the others
+    wait_for_all(r);                                           // the sentence is out before a launcher ends the others
     mpi_finish();
     exit(code);
 }
@@ -130,8 +139,10 @@ Ranks ranks_open(const Config* cfg) {
     if (cfg->init == INIT_MPI && mpi_refusal()) { FAIL(EXIT_USAGE, "--init mpi: %s", mpi_refusal()); }
     if (cfg->ranks > 1) {
         const char* refusal = comm_refusal(cfg->init == INIT_MPI);
-        if (refusal && cfg->rank == 0) { FAIL(EXIT_USAGE, "%d ranks: %s", cfg->ranks, refusal); }
-        if (refusal) { exit(EXIT_USAGE); }
+        if (refusal) {
+            error_set(&err, EXIT_USAGE, "%d ranks: %s", cfg->ranks, refusal);
+            launch_fail(&err);
+        }
         MeetKind kind = cfg->init == INIT_MPI ? MEET_MPI : cfg->init == INIT_TCP ? MEET_TCP : MEET_FILE;
         if (!star_open(&r.star, kind, cfg->meet, cfg->rank, cfg->ranks, r.timeout, &err)) { FAIL(err.code, "%s", err.text); }
         r.rank = r.star.rank;

@@ -90,8 +90,16 @@ said_once() { [ "$(grep -c '^error:' "$WORK/err")" = 1 ]; }
 ranks 3 "$WORK/x" --train-data "$WORK/nothing.bin"; status=$?
 check ranks_missing_data_is_66        [ $status = 66 ]
 check ranks_missing_data_is_said_once said_once
-ranks 3 "$WORK/x" --zero 2; status=$?
+# the first is late: mpirun would end it, if another ended before
+LATE=(sh -c 'sleep 1; exec "$0" "$@"')
+timeout -k 5 60 mpirun -n 1 "${LATE[@]}" "$HOOKS" --zero 2 : -n 2 "$HOOKS" --zero 2 > "$WORK/console" 2> "$WORK/err"; status=$?
+check ranks_bad_option_is_64          [ $status = 64 ]
 check ranks_bad_option_is_said_once   said_once
+check ranks_bad_option_is_named       words '^error: --zero'
+timeout -k 5 60 mpirun -n 1 "$HOOKS" "${MICRO[@]}" --out "$WORK/x" : -n 1 "$HOOKS" --zero 2 > "$WORK/console" 2> "$WORK/err"; status=$?
+check ranks_bad_option_of_one_is_64        [ $status = 64 ]
+check ranks_bad_option_of_one_is_said_once said_once
+check ranks_bad_option_of_one_is_named     words '^error: rank 1: --zero'
 ranks 5 "$WORK/x"; status=$?
 check ranks_batch_must_divide         [ $status = 64 ]
 check ranks_batch_names_the_nearest   words 'micro-batch x seq-len x ranks = 1 x 64 x 5; the nearest that is: 1600'
