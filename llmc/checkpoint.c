@@ -12,7 +12,8 @@
 #include <zlib.h>
 
 #define TEMPORARY ".tmp-"                              // hidden names in checkpoints/: saves under way, removals under way, or their leftovers
-enum { CHUNK = 1 << 20 };                              // bytes checksummed and written at once: still in cache
+enum { CHUNK = 1 << 20,                                // bytes checksummed and written at once: still in cache
+       SYNC_BYTES = 64 << 20 };                        // bytes after which the file is synced
 
 // ---- directories -----------------------------------------------------------------------------------------------------
 // A file system that cannot sync directories (EINVAL, ENOTSUP) keeps their names by other means: nothing is left to do.
@@ -121,6 +122,7 @@ struct CheckpointWriter {
     char *path;                                        // of the part, in temporary
     int   file;
     int   room;
+    size_t unsynced;                                   // bytes since the last sync
     CheckpointHeader  header;
     CheckpointRecord* records;
 };
@@ -134,6 +136,7 @@ static bool write_all(int file, const void* data, size_t bytes, Error* err) {
         if (wrote <= 0) { return error_set(err, EXIT_IO, "%s", wrote ? strerror(errno) : "nothing could be written"); }
         at += wrote;
         bytes -= (size_t)wrote;
+        work_done();
     }
     return true;
 }
@@ -225,6 +228,16 @@ static CheckpointRecord* new_record(CheckpointWriter* writer) {
     return record;
 }
 
+// What the system has taken it may write much later, all of it in the one fsync at the end: a slow disk would give no sign of life for as long.
+static bool sync_now_and_then(CheckpointWriter* writer, size_t bytes, Error* err) {
+    writer->unsynced += bytes;
+    if (writer->unsynced < SYNC_BYTES) { return true; }
+    writer->unsynced = 0;
+    if (fdatasync(writer->file) != 0) { return error_set(err, EXIT_IO, "%s", strerror(errno)); }
+    work_done();
+    return true;
+}
+
 // The record's bytes and the padding behind them; sets its checksum.
 static bool write_record(CheckpointWriter* writer, CheckpointRecord* record, const char* data, Error* err) {
     static const char zeros[CHECKPOINT_ALIGN];
@@ -234,7 +247,7 @@ static bool write_record(CheckpointWriter* writer, CheckpointRecord* record, con
     for (uint64_t done = 0; done < bytes; done += CHUNK) {
         size_t part = min_size(CHUNK, bytes - done);
         crc = crc32_z(crc, (const Bytef*)data + done, part);
-        if (!write_all(writer->file, data + done, part, err)) { return false; }
+        if (!write_all(writer->file, data + done, part, err) || !sync_now_and_then(writer, part, err)) { return false; }
     }
     if (!write_all(writer->file, zeros, padding, err)) { return false; }
     record->crc = (uint32_t)crc32_z(crc, (const Bytef*)zeros, padding);

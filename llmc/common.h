@@ -38,7 +38,8 @@ void fail_at(int code, const char* file, int line, const char* format, ...);
 // (ranks.h). The listener does not return. NULL: none.
 void fail_listen(void (*listener)(void* argument, const Error* err), void* argument);
 
-// Whoever does long work calls work_done after each piece (a chunk read): a listener tells those who wait for this process (ranks.h). NULL: none.
+// Whoever does long work calls work_done after each piece (a chunk read or written): a listener tells those who wait for this process (ranks.h).
+// NULL: none.
 void work_listen(void (*listener)(void* argument), void* argument);
 void work_done(void);
 

@@ -43,12 +43,12 @@ static void at_work(void* ranks) {
 
 void ranks_together(Ranks* r) {
     fail_listen(answer, r);
-    if (r->world > 1) { work_listen(at_work, r); }
+    if (r->world > 1 && !r->watch) { work_listen(at_work, r); }
 }
 
 void ranks_agree(Ranks* r, const Error* err, const char* what) {
     fail_listen(NULL, NULL);
-    work_listen(NULL, NULL);
+    if (!r->watch) { work_listen(NULL, NULL); }
     int mine = err ? err->code : 0, *all = (int*)xcalloc((size_t)r->world, sizeof mine);
     exchange(r, &mine, all, sizeof mine, what);
     for (int i = 0; i < r->world; i++) {
@@ -208,6 +208,7 @@ void ranks_connect(Ranks* r, const Device* device) {
     r->watch = watch_open(&r->star, (const char(*)[HOST_NAME])r->host, r->timeout);
     r->comm = comm_open(r->rank, r->world, ids, r->watch);
     watch_detail(r->watch, pending, r->comm);
+    work_listen(at_work, r);                               // from here on at any time: a thread of its own writes checkpoints
     free(ids);
     free(seats);
 }
@@ -216,6 +217,7 @@ void ranks_close(Ranks* r) {
     comm_barrier(r->comm, "the end of the run");
     watch_ending(r->watch);
     comm_barrier(r->comm, "the end of the run");           // now nobody takes a closed connection for a death
+    work_listen(NULL, NULL);
     watch_detail(r->watch, NULL, NULL);                    // comm has no more to tell
     comm_close(r->comm);                                   // has a deadline, too
     watch_close(r->watch);

@@ -27,7 +27,7 @@ void  ranks_connect(Ranks* ranks, const Device* device);
 void  ranks_close(Ranks* ranks);           // waits for all
 
 // From here to the next ranks_agree a FAIL of one rank is what that rank answers there, so that all end with one sentence, and as long as one rank
-// goes on reading the others wait: a slow disk is no lost rank. No collective in between.
+// goes on reading the others wait: a slow disk is no lost rank (nor is one that goes on writing a checkpoint, later). No collective in between.
 void  ranks_together(Ranks* ranks);
 // Every rank says whether it is well (NULL or err->code 0) ; if one is not, the first that is not says why, and all end with its status.
 // Before ranks_connect it goes over the star, afterwards over comm.

@@ -223,6 +223,7 @@ static bool check_ids(ShardSet* set, Error* err) {
         for (int64_t first = 0; first < tokens; first += chunk) {
             int64_t now = tokens - first < chunk ? tokens - first : chunk;
             if (!shard_read_tokens(set, i, first, now, ids, err)) { return false; }
+            work_done();
         }
     }
     set->ids_checked = true;
@@ -235,7 +236,10 @@ ShardSet* shard_open(const char* pattern, int row_tokens, int vocab, Error* err)
     set->row_tokens = row_tokens;
     set->vocab = vocab;
     bool ok = find_shards(set, pattern, err);
-    for (int i = 0; ok && i < set->count; i++) { ok = open_shard(set, i, err) || name_error(err, set->shards[i].path); }
+    for (int i = 0; ok && i < set->count; i++) {
+        ok = open_shard(set, i, err) || name_error(err, set->shards[i].path);
+        work_done();
+    }
     if (ok && vocab > 0 && set->bytes < CHECKED_AT_OPEN) { ok = check_ids(set, err); }
     if (!ok) { shard_close(set); return NULL; }
     return set;
@@ -262,6 +266,7 @@ bool shard_fingerprint(const ShardSet* set, uint64_t* print, Error* err) {
             if (!shard_read_tokens(set, i, side ? tokens - ends : 0, ends, ids, err)) { return false; }
             for (int64_t t = 0; t < ends; t++) { h = (h ^ (uint64_t)ids[t]) * 1099511628211u; }
         }
+        work_done();
     }
     *print = h;
     return true;

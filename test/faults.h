@@ -3,11 +3,12 @@
 // into a gradient of these steps, MOBA_TEST_SPIKE_STEPS a value far too large; MOBA_TEST_FLIP_STEP=N flips a bit of a weight after step N;
 // MOBA_TEST_STOP_STEP=N sends SIGTERM when step N is wholly done, MOBA_TEST_FREEZE_STEP=N SIGSTOP, MOBA_TEST_KILL_STEP=N SIGKILL;
 // MOBA_TEST_STRAGGLE_MS is how much longer each step of it takes, MOBA_TEST_FILE_BYTES how large a file of it can be,
-// MOBA_TEST_READ_MS how much longer each read of a file takes it (CPU). On all ranks: MOBA_TEST_LINK_MS, what each collective takes longer.
+// MOBA_TEST_READ_MS, MOBA_TEST_WRITE_MS how much longer each read of a file and each write of one takes it (CPU). On all ranks: MOBA_TEST_LINK_MS, what each collective takes longer.
 #ifndef FAULTS_H
 #define FAULTS_H
 
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -18,12 +19,22 @@ static bool test_rank(const Run* run) {
 
 // in the place of the C library's, where this program is linked as C
 #ifdef LLMC_CPU
-ssize_t pread(int file, void* dest, size_t bytes, off_t offset) {
-    const char *ms = getenv("MOBA_TEST_READ_MS"), *victim = getenv("MOBA_TEST_RANK"), *rank = getenv("OMPI_COMM_WORLD_RANK");
+static void test_slow_disk(const char* variable) {
+    const char *ms = getenv(variable), *victim = getenv("MOBA_TEST_RANK"), *rank = getenv("OMPI_COMM_WORLD_RANK");
     long slow = ms && atoi(victim ? victim : "0") == atoi(rank ? rank : "0") ? atol(ms) : 0;
     struct timespec pause = {slow / 1000, slow % 1000 * 1000000};
     nanosleep(&pause, NULL);
+}
+
+ssize_t pread(int file, void* dest, size_t bytes, off_t offset) {
+    test_slow_disk("MOBA_TEST_READ_MS");
     return syscall(SYS_pread64, file, dest, bytes, offset);
+}
+
+ssize_t write(int file, const void* data, size_t bytes) {
+    struct stat info;
+    if (fstat(file, &info) == 0 && S_ISREG(info.st_mode)) { test_slow_disk("MOBA_TEST_WRITE_MS"); }        // no pipe or socket of MPI
+    return syscall(SYS_write, file, data, bytes);
 }
 #endif
 

@@ -8,6 +8,7 @@ if ! nvidia-smi -L > /dev/null 2>&1; then
     skip gpu_first_loss_is_the_cpu_s "(needs a GPU)"
     skip gpu_fifty_losses_are_the_cpu_s "(needs a GPU)"
     skip gpu_evaluation_is_that_of_one_row_at_a_time "(needs a GPU)"
+    skip gpu_tasks_are_answered_as_the_cpu_does "(needs a GPU)"
     skip gpu_accumulation_is_that_of_one_batch "(needs a GPU)"
     skip gpu_measured_plans_are_resumed_with "(needs a GPU)"
     skip gpu_memory_is_as_planned "(needs a GPU)"
@@ -35,6 +36,35 @@ near() { awk -v a="$1" -v b="$2" 'BEGIN { d = (a - b) / b; exit !(a > 0 && d < 1
 validation() { ./train_moba --eval-only --val-data "$WORK/text.bin" --eval-batches 1000 --out "$WORK/train_moba" "$@" 2>&1 | sed -nE 's/^validation loss +([0-9.]+).*/\1/p'; }
 one=$(validation --micro-batch 1) many=$(validation --micro-batch 64)
 near "$one" "$many" && ok gpu_evaluation_is_that_of_one_row_at_a_time || fail gpu_evaluation_is_that_of_one_row_at_a_time "loss $one by one row, $many by 64"
+
+# tasks, scored by both programs from the same checkpoint: every log-likelihood within 1 %, their mean difference under 0.3 %, as for losses; and
+# the same answer to every question, unless two choices are nearer to each other than that
+python3 - "$WORK/rows.jsonl" README.md <<'PY'
+import json, sys
+lines = [line.strip() for line in open(sys.argv[2]) if 40 < len(line) < 200][:90]           # contexts of several blocks: four lines each
+with open(sys.argv[1], "w") as file:
+    for i in range(0, len(lines) - 6, 3):
+        print(json.dumps({"query": " ".join(lines[i:i + 4]), "choices": [line[:40] for line in lines[i + 4:i + 7]], "gold": 0}), file=file)
+PY
+python3 data/eval_tasks.py --tokenizer byte --task arc_easy --out "$WORK/tasks.bin" "$WORK/rows.jsonl" > /dev/null
+for program in train_moba_cpu train_moba; do
+    "./$program" --out "$WORK/train_moba" --eval-only --eval-data "$WORK/tasks.bin" --micro-batch 4 --eval-out "$WORK/$program.scores" > "$WORK/console" 2>&1 ||
+        fail "gpu_tasks_$program" "$(tail -n 1 "$WORK/console")"
+done
+if python3 - "$WORK/train_moba_cpu.scores" "$WORK/train_moba.scores" > "$WORK/difference" 2>&1 <<'PY'
+import json, sys
+ours, theirs = ([json.loads(line)["loglik"] for line in open(path)] for path in sys.argv[1:])           # three choices a question
+off = [abs(x - y) / abs(x) for x, y in zip(ours, theirs, strict=True)]
+other = 0
+for i in range(0, len(ours), 3):
+    a, b = ours[i:i + 3], theirs[i:i + 3]
+    first, second = sorted(a)[-1:-3:-1]
+    other += a.index(first) != b.index(max(b)) and first - second > 0.01 * abs(first)
+print(f"{len(ours) // 3} questions; log-likelihoods differ by {sum(off) / len(off):.5f} in the mean, {max(off):.5f} at most; {other} answers differ")
+sys.exit(not (len(ours) >= 60 and max(off) <= 0.01 and sum(off) / len(off) <= 0.003 and other == 0))
+PY
+then ok gpu_tasks_are_answered_as_the_cpu_does; else fail gpu_tasks_are_answered_as_the_cpu_does "$(tail -n 1 "$WORK/difference")"; fi
+echo "# tasks: $(cat "$WORK/difference")"
 
 for rows in 1 16; do
     ./train_moba --train-data "$WORK/text.bin" --out "$WORK/rows$rows" --preset tiny --pattern S64,M64:3 --seq-len 512 --micro-batch $rows --total-batch 8192 \
