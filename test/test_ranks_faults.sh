@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Many ranks on the CPU over MPI: no rank that is lost, stopped, slow or wrong goes unnoticed, and what goes wrong is said once.
-# long: a minute and a half, most of it waiting for time-outs
+# long: up to three minutes, most of it waiting for time-outs
 . "$(dirname "$0")/ranks.sh"
 if ! have_mpi; then skip ranks_faults_under_mpirun "(needs mpirun)"; exit 0; fi
 
