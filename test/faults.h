@@ -3,7 +3,8 @@
 // into a gradient of these steps, MOBA_TEST_SPIKE_STEPS a value far too large; MOBA_TEST_FLIP_STEP=N flips a bit of a weight after step N;
 // MOBA_TEST_STOP_STEP=N sends SIGTERM when step N is wholly done, MOBA_TEST_FREEZE_STEP=N SIGSTOP, MOBA_TEST_KILL_STEP=N SIGKILL;
 // MOBA_TEST_STRAGGLE_MS is how much longer each step of it takes, MOBA_TEST_FILE_BYTES how large a file of it can be,
-// MOBA_TEST_READ_MS, MOBA_TEST_WRITE_MS how much longer each read of a file and each write of one takes it (CPU). On all ranks: MOBA_TEST_LINK_MS, what each collective takes longer.
+// MOBA_TEST_READ_MS, MOBA_TEST_WRITE_MS how much longer each read of a file and each write of one takes it (CPU).
+// On all ranks: MOBA_TEST_LINK_MS, what each collective takes longer.
 #ifndef FAULTS_H
 #define FAULTS_H
 

@@ -1,9 +1,11 @@
-// Checkpoints written by several ranks, a part each: read in any ranges; parts of another save, gaps and a rank that failed are noticed.
+// Checkpoints written by several ranks, a part each: read in any ranges; parts of another save, gaps and a rank that failed are noticed; long ones synced.
 #include "checkpoint.h"
 #include "tempdir.h"
 #include "test.h"
 
+#include <errno.h>
 #include <inttypes.h>
+#include <sys/syscall.h>
 
 enum { N = 1000 };           // floats in the tensor
 
@@ -129,6 +131,49 @@ TEST(checkpoint_of_a_rank_that_failed_stays_out_of_sight) {
     checkpoint_discard(dir, 10);
     CHECK_EQ(temp_entries(dir), 0);
     CHECK(save_parts(dir, 10, 2, 7, 0, &err), "the next one: %s", err.text);
+}
+
+// ---- a long part is synced on the way --------------------------------------------------------------------------------------
+static int syncs, failing_sync, signs_of_life;         // fdatasync calls since the last save began, the one that fails (0: none), work_done calls
+
+int fdatasync(int file) {                              // in the place of the C library's
+    if (++syncs == failing_sync) { errno = EIO; return -1; }
+    return (int)syscall(SYS_fdatasync, file);
+}
+
+static void count_sign(void* argument) { (void)argument; signs_of_life++; }
+
+static bool save_long(const char* dir, int64_t step, const char* bytes, int64_t count, Error* err) {
+    syncs = signs_of_life = 0;
+    CheckpointWriter* writer = checkpoint_begin(dir, step, err);
+    CHECK(writer, "%s", err->text);
+    bool good = checkpoint_add(writer, "first", CHECKPOINT_BYTES, 1, &count, bytes, err) && checkpoint_add(writer, "second", CHECKPOINT_BYTES, 1, &count, bytes, err);
+    if (!good) { checkpoint_abort(writer); return false; }
+    return checkpoint_commit(writer, err);
+}
+
+TEST(checkpoint_of_many_bytes_is_synced_on_the_way_and_says_that_it_is_at_work) {
+    const char* dir = temp_dir();
+    const int64_t count = 70 << 20;                    // twice: 140 MiB, past the second 64 MiB
+    char *bytes = (char*)malloc((size_t)count), *back = (char*)malloc((size_t)count);
+    for (int64_t i = 0; i < count; i++) { bytes[i] = (char)(i >> 12); }
+    work_listen(count_sign, NULL);
+    Error err = {0};
+    CHECK(save_long(dir, 1, bytes, count, &err), "%s", err.text);
+    CHECK_EQ(syncs, 2);
+    CHECK(signs_of_life >= 140, "%d signs of life for 140 MiB", signs_of_life);
+    char* path = checkpoint_path(dir, 1);
+    Checkpoint* checkpoint = checkpoint_open(path, &err);
+    CHECK(checkpoint && checkpoint_read(checkpoint, "second", CHECKPOINT_BYTES, back, (size_t)count, &err), "%s", err.text);
+    CHECK(memcmp(bytes, back, (size_t)count) == 0, "the second record differs");
+    checkpoint_close(checkpoint);
+
+    failing_sync = 2;
+    CHECK(!save_long(dir, 2, bytes, count, &err) && err.code == EXIT_IO && strstr(err.text, strerror(EIO)), "exit %d, \"%s\"", err.code, err.text);
+    CHECK_EQ(temp_entries(dir), 1);                    // of the failed save nothing is left
+    failing_sync = 0;
+    work_listen(NULL, NULL);
+    free(path); free(bytes); free(back);
 }
 
 TEST_MAIN()

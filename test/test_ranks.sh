@@ -18,7 +18,7 @@ check ranks_dry_run_says_assumptions grep -q 'assumed: 200000 tok/s on one GPU' 
 # the launcher for one host: the status is that of the first that failed, and nobody stays behind
 start=$SECONDS
 GRACE=1 scripts/multi_node/local.sh 3 bash -c 'case "$*" in *"--ranks 3 --rank 1") exit 71 ;; *) exec sleep 31.4159 ;; esac' x; status=$?
-check ranks_local_passes_the_status_on  [ $status = 71 -a $((SECONDS - start)) -lt 20 ]
+check ranks_local_passes_the_status_on  [ $status = 71 -a $((SECONDS - start)) -lt 8 ]
 sleep 0.2
 check ranks_local_leaves_nobody_behind  [ -z "$(pgrep -f '^sleep 31\.4159')" ]
 

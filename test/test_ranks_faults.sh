@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Many ranks on the CPU over MPI: no rank that is lost, stopped, slow or wrong goes unnoticed, and what goes wrong is said once.
-# long: a minute and a half, most of it waiting for time-outs
+# long: up to three minutes, most of it waiting for time-outs
 . "$(dirname "$0")/ranks.sh"
 if ! have_mpi; then skip ranks_faults_under_mpirun "(needs mpirun)"; exit 0; fi
 
@@ -44,7 +44,7 @@ for victim in 0 2; do
     MOBA_TEST_RANK=$victim MOBA_TEST_FREEZE_STEP=30 ranks 3 "$WORK/frozen$victim" --timeout 4 --save-every 20; status=$?
     ms=$(($(date +%s%3N) - $(date -r "$WORK/frozen$victim/log.jsonl" +%s%3N)))          # since the last step that was done
     check "ranks_frozen_${victim}_exits_71"          [ $status = 71 ]
-    check "ranks_frozen_${victim}_within_timeout"    [ $ms -lt 8000 ]
+    check "ranks_frozen_${victim}_within_timeout"    [ $ms -gt 1000 -a $ms -lt 6000 ]
     check "ranks_frozen_${victim}_is_named"          words "^error: rank $victim of 3 \(.*gives no sign of life, while rank [0-9].* is in step 3[01], (waiting in|after) (the|reduction|gathering) "
     check "ranks_frozen_${victim}_leaves_no_process" nobody
     check "ranks_frozen_${victim}_saves_nothing"     [ ! -e "$(step "$WORK/frozen$victim" 30)" ]
@@ -71,14 +71,12 @@ MOBA_TEST_WRITE_MS=80 slow_disk save 0 "$WORK/disk" 5
 MOBA_TEST_WRITE_MS=80 slow_disk save 1 "$WORK/disk" 6
 for i in $(seq 10 69); do ln "$WORK/text.bin" "$WORK/part_$i.bin"; done
 MOBA_TEST_READ_MS=30  slow_disk shards 1 "$WORK/shards" 2 --train-data "$WORK/part_*.bin"
-for act in READ WRITE; do
-    declare "MOBA_TEST_${act}_MS=60000"; export "MOBA_TEST_${act}_MS"
-    MOBA_TEST_RANK=0 ranks 3 "$WORK/disk" --steps 8 --new-schedule --timeout 3; status=$?
-    unset "MOBA_TEST_${act}_MS"
-    check "ranks_disk_that_hangs_in_a_${act,,}_is_a_loss" [ $status = 71 ]
-    if [ $act = READ ]; then check ranks_disk_that_hangs_in_a_read_is_said words 'rank 0 has left, or gave no sign of life for 3 s \(--timeout\) \(in the opening of files\)'
-    else check ranks_disk_that_hangs_in_a_write_is_said words '^error: rank 0 of 3 .* is lost: it does not arrive, while rank [12] '; fi
-done
+MOBA_TEST_RANK=0 MOBA_TEST_READ_MS=60000 ranks 3 "$WORK/disk" --steps 8 --new-schedule --timeout 3; status=$?
+check ranks_disk_that_hangs_in_a_read_is_a_loss  [ $status = 71 ]
+check ranks_disk_that_hangs_in_a_read_is_said    words 'rank 0 has left, or gave no sign of life for 3 s \(--timeout\) \(in the opening of files\)'
+MOBA_TEST_RANK=0 MOBA_TEST_WRITE_MS=60000 ranks 3 "$WORK/disk" --steps 8 --new-schedule --timeout 3; status=$?
+check ranks_disk_that_hangs_in_a_write_is_a_loss [ $status = 71 ]
+check ranks_disk_that_hangs_in_a_write_is_said   words '^error: rank 0 of 3 .* is lost: it does not arrive, while rank [12] '
 
 # ---- R14: not finite on one rank, skipped by all; R16: a flipped bit
 MOBA_TEST_NAN_STEPS=3-3 ranks 2 "$WORK/nan" --steps 5 --save-every 1 --keep 20 --zero 1; status=$?
@@ -103,8 +101,7 @@ ranks 3 "$WORK/x" --train-data "$WORK/nothing.bin"; status=$?
 check ranks_missing_data_is_66        [ $status = 66 ]
 check ranks_missing_data_is_said_once said_once
 # the first is late: mpirun would end it, if another ended before
-LATE=(sh -c 'sleep 1; exec "$0" "$@"')
-timeout -k 5 60 mpirun -n 1 "${LATE[@]}" "$HOOKS" --zero 2 : -n 2 "$HOOKS" --zero 2 > "$WORK/console" 2> "$WORK/err"; status=$?
+timeout -k 5 60 mpirun -n 1 sh -c 'sleep 1; exec "$0" "$@"' "$HOOKS" --zero 2 : -n 2 "$HOOKS" --zero 2 > "$WORK/console" 2> "$WORK/err"; status=$?
 check ranks_bad_option_is_64          [ $status = 64 ]
 check ranks_bad_option_is_said_once   said_once
 check ranks_bad_option_is_named       words '^error: --zero'
