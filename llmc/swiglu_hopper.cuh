@@ -35,17 +35,20 @@ template <bool BACKWARD> struct GatedShared {
 
 typedef struct { CUtensorMap a, b, gate, up, dgate, dup, out; } GatedMaps;      // of backward all but out, of forward all but dgate and dup
 
-typedef struct { int columns, inner, tiles; } GatedShape;                       // F; C or OC; tiles of all pairs
+typedef struct { int columns, inner, across, down; } GatedShape;               // F; C or OC; tiles beside and, of pairs, below each other
 
 // ---- the walk over tiles and steps ------------------------------------------------------------------------------------------
 template <bool BACKWARD> __host__ __device__ inline int gated_width() { return BACKWARD ? GATED_COLUMNS : GATED_COLUMNS / 2; }     // of F
 
+__host__ __device__ inline int gated_tiles(const GatedShape& s) { return s.across * s.down; }
+
 typedef struct { int row, column; } GatedTile;
 
-// the CTA's half of its pair's tile `tile`
+// The CTA's half of its pair's tile `tile`. TALL pairs below each other are made before the next columns: what they read at a time fits L2.
 template <bool BACKWARD> __device__ inline GatedTile gated_tile(const GatedShape& s, int tile, int rank) {
-    int across = (s.columns + gated_width<BACKWARD>() - 1) / gated_width<BACKWARD>();
-    GatedTile at = {(tile / across * PAIR + rank) * GATED_ROWS, tile % across * gated_width<BACKWARD>()};
+    const int TALL = 8;
+    int first = tile / (TALL * s.across) * TALL, tall = min(TALL, s.down - first), within = tile - first * s.across;
+    GatedTile at = {((first + within % tall) * PAIR + rank) * GATED_ROWS, within / tall * gated_width<BACKWARD>()};
     return at;
 }
 
@@ -61,7 +64,7 @@ template <bool BACKWARD>
 __device__ inline void gated_fetch(GatedShared<BACKWARD>& shared, const GatedMaps& maps, const GatedShape& s, int rank) {
     const int BOTH = 3, HALF = GATED_COLUMNS / 2;
     GatedRing ring = {0, 0};
-    for (int tile = blockIdx.x / PAIR; tile < s.tiles; tile += gridDim.x / PAIR) {
+    for (int tile = blockIdx.x / PAIR; tile < gated_tiles(s); tile += gridDim.x / PAIR) {
         GatedTile at = gated_tile<BACKWARD>(s, tile, rank);
         for (int k = 0; k < s.inner; k += PANEL) {
             GatedStep& step = shared.step[ring.step];
@@ -214,7 +217,7 @@ __device__ inline void gated_work(GatedShared<BACKWARD>& shared, const GatedMaps
     int lead = min(LEAD, (s.inner + PANEL - 1) / PANEL);
     GatedRing ring = {0, 0};
     if (LEAD > 0 && group == 1) { mbarrier_wait(&shared.ahead, 0); }
-    for (int tile = blockIdx.x / PAIR; tile < s.tiles; tile += gridDim.x / PAIR) {
+    for (int tile = blockIdx.x / PAIR; tile < gated_tiles(s); tile += gridDim.x / PAIR) {
         GatedTile at = gated_tile<BACKWARD>(s, tile, rank);
         int row = at.row + warp * CORNER_ROWS, before = 0;
         float d[128];
@@ -275,36 +278,38 @@ __global__ IN_PAIRS __launch_bounds__(GATED_THREADS, 1) void gated_kernel(const 
 #endif
 }
 
+template <bool BACKWARD> static GatedShape gated_shape(int N, int inner, int F) {
+    GatedShape s = {F, inner, ceil_div(F, gated_width<BACKWARD>()), ceil_div(N, PAIR * GATED_ROWS)};
+    return s;
+}
+
+static int gated_pairs() { return device_attribute(cudaDevAttrMultiProcessorCount) / PAIR; }
+
 template <bool BACKWARD>
 static void gated_launch(const GatedMaps& maps, GatedShape s, stream_t stream) {
-    int pairs = min_int(device_attribute(cudaDevAttrMultiProcessorCount) / PAIR, s.tiles);
     size_t shared = sizeof(GatedShared<BACKWARD>);
     allow_shared(gated_kernel<BACKWARD>, shared);
-    gated_kernel<BACKWARD><<<pairs * PAIR, GATED_THREADS, shared, stream>>>(maps, s);
+    gated_kernel<BACKWARD><<<min_int(gated_pairs(), gated_tiles(s)) * PAIR, GATED_THREADS, shared, stream>>>(maps, s);
     LAUNCH_CHECK();
 }
 
-template <bool BACKWARD> static int gated_tiles(int N, int F) { return ceil_div(N, PAIR * GATED_ROWS) * ceil_div(F, gated_width<BACKWARD>()); }
-
-// Does a product with this epilogue serve (N, F)? On Hopper, with a tile for every pair of multiprocessors.
+// Does a product with this epilogue serve? On Hopper, where every pair of multiprocessors gets a tile.
 template <bool BACKWARD> static bool gated_serves(int N, int F) {
-    return device_attribute(cudaDevAttrComputeCapabilityMajor) == 9 && gated_tiles<BACKWARD>(N, F) >= device_attribute(cudaDevAttrMultiProcessorCount) / PAIR;
+    return device_attribute(cudaDevAttrComputeCapabilityMajor) == 9 && gated_tiles(gated_shape<BACKWARD>(N, 0, F)) >= gated_pairs();
 }
 
 static void gated_forward(floatX* out, floatX* gate_up, const floatX* inp, const floatX* weight, int N, int C, int F, stream_t stream) {
     GatedMaps maps = {rows_map(inp, 1, N, C, C, GATED_ROWS), rows_map(weight, 2, F, C, C, GATED_COLUMNS / 2),
                       rows_map(gate_up, 1, N, F, 2 * F, CORNER_ROWS), rows_map(gate_up + F, 1, N, F, 2 * F, CORNER_ROWS), {}, {},
                       rows_map(out, 1, N, F, F, CORNER_ROWS)};
-    GatedShape s = {F, C, gated_tiles<false>(N, F)};
-    gated_launch<false>(maps, s, stream);
+    gated_launch<false>(maps, gated_shape<false>(N, C, F), stream);
 }
 
 static void gated_backward(floatX* dgate_up, const floatX* dout, const floatX* weight, const floatX* gate_up, int N, int F, int OC, stream_t stream) {
     GatedMaps maps = {rows_map(dout, 1, N, OC, OC, GATED_ROWS), rows_map(weight, 1, OC, F, F, PANEL),
                       rows_map(gate_up, 1, N, F, 2 * F, CORNER_ROWS), rows_map(gate_up + F, 1, N, F, 2 * F, CORNER_ROWS),
                       rows_map(dgate_up, 1, N, F, 2 * F, CORNER_ROWS), rows_map(dgate_up + F, 1, N, F, 2 * F, CORNER_ROWS), {}};
-    GatedShape s = {F, OC, gated_tiles<true>(N, F)};
-    gated_launch<true>(maps, s, stream);
+    gated_launch<true>(maps, gated_shape<true>(N, OC, F), stream);
 }
 
 #endif
