@@ -31,18 +31,23 @@ template <int COUNT> __device__ inline void wgmma_ready(float (&d)[COUNT]) {
     for (int i = 0; i < COUNT; i++) { asm volatile("" : "+f"(d[i]) :: "memory"); }
 }
 
-// the operand lists of 16, 32 and 64 accumulators: their names in the text, and the registers
+// the operand lists of 16, 32, 64 and 128 accumulators: their names in the text, and the registers
 #define NAMES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define NAMES_32 NAMES_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define NAMES_64 NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47" \
                           ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define NAMES_128 NAMES_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79" \
+                           ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95" \
+                           ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111" \
+                           ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define SUMS_FROM(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define SUMS_16 SUMS_FROM(0), SUMS_FROM(8)
 #define SUMS_32 SUMS_16, SUMS_FROM(16), SUMS_FROM(24)
 #define SUMS_64 SUMS_32, SUMS_FROM(32), SUMS_FROM(40), SUMS_FROM(48), SUMS_FROM(56)
+#define SUMS_128 SUMS_64, SUMS_FROM(64), SUMS_FROM(72), SUMS_FROM(80), SUMS_FROM(88), SUMS_FROM(96), SUMS_FROM(104), SUMS_FROM(112), SUMS_FROM(120)
 
 // d = a b + (add ? d : 0) over 16 columns of a = rows of b. Operands in shared memory are named by descriptors (hopper_tile.cuh); one whose
-// 16 run along its rows has TRANS 0, one whose 16 are its rows has TRANS 1. N = 32, 64 or 128 is twice the accumulators' length.
+// 16 run along its rows has TRANS 0, one whose 16 are its rows has TRANS 1. N = 32, 64, 128 or 256 is twice the accumulators' length.
 template <int TRANS_A, int TRANS_B>
 __device__ inline void wgmma(float (&d)[32], uint64_t a, uint64_t b, bool add) {
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %34, 0;\n"
@@ -60,6 +65,16 @@ __device__ inline void wgmma(float (&d)[64], uint64_t a, uint64_t b, bool add) {
                  NAMES_64 "}, "
                  "%64, %65, p, 1, 1, %67, %68; }"
                  : SUMS_64
+                 : "l"(a), "l"(b), "r"((int)add), "n"(TRANS_A), "n"(TRANS_B) : "memory");
+}
+
+template <int TRANS_A, int TRANS_B>
+__device__ inline void wgmma(float (&d)[128], uint64_t a, uint64_t b, bool add) {
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %130, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
+                 NAMES_128 "}, "
+                 "%128, %129, p, 1, 1, %131, %132; }"
+                 : SUMS_128
                  : "l"(a), "l"(b), "r"((int)add), "n"(TRANS_A), "n"(TRANS_B) : "memory");
 }
 
@@ -95,10 +110,12 @@ __device__ inline void wgmma(float (&d)[64], const uint32_t (&a)[4], uint64_t b,
 #undef NAMES_16
 #undef NAMES_32
 #undef NAMES_64
+#undef NAMES_128
 #undef SUMS_FROM
 #undef SUMS_16
 #undef SUMS_32
 #undef SUMS_64
+#undef SUMS_128
 
 // ---- barriers in shared memory --------------------------------------------------------------------------------------
 // A barrier completes a phase when `count` arrivals and all expected bytes have come; its first phase has parity 0.
@@ -133,6 +150,14 @@ __device__ inline void mbarrier_wait(uint64_t* barrier, int parity) {
     while (!mbarrier_try(barrier, parity)) { }
 }
 
+// Arrives at the same barrier of the cluster's CTA `rank`. Publishes nothing that was written with ordinary stores: release.cluster would, with
+// a fence of the whole device each time.
+__device__ inline void mbarrier_arrive_at(uint64_t* barrier, int rank) {
+    asm volatile("{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1;\n"
+                 "mbarrier.arrive.shared::cluster.b64 _, [there]; }"
+                 :: "r"(shared_address(barrier)), "r"(rank) : "memory");
+}
+
 // A barrier of `threads` threads (a multiple of 32), one of 16 by number; __syncthreads() is number 0.
 __device__ inline void named_barrier(int number, int threads) { asm volatile("bar.sync %0, %1;" :: "r"(number), "r"(threads) : "memory"); }
 
@@ -146,12 +171,40 @@ __device__ inline void tma_load(void* shared, const void* map, int column, int r
                  :: "r"(shared_address(shared)), "l"(map), "r"(column), "r"(row), "r"(matrix), "r"(shared_address(barrier)) : "memory");
 }
 
+// The same to the same place in every CTA of the cluster whose bit is set in `ranks`, counted on the barrier of each.
+__device__ inline void tma_load_to(int ranks, void* shared, const void* map, int column, int row, int matrix, uint64_t* barrier) {
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3, %4}], [%5], %6;"
+                 :: "r"(shared_address(shared)), "l"(map), "r"(column), "r"(row), "r"(matrix), "r"(shared_address(barrier)), "h"((uint16_t)ranks)
+                 : "memory");
+}
+
+// A box in shared memory to (column, row, matrix) of a tensor map; what lies outside of the tensor is not written. One thread calls it,
+// fence_proxy_async of the writers before; its stores are committed in groups, and the box may be written again when its group was read.
+__device__ inline void tma_store(const void* map, int column, int row, int matrix, const void* shared) {
+    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3}], [%4];"
+                 :: "l"(map), "r"(column), "r"(row), "r"(matrix), "r"(shared_address(shared)) : "memory");
+}
+__device__ inline void tma_store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+// waits until of this thread's groups all but the newest PENDING were read
+template <int PENDING> __device__ inline void tma_store_wait_read() { asm volatile("cp.async.bulk.wait_group.read %0;" :: "n"(PENDING) : "memory"); }
+
 // bytes that follow each other to shared memory, counted on the barrier; both 16-byte aligned. One thread calls it.
 __device__ inline void bulk_load(void* shared, const void* from, int bytes, uint64_t* barrier) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
                  :: "r"(shared_address(shared)), "l"(from), "r"(bytes), "r"(shared_address(barrier)) : "memory");
 }
 __device__ inline void tma_prefetch(const void* map) { asm volatile("prefetch.tensormap [%0];" :: "l"(map) : "memory"); }
+
+// ---- clusters: CTAs that run at the same time and reach each other's shared memory ------------------------------------------
+__device__ inline int cluster_rank() {
+    int rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+// All threads of all CTAs of the cluster meet; what they wrote to shared memory before is seen after.
+__device__ inline void cluster_barrier() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 
 // ---- registers to shared memory -------------------------------------------------------------------------------------
 // Four 8 x 8 matrices of bf16, the inverse of ldmatrix_x4: this lane's pair (g, 2c), (g, 2c+1) of matrix i is in[i];

@@ -132,8 +132,9 @@ static void norm2_forward(Model* m, int l, Chunk c) {
     rmsnorm_forward(c.a.norm2, c.a.rstd2, c.a.x2 + at(c.row, m->shape.C), params_of(m, l).norm2, c.n, m->shape.C, EPS, m->stream);
 }
 
-static void gate_up_forward(Model* m, int l, Chunk c) {
-    matmul_forward(c.a.gate_up, c.a.norm2, params_of(m, l).w13, c.n, m->shape.C, 2 * m->shape.F, m->plans, m->stream);
+// norm2 -> gate_up and product
+static void gated_forward(Model* m, int l, Chunk c) {
+    matmul_swiglu_forward(c.a.product, c.a.gate_up, c.a.norm2, params_of(m, l).w13, c.n, m->shape.C, m->shape.F, m->plans, m->stream);
 }
 
 // of x[l+1]: the next layer's first norm, or the final one
@@ -154,17 +155,16 @@ static void mlp_forward(Model* m, int l) {
     for (int row = 0; row < rows(m); row += MLP_CHUNK) {
         Chunk c = chunk_of(m, l, row);
         norm2_forward(m, l, c);
-        gate_up_forward(m, l, c);
-        swiglu_forward(c.a.product, c.a.gate_up, c.n, F, m->stream);
+        gated_forward(m, l, c);
         matmul_forward_add(m->acts.x[l + 1] + at(row, C), c.a.product, params_of(m, l).w2, c.a.x2 + at(row, C), c.n, F, C, m->plans, m->stream);
         next_norm_forward(m, l, c);
     }
 }
 
 static void mlp_redo(Model* m, int l, Chunk c) {
-    if (!KEPT(norm2, m->level))   { norm2_forward(m, l, c); }
-    if (!KEPT(gate_up, m->level)) { gate_up_forward(m, l, c); }
-    if (!KEPT(product, m->level)) { swiglu_forward(c.a.product, c.a.gate_up, c.n, m->shape.F, m->stream); }
+    if (!KEPT(norm2, m->level))        { norm2_forward(m, l, c); }
+    if (!KEPT(gate_up, m->level))      { gated_forward(m, l, c); }
+    else if (!KEPT(product, m->level)) { swiglu_forward(c.a.product, c.a.gate_up, c.n, m->shape.F, m->stream); }
 }
 
 // dx of x[l+1] -> dx of x2, and the gradients of w2, w13, norm2
@@ -178,9 +178,8 @@ static void mlp_backward(Model* m, int l) {
         bool adding = m->adding || row > 0;
         floatX *dx = acts->dx + at(row, C), *dnorm2 = acts->dy + at(row, C), *dgate_up = c.a.gate_up;
         mlp_redo(m, l, c);
-        matmul_backward_input(acts->dproduct, dx, w.w2, c.n, F, C, m->plans, m->stream);
         matmul_backward_weight(g.w2, dx, c.a.product, c.n, F, C, adding, m->plans, m->stream);
-        swiglu_backward(dgate_up, acts->dproduct, c.a.gate_up, c.n, F, m->stream);
+        matmul_swiglu_backward(dgate_up, acts->dproduct, dx, w.w2, c.a.gate_up, c.n, F, C, m->plans, m->stream);
         matmul_backward_input(dnorm2, dgate_up, w.w13, c.n, C, 2 * F, m->plans, m->stream);
         matmul_backward_weight(g.w13, dgate_up, c.a.norm2, c.n, C, 2 * F, adding, m->plans, m->stream);
         rmsnorm_backward(dx, g.norm2, dnorm2, c.a.x2 + at(row, C), w.norm2, c.a.rstd2, c.n, C, acts->scratch, m->stream);

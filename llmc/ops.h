@@ -156,6 +156,16 @@ void swiglu_forward(floatX* out, const floatX* gate_up, int N, int F, stream_t s
 // dgate_up = (set)            dgate_up may be gate_up (each element is read before it is written)
 void swiglu_backward(floatX* dgate_up, const floatX* dout, const floatX* gate_up, int N, int F, stream_t stream);
 
+// SwiGLU with the product before it:  gate_up = inp weight^T, out = silu(gate) * up of gate_up as it is rounded      (both set)
+// inp: (N, C)   weight: (2F, C), rows of gate, then of up   gate_up, out: as above   C % 8 == 0
+void matmul_swiglu_forward(floatX* out, floatX* gate_up, const floatX* inp, const floatX* weight, int N, int C, int F,
+                           struct MatmulPlans* plans, stream_t stream);
+
+// dproduct = dout weight, dgate_up = swiglu_backward of it (set)      dgate_up may be gate_up      dout: (N, OC)   weight: (OC, F)
+// dproduct: (N, F), scratch: rounded there, or not at all where the GPU keeps it in registers.
+void matmul_swiglu_backward(floatX* dgate_up, floatX* dproduct, const floatX* dout, const floatX* weight, const floatX* gate_up,
+                            int N, int F, int OC, struct MatmulPlans* plans, stream_t stream);
+
 // ---- crossentropy ---------------------------------------------------------------------------------------------------
 // losses[i] = log sum_{v<V} exp(logits[i,v]) - logits[i,targets[i]];  a target of -1 is not scored: loss 0, gradient 0
 // losses: (N) fp32, set    logits: (N, Vp), columns V..Vp-1 are outside the softmax    V <= Vp, Vp % 8 == 0

@@ -1,10 +1,6 @@
-#include "cuda_common.cuh"
-#include "ops.h"
+#include "swiglu_hopper.cuh"
 
 enum { MAX_THREADS = 512 };
-
-// __expf is off by about |g| ulp of fp32, far below bf16 wherever the result counts; g = -100 gives 1 / inf = 0
-__device__ inline float sigmoid(float g) { return 1.0f / (1.0f + __expf(-g)); }
 
 // one block per row, a thread owns 8 columns at a time
 __global__ void swiglu_forward_kernel(floatX* out, const floatX* gate_up, int F) {
@@ -13,8 +9,7 @@ __global__ void swiglu_forward_kernel(floatX* out, const floatX* gate_up, int F)
     for (int f = threadIdx.x * 8; f < F; f += blockDim.x * 8) {
         Pack8 g = load8(gate + f), u = load8(up + f), o;
         for (int j = 0; j < 8; j++) {
-            float gj = __bfloat162float(g.x[j]);
-            o.x[j] = __float2bfloat16(gj * sigmoid(gj) * __bfloat162float(u.x[j]));
+            o.x[j] = __float2bfloat16(swiglu(__bfloat162float(g.x[j]), __bfloat162float(u.x[j])));
         }
         store8(out + (size_t)blockIdx.x * F + f, o);
     }
@@ -26,10 +21,9 @@ __global__ void swiglu_backward_kernel(floatX* dgate_up, const floatX* dout, con
     for (int f = threadIdx.x * 8; f < F; f += blockDim.x * 8) {
         Pack8 g = load8(gate_up + row + f), u = load8(gate_up + row + F + f), d = load8(dout + (size_t)blockIdx.x * F + f);
         for (int j = 0; j < 8; j++) {
-            float gj = __bfloat162float(g.x[j]), uj = __bfloat162float(u.x[j]), dj = __bfloat162float(d.x[j]);
-            float s = sigmoid(gj);
-            g.x[j] = __float2bfloat16(dj * uj * s * (1 + gj * (1 - s)));
-            u.x[j] = __float2bfloat16(dj * gj * s);
+            SwigluGradient gradient = swiglu_gradient(__bfloat162float(d.x[j]), __bfloat162float(g.x[j]), __bfloat162float(u.x[j]));
+            g.x[j] = __float2bfloat16(gradient.gate);
+            u.x[j] = __float2bfloat16(gradient.up);
         }
         store8(dgate_up + row + f, g);
         store8(dgate_up + row + F + f, u);
@@ -49,4 +43,20 @@ extern "C" void swiglu_forward(floatX* out, const floatX* gate_up, int N, int F,
 extern "C" void swiglu_backward(floatX* dgate_up, const floatX* dout, const floatX* gate_up, int N, int F, stream_t stream) {
     swiglu_backward_kernel<<<N, threads_for(F), 0, stream>>>(dgate_up, dout, gate_up, F);
     LAUNCH_CHECK();
+}
+
+extern "C" void matmul_swiglu_forward(floatX* out, floatX* gate_up, const floatX* inp, const floatX* weight, int N, int C, int F,
+                                      struct MatmulPlans* plans, stream_t stream) {
+    REQUIRE(C % 8 == 0 && F % 8 == 0, "matmul_swiglu_forward: C=%d or F=%d is not a multiple of 8 (16-byte rows)", C, F);
+    if (gated_serves<false>(N, F)) { gated_forward(out, gate_up, inp, weight, N, C, F, stream); return; }
+    matmul_forward(gate_up, inp, weight, N, C, 2 * F, plans, stream);
+    swiglu_forward(out, gate_up, N, F, stream);
+}
+
+extern "C" void matmul_swiglu_backward(floatX* dgate_up, floatX* dproduct, const floatX* dout, const floatX* weight, const floatX* gate_up,
+                                       int N, int F, int OC, struct MatmulPlans* plans, stream_t stream) {
+    REQUIRE(F % 8 == 0 && OC % 8 == 0, "matmul_swiglu_backward: F=%d or OC=%d is not a multiple of 8 (16-byte rows)", F, OC);
+    if (gated_serves<true>(N, F)) { gated_backward(dgate_up, dout, weight, gate_up, N, F, OC, stream); return; }
+    matmul_backward_input(dproduct, dout, weight, N, F, OC, plans, stream);
+    swiglu_backward(dgate_up, dproduct, gate_up, N, F, stream);
 }

@@ -27,7 +27,23 @@ TEST(swiglu_backward_by_hand_and_in_place) {
     swiglu_backward(gate_up, dout, gate_up, 1, 8, NULL);
     CHECK(memcmp(gate_up, dgate_up, sizeof dgate_up) == 0, "in place differs");
 }
+
+TEST(matmul_swiglu_is_the_product_and_the_pass) {
+    enum { N = 5, C = 16, F = 24 };
+    float *inp = test_normals(N * C, 1, 1), *weight = test_normals(2 * F * C, 2, 1), *dout = test_normals(N * C, 3, 1), *back = test_normals(C * F, 4, 1);
+    float gate_up[N * 2 * F], out[N * F], also[N * F], dproduct[N * F], dgate_up[N * 2 * F], expected[N * 2 * F];
+    matmul_swiglu_forward(out, gate_up, inp, weight, N, C, F, NULL, NULL);
+    matmul_forward(expected, inp, weight, N, C, 2 * F, NULL, NULL);
+    swiglu_forward(also, expected, N, F, NULL);
+    CHECK(memcmp(gate_up, expected, sizeof gate_up) == 0 && memcmp(out, also, sizeof out) == 0, "forward differs");
+    matmul_backward_input(also, dout, back, N, F, C, NULL, NULL);
+    swiglu_backward(expected, also, gate_up, N, F, NULL);
+    matmul_swiglu_backward(dgate_up, dproduct, dout, back, gate_up, N, F, C, NULL, NULL);
+    CHECK(memcmp(dgate_up, expected, sizeof dgate_up) == 0, "backward differs");
+    free(inp); free(weight); free(dout); free(back);
+}
 #else
+#include "cuda_common.cuh"
 #include "ref.h"
 
 static void swiglu_check(int N, int F) {
@@ -60,6 +76,78 @@ GPU_TEST(swiglu_within_budget_and_in_place) {
     swiglu_check(70, 384);
     swiglu_check(5, 2816);
     swiglu_check(3, 8192);
+}
+
+// ---- behind a product -------------------------------------------------------------------------------------------------
+static int attribute(cudaDeviceAttr what) {
+    int value;
+    CUDA_CHECK(cudaDeviceGetAttribute(&value, what, 0));
+    return value;
+}
+
+// rows that give each pair of multiprocessors `each` tiles of `width` columns to make, but for `less` of the last rows
+static int rows_for(int each, int F, int width, int less) {
+    return ceil_div(each * attribute(cudaDevAttrMultiProcessorCount) / 2, ceil_div(F, width)) * 256 - less;
+}
+
+static void forward_check(int N, int C, int F) {
+    size_t inps = (size_t)N * C, weights = (size_t)2 * F * C, outs = (size_t)N * F;
+    float *inp = test_normals(inps, 1, 1), *weight = test_normals(weights, 2, 1.5f / sqrtf((float)C));
+    floatX *d_inp = device_from_floats(inp, inps), *d_weight = device_from_floats(weight, weights);
+    floatX *d_gate_up = (floatX*)device_poisoned(outs * 4), *d_out = (floatX*)device_poisoned(outs * 2), *d_again = (floatX*)device_poisoned(outs * 2);
+    struct MatmulPlans* plans = matmul_open(device_malloc(matmul_workspace()), matmul_workspace());
+    matmul_swiglu_forward(d_out, d_gate_up, d_inp, d_weight, N, C, F, plans, NULL);
+    swiglu_forward(d_again, d_gate_up, N, F, NULL);
+    float *gate_up = floats_from(d_gate_up, 2 * outs), *out = floats_from(d_out, outs), *again = floats_from(d_again, outs);
+    float *exact = (float*)malloc(outs * 8), *rounded = (float*)malloc(outs * 8), *exact_out = (float*)malloc(outs * 4), *rounded_out = (float*)malloc(outs * 4);
+    ref_matmul_swiglu_forward(exact_out, exact, inp, weight, N, C, F, NULL, NULL);
+    rnd_matmul_swiglu_forward(rounded_out, rounded, inp, weight, N, C, F, NULL, NULL);
+    check_budget("gate_up", gate_up, exact, rounded, 2 * outs, 1);
+    check_budget("out", out, exact_out, rounded_out, outs, 1);
+    CHECK(memcmp(out, again, outs * 4) == 0, "N=%d C=%d F=%d: swiglu_forward of gate_up has other bits", N, C, F);
+    matmul_close(plans);
+    free(inp); free(weight); free(gate_up); free(out); free(again); free(exact); free(rounded); free(exact_out); free(rounded_out);
+    device_free(d_inp); device_free(d_weight); device_free(d_gate_up); device_free(d_out); device_free(d_again);
+}
+
+static void backward_check(int N, int F, int OC, bool in_registers) {
+    size_t douts = (size_t)N * OC, weights = (size_t)OC * F, outs = (size_t)N * F;
+    float *dout = test_normals(douts, 1, 1), *weight = test_normals(weights, 2, 1.0f / sqrtf((float)OC)), *gate_up = test_normals(2 * outs, 3, 3);
+    floatX *d_dout = device_from_floats(dout, douts), *d_weight = device_from_floats(weight, weights), *d_gate_up = device_from_floats(gate_up, 2 * outs);
+    floatX *d_dproduct = (floatX*)device_poisoned(outs * 2), *d_dgate_up = (floatX*)device_poisoned(outs * 4);
+    struct MatmulPlans* plans = matmul_open(device_malloc(matmul_workspace()), matmul_workspace());
+    matmul_swiglu_backward(d_dgate_up, d_dproduct, d_dout, d_weight, d_gate_up, N, F, OC, plans, NULL);
+    matmul_swiglu_backward(d_gate_up, d_dproduct, d_dout, d_weight, d_gate_up, N, F, OC, plans, NULL);
+    float *dgate_up = floats_from(d_dgate_up, 2 * outs), *in_place = floats_from(d_gate_up, 2 * outs), *dproduct = floats_from(d_dproduct, outs);
+    float *exact = (float*)malloc(outs * 8), *rounded = (float*)malloc(outs * 8), *scratch = (float*)malloc(outs * 4);
+    ref_matmul_swiglu_backward(exact, scratch, dout, weight, gate_up, N, F, OC, NULL, NULL);
+    rnd_matmul_swiglu_backward(rounded, scratch, dout, weight, gate_up, N, F, OC, NULL, NULL);
+    check_budget("dgate_up", dgate_up, exact, rounded, 2 * outs, 1);
+    CHECK(memcmp(in_place, dgate_up, outs * 8) == 0, "N=%d F=%d OC=%d: in place differs", N, F, OC);
+    CHECK(isnan(dproduct[outs - 1]) == in_registers, "N=%d F=%d OC=%d: dproduct was %swritten", N, F, OC, in_registers ? "" : "not ");
+    matmul_close(plans);
+    free(dout); free(weight); free(gate_up); free(dgate_up); free(in_place); free(dproduct); free(exact); free(rounded); free(scratch);
+    device_free(d_dout); device_free(d_weight); device_free(d_gate_up); device_free(d_dproduct); device_free(d_dgate_up);
+}
+
+// few rows: the product and the pass one after the other
+GPU_TEST(matmul_swiglu_of_few_rows) {
+    forward_check(5, 64, 72);
+    backward_check(5, 72, 64, false);
+}
+
+// enough for all multiprocessors: one kernel on Hopper, with rows, columns and inner dimensions that end inside a tile
+GPU_TEST(matmul_swiglu_forward_within_budget) {
+    forward_check(rows_for(1, 128, 128, 0), 64, 128);
+    forward_check(rows_for(1, 200, 128, 37), 72, 200);
+    forward_check(rows_for(2, 328, 128, 140), 328, 328);                 // the last pair's second half has no row
+}
+
+GPU_TEST(matmul_swiglu_backward_within_budget_and_in_place) {
+    bool hopper = attribute(cudaDevAttrComputeCapabilityMajor) == 9;
+    backward_check(rows_for(1, 256, 256, 0), 256, 64, hopper);
+    backward_check(rows_for(1, 200, 256, 37), 200, 72, hopper);
+    backward_check(rows_for(2, 328, 256, 140), 328, 328, hopper);
 }
 #endif
 

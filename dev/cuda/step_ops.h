@@ -17,7 +17,7 @@ typedef struct {
 typedef struct { int kind; cudaEvent_t begin, end; } Mark;
 
 typedef struct {
-    bool   on;
+    bool   on, inside;               // inside: an op that calls another one is recorded as one
     OpKind kind[MAX_KINDS];
     int    kinds;
     Mark*  mark;                     // (MAX_MARKS), events made once
@@ -36,6 +36,7 @@ static void recorder_start(void) {
     }
     recorder.kinds = recorder.marks = 0;
     recorder.on = true;
+    recorder.inside = false;
 }
 
 // milliseconds from the first op's begin to the last one's end
@@ -64,7 +65,8 @@ static OpKind* kind_of(const char* label) {
 }
 
 static Mark* mark_begin(const char* label, double bytes, double flops, stream_t stream) {
-    if (!recorder.on) { return NULL; }
+    if (!recorder.on || recorder.inside) { return NULL; }
+    recorder.inside = true;
     REQUIRE(recorder.marks < MAX_MARKS, "a step of more than %d ops", MAX_MARKS);
     OpKind* kind = kind_of(label);
     kind->calls++;
@@ -77,7 +79,9 @@ static Mark* mark_begin(const char* label, double bytes, double flops, stream_t 
 }
 
 static void mark_end(Mark* mark, stream_t stream) {
-    if (mark) { CUDA_CHECK(cudaEventRecord(mark->end, stream)); }
+    if (!mark) { return; }
+    CUDA_CHECK(cudaEventRecord(mark->end, stream));
+    recorder.inside = false;
 }
 
 static const char* product_label(const char* name, int N, int C, int OC) {
@@ -166,6 +170,13 @@ WRAP(swiglu_forward, "swiglu_forward", 6.0 * N * F, 0,
      (floatX* out, const floatX* gate_up, int N, int F, stream_t stream), (out, gate_up, N, F, stream))
 WRAP(swiglu_backward, "swiglu_backward", 10.0 * N * F, 0,
      (floatX* dgate_up, const floatX* dout, const floatX* gate_up, int N, int F, stream_t stream), (dgate_up, dout, gate_up, N, F, stream))
+WRAP(matmul_swiglu_forward, product_label("matmul_swiglu_forward", N, C, 2 * F), 2.0 * N * (C + 3.0 * F), 4.0 * N * C * F,
+     (floatX* out, floatX* gate_up, const floatX* inp, const floatX* weight, int N, int C, int F, struct MatmulPlans* plans, stream_t stream),
+     (out, gate_up, inp, weight, N, C, F, plans, stream))
+WRAP(matmul_swiglu_backward, product_label("matmul_swiglu_backward", N, F, OC), 2.0 * N * (OC + 4.0 * F), 2.0 * N * F * OC,
+     (floatX* dgate_up, floatX* dproduct, const floatX* dout, const floatX* weight, const floatX* gate_up, int N, int F, int OC, struct MatmulPlans* plans,
+      stream_t stream),
+     (dgate_up, dproduct, dout, weight, gate_up, N, F, OC, plans, stream))
 WRAP(crossentropy_forward_backward, "crossentropy_forward_backward", 4.0 * N * Vp, 0,
      (float* losses, floatX* logits, const int* targets, float scale, int N, int V, int Vp, stream_t stream),
      (losses, logits, targets, scale, N, V, Vp, stream))

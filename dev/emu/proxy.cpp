@@ -9,7 +9,7 @@ enum { CELL = 4, FENCED_BY_READER = 1 };
 struct Cell { uint64_t time; uint16_t thread, flags; };
 static Cell cells[EMU_ARENA / CELL];
 static uint64_t clock_now = 1, block_began;
-static uint64_t fenced[1024];                      // when the thread last fenced
+static uint64_t fenced[EMU_THREADS];                      // when the thread last fenced
 
 void emu_proxy_block_begins() {
     block_began = clock_now++;
@@ -26,20 +26,20 @@ void emu_generic_write(const void* address, size_t bytes, int thread, bool reade
     if (offset < EMU_ARENA && bytes && thread >= 0) { mark(offset, bytes, thread, reader_fences ? FENCED_BY_READER : 0); }
 }
 
-void emu_async_write(unsigned address, size_t bytes) { memset((void*)&cells[address / CELL], 0, bytes / CELL * sizeof(Cell)); }
+void emu_async_write(unsigned place, size_t bytes) { memset((void*)&cells[place / CELL], 0, bytes / CELL * sizeof(Cell)); }
 
 void emu_fence_proxy_async() { fenced[emu_thread()] = clock_now++; }
 
 // `readers`: threads of which one's fence counts for FENCED_BY_READER
-void emu_check_async_access(const char* what, unsigned address, size_t bytes, int reader, const char* file, int line) {
-    for (size_t c = address / CELL; c < (address + bytes + CELL - 1) / CELL; c++) {
+void emu_check_async_access(const char* what, unsigned place, size_t bytes, int reader, const char* file, int line) {
+    for (size_t c = place / CELL; c < (place + bytes + CELL - 1) / CELL; c++) {
         Cell* cell = &cells[c];
         if (cell->time <= block_began || cell->time <= fenced[cell->thread]) { continue; }
         if ((cell->flags & FENCED_BY_READER) && cell->time <= fenced[reader]) { continue; }
-        size_t size, dynamic = emu_dynamic_offset(&size);
-        emu_error("%s touches shared address %zu (%ld from the start of the dynamic bytes), which thread %d wrote with ordinary stores or cp.async and did not "
+        size_t size, dynamic = emu_dynamic_offset(&size), offset = c * CELL % EMU_STRIDE;
+        emu_error("%s touches shared address %zu%s (%ld from the start of the dynamic bytes), which %s wrote with ordinary stores or cp.async and did not "
                   "fence: fence.proxy.async belongs between the write (or the wait for its cp.async) and the barrier  [%s:%d]",
-                  what, c * CELL, (long)(c * CELL) - (long)dynamic, cell->thread, file, line);
+                  what, offset, emu_cta_name((int)(place / EMU_STRIDE)), (long)offset - (long)dynamic, emu_thread_name(cell->thread), file, line);
     }
 }
 
@@ -47,9 +47,9 @@ void emu_check_async_access(const char* what, unsigned address, size_t bytes, in
 static inline void store(const void* p, size_t bytes) {
     size_t offset = (size_t)((const char*)p - emu_arena);
     if (offset >= EMU_ARENA || !emu_in_kernel) { return; }
-    size_t size, dynamic = emu_dynamic_offset(&size);
-    if (offset >= dynamic && offset + bytes > dynamic + size) {
-        emu_error("a store behind the end of dynamic shared memory: in shared memory, %zu bytes from the start of the %zu dynamic bytes", offset - dynamic, size);
+    size_t size, dynamic = emu_dynamic_offset(&size), in_window = offset % EMU_STRIDE;
+    if (in_window >= dynamic && in_window + bytes > dynamic + size) {
+        emu_error("a store behind the end of dynamic shared memory: in shared memory, %zu bytes from the start of the %zu dynamic bytes", in_window - dynamic, size);
     }
     mark(offset, bytes, emu_thread(), 0);
 }

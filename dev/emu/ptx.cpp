@@ -135,7 +135,7 @@ uint32_t emu_movmatrix(uint32_t value, const char* file, int line) {
 struct Copy { char* to; const void* from; int bytes, source_bytes, group; uint64_t number; };
 struct Copies { std::vector<Copy> pending; int group = 0; };
 static uint64_t copies_begun;
-static Copies copies[1024];
+static Copies copies[EMU_THREADS];
 static bool copies_used;
 
 void emu_cp_async(unsigned to, const void* from, int bytes, int source_bytes, const char* file, int line) {
@@ -196,6 +196,37 @@ void emu_unknown_ptx(const char* text, const char* file, int line) {
     emu_error("no emulation of this PTX (add it to dev/emu/rewrite.py): %s  [%s:%d]", text, file, line);
 }
 
+// ---- named barriers -------------------------------------------------------------------------------------------------------
+static struct Named { int expected, arrived, waiting[EMU_BLOCK_THREADS], count; const char* file; int line; } named[EMU_CTAS][16];
+
+void emu_named_barriers_begin() { for (auto& block : named) { for (Named& b : block) { b.arrived = b.count = 0; } } }
+
+void emu_named_barrier(unsigned id, int count, bool wait, const char* file, int line) {
+    int threads = (int)(blockDim.x * blockDim.y * blockDim.z), me = emu_thread();
+    if (id == 0 && (count < 0 || count == threads) && wait) { emu_barrier(EMU_SYNC, 0, file, line); return; }
+    if (id > 15) { emu_error("named barrier %u: there are 0..15  [%s:%d]", id, file, line); }
+    if (count < 0) { count = threads; }
+    if (count % 32 || count == 0 || count > threads) { emu_error("named barrier of %d threads in a block of %d: a multiple of 32  [%s:%d]", count, threads, file, line); }
+    Named* b = &named[emu_cluster_rank()][id];
+    if (b->arrived == 0) { b->expected = count; b->file = file; b->line = line; }
+    if (b->expected != count) { emu_error("named barrier %u of %d threads, while others are at %s:%d with %d  [%s:%d]", id, count, b->file, b->line, b->expected, file, line); }
+    b->arrived++;
+    if (wait) { b->waiting[b->count++] = me; }
+    emu_race_arrive(b, me);
+    if (b->arrived == count) {
+        emu_race_complete(b);
+        int waiting[EMU_BLOCK_THREADS], n = b->count;
+        memcpy(waiting, b->waiting, sizeof(int) * (size_t)n);
+        b->arrived = b->count = 0;
+        emu_shuffle(waiting, n);
+        for (int i = 0; i < n; i++) { if (waiting[i] != me) { emu_wake(waiting[i]); } }
+        emu_progress();
+        if (wait) { emu_race_wait(b); }
+        return;
+    }
+    if (wait) { emu_park("bar.sync of a named barrier", file, line); emu_race_wait(b); }
+}
+
 // ---- small ones of Hopper -------------------------------------------------------------------------------------------------
 void emu_setmaxnreg(int registers, const char* file, int line) {
     if (registers < 24 || registers > 256 || registers % 8) { emu_error("setmaxnreg %d: not a multiple of 8 in 24..256  [%s:%d]", registers, file, line); }
@@ -208,7 +239,7 @@ bool emu_elect(unsigned mask, uint32_t* elected, const char* file, int line) {
 }
 
 void emu_acquiring_load(const void* address, uint64_t value, const char* file, int line) {
-    static struct { const void* address; uint64_t value; } last[1024];
+    static struct { const void* address; uint64_t value; } last[EMU_THREADS];
     auto* mine = &last[emu_thread()];
     bool again = mine->address == address && mine->value == value;
     mine->address = address; mine->value = value;

@@ -2,6 +2,7 @@
 // - Two threads of a block may touch the same shared memory, one of them writing, only if one access comes before the other by barriers,
 //   named barriers, mbarriers, or, within a warp, warp collectives. The same for global memory. Every warp has a clock of all warps' clocks
 //   (a vector clock); a barrier takes in the clocks of those who arrive and gives them to those who wait.
+// - The CTAs of a cluster have one clock of all their warps, which barrier.cluster and mbarriers of the other CTA bring.
 // - TMA writes as the issuing thread, and arrives with its clock at the issue; wgmma reads in all four warps, at the issue and at the wait.
 // - A block must not touch global memory that another block of the launch wrote, nor the reverse; not checked in a block that
 //   has used an atomic or a volatile or acquiring load (it may know that the others are done).
@@ -17,7 +18,7 @@
 
 #include <map>
 
-enum { WARPS = 32, READERS = 3, NOBODY = 0xffff, SEVERAL = 0x8000 };    // SEVERAL: several lanes of the thread's warp
+enum { WARPS = EMU_WARPS, BLOCK_WARPS = EMU_BLOCK_THREADS / 32, READERS = 3, NOBODY = 0xffff, SEVERAL = 0x8000 };    // SEVERAL: several lanes of the thread's warp
 
 // The last writer and readers of two bytes: the thread, its warp's clock and meetings at that time. `block` counts over all launches.
 struct Access { uint16_t thread; bool used, atomic; uint32_t block, clock, warp_epoch, from; };
@@ -29,22 +30,24 @@ struct Barrier { Clock arriving, done; };
 static std::map<const void*, Barrier> barriers;
 static uint32_t first_block;                        // of this launch
 
-static void join(Clock* to, const Clock& from) { for (int w = 0; w < WARPS; w++) { if (from.of[w] > to->of[w]) { to->of[w] = from.of[w]; } } }
+static int warps() { return (int)emu_cluster_size() * BLOCK_WARPS; }
+static void join(Clock* to, const Clock& from) { for (int w = 0, n = warps(); w < n; w++) { if (from.of[w] > to->of[w]) { to->of[w] = from.of[w]; } } }
 
 void emu_race_block_begins() {
     if (!emu_race_check) { return; }
     static unsigned launch;
     if (launch != emu_launch_number()) { launch = emu_launch_number(); first_block = emu_block_start(); }
     memset(clocks, 0, sizeof clocks);
-    for (int w = 0; w < WARPS; w++) { clocks[w].of[w] = 1; }
+    for (int w = 0; w < warps(); w++) { clocks[w].of[w] = 1; }
     barriers.clear();
 }
 
-void emu_race_everybody() {                                          // __syncthreads
+void emu_race_everybody(int cta) {                                   // __syncthreads
     if (!emu_race_check) { return; }
-    Clock all = clocks[0];
-    for (const Clock& c : clocks) { join(&all, c); }
-    for (int w = 0; w < WARPS; w++) { clocks[w] = all; clocks[w].of[w]++; emu_warp_meets(w); }
+    int first = cta * BLOCK_WARPS;
+    Clock all = clocks[first];
+    for (int w = first; w < first + BLOCK_WARPS; w++) { join(&all, clocks[w]); }
+    for (int w = first; w < first + BLOCK_WARPS; w++) { clocks[w] = all; clocks[w].of[w]++; emu_warp_meets(w); }
 }
 void emu_race_arrive(const void* barrier, int thread) {
     if (!emu_race_check) { return; }
@@ -87,7 +90,8 @@ static const char* conflict(const Access& before, const Access& mine, bool share
     if (before.block != mine.block) { return shared || emu_block_used_atomics ? nullptr : "another block"; }
     if (before.thread == mine.thread) { return nullptr; }
     int warp = thread_of(before) / 32, me = thread_of(mine) / 32;
-    if (warp != me) { return before.clock <= clocks[me].of[warp] ? nullptr : "another warp"; }
+    if (warp != me && before.clock <= clocks[me].of[warp]) { return nullptr; }
+    if (warp != me) { return warp / BLOCK_WARPS == me / BLOCK_WARPS ? "another warp" : "the cluster's other CTA"; }
     return before.warp_epoch == mine.warp_epoch ? "another thread of the warp" : nullptr;
 }
 
@@ -95,7 +99,7 @@ static void report(const char* what, const char* who, uintptr_t address, const A
     char text[200], command[240];
     emu_describe_address((const void*)address, text, sizeof text);
     fflush(stdout);
-    fprintf(stderr, "emu: race: %s what %s (thread %d%s) touched without a barrier between; %s. Earlier and later access:\n", what, who, thread_of(before),
+    fprintf(stderr, "emu: race: %s what %s (%s%s) touched without a barrier between; %s. Earlier and later access:\n", what, who, emu_thread_name(thread_of(before)),
             before.thread & SEVERAL ? " and others" : "", text);
     snprintf(command, sizeof command, "addr2line -ipsfCe /proc/%d/exe %#x %#x | sed 's/^/emu:   /' >&2", (int)getpid(), before.from - 1, mine.from - 1);
     if (system(command)) { fprintf(stderr, "emu:   (no line numbers)\n"); }

@@ -1,4 +1,4 @@
-"""Turns CUDA C++ into C++ that calls emu.h: launches, __shared__ variables, inline PTX. Line numbers stay.
+"""Turns CUDA C++ into C++ that calls emu.h: launches, clusters' dimensions, __shared__ variables, inline PTX. Line numbers stay.
 
     rewrite.py INPUT OUTPUT NAME        NAME is what messages call the file
 """
@@ -98,6 +98,23 @@ def rewrite_launches(text):
         text = text[:start] + new + newlines(gaps) + text[end:]
 
 
+# ---- void __cluster_dims__(2, 1, 1) kernel(parameters) { body } -------------------------------------------------------------
+def rewrite_cluster_dims(text):
+    """The dimensions become the kernel's first statement: the first thread that gets there says what its launch lacks."""
+    pattern = re.compile(r"\b__cluster_dims__[\s\\]*\(")
+    while True:
+        match = pattern.search(text)
+        if not match:
+            return text
+        end = matching(text, match.end() - 1)
+        dims = text[match.end() - 1:end]
+        text = text[:match.start()] + newlines(text[match.start():end]) + text[end:]
+        parameters = matching(text, text.index("(", match.start()))
+        body = re.compile(r"[\s\\]*\{").match(text, parameters)
+        if body:                                                       # not a declaration alone
+            text = text[:body.end()] + f" emu_cluster_dims{one_line(dims)};" + text[body.end():]
+
+
 # ---- __shared__ -------------------------------------------------------------------------------------------------------------
 ALIGN = r"(?:__align__|alignas)\s*\("
 
@@ -134,9 +151,11 @@ def rewrite_shared(text):
 HERE = "__FILE__, __LINE__"
 TYPES = {"u8": "uint8_t", "s8": "int8_t", "b8": "uint8_t", "u16": "uint16_t", "s16": "int16_t", "b16": "uint16_t", "u32": "uint32_t", "s32": "int32_t",
          "b32": "uint32_t", "u64": "uint64_t", "s64": "int64_t", "b64": "uint64_t", "f32": "float", "f64": "double", "pred": "bool"}
-SPECIAL = {"laneid": "(uint32_t)emu_lane()", "warpid": "(uint32_t)(emu_thread() / 32)", "smid": "(uint32_t)0", "clock": "(uint32_t)clock64()", "clock64": "clock64()",
-           "globaltimer": "clock64()", "cluster_ctarank": "(uint32_t)0", "cluster_ctaid.x": "(uint32_t)0", "cluster_nctarank": "(uint32_t)1",
-           **{f"{a}.{d}": f"{c}.{d}" for a, c in (("tid", "threadIdx"), ("ctaid", "blockIdx"), ("ntid", "blockDim"), ("nctaid", "gridDim")) for d in "xyz"}}
+SPECIAL = {"laneid": "(uint32_t)emu_lane()", "warpid": "(uint32_t)(emu_thread() % EMU_BLOCK_THREADS / 32)", "smid": "(uint32_t)0", "clock": "(uint32_t)clock64()", "clock64": "clock64()",
+           "globaltimer": "clock64()", "cluster_ctarank": "emu_cluster_rank()", "cluster_nctarank": "emu_cluster_size()",
+           **{f"{a}.{d}": f"{c}.{d}" for a, c in (("tid", "threadIdx"), ("ctaid", "blockIdx"), ("ntid", "blockDim"), ("nctaid", "gridDim"),
+                                                  ("clusterid", "emu_cluster_id()"), ("nclusterid", "emu_cluster_grid()"),
+                                                  ("cluster_ctaid", "emu_cluster_place()"), ("cluster_nctaid", "emu_cluster_shape()")) for d in "xyz"}}
 
 
 def matrix_move(function, registers, address, opcode, store):
@@ -187,7 +206,7 @@ def load_or_store(opcode, ops):
     kind = TYPES.get(parts[-1])
     known = ("global", "shared", "shared::cta", "volatile", "acquire", "relaxed", "release", "gpu", "cta", "sys", "cluster", "nc", "cs", "cg", "ca", "lu", "cv", "wb", "wt",
              "weak", "v2", "v4")
-    if kind is None or any(p not in known and "::" not in p for p in parts[:-1]):
+    if kind is None or any(p not in known and "::" not in p for p in parts[:-1]) or "shared::cluster" in parts:
         return None
     values, at = (listed(ops[0]), ops[1]) if base == "ld" else (listed(ops[1]), ops[0])
     shared = "shared" in parts or "shared::cta" in parts
@@ -207,7 +226,7 @@ def atomic(opcode, ops):
     base, *parts = opcode.split(".")
     kind = {"u32": "unsigned", "s32": "int", "b32": "unsigned", "u64": "unsigned long long", "b64": "unsigned long long"}.get(parts[-1])
     name = {"add": "Add", "min": "Min", "max": "Max", "and": "And", "or": "Or", "xor": "Xor", "exch": "Exch", "cas": "CAS"}.get(parts[-2])
-    if kind is None or name is None:
+    if kind is None or name is None or "shared::cluster" in parts:
         return None
     destination, at, rest = (None, ops[0], ops[1:]) if base == "red" else (ops[0], ops[1], ops[2:])
     shared = "shared" in parts or "shared::cta" in parts
@@ -218,6 +237,9 @@ def atomic(opcode, ops):
 
 def mbarrier(opcode, ops):
     what = re.sub(r"\.(acquire|release|relaxed|cta|cluster|b64|shared::cta|shared::cluster|shared)(?=\.|$)", "", opcode)
+    in_cluster = "shared::cluster" in opcode
+    if in_cluster and (what not in ("mbarrier.arrive", "mbarrier.arrive.expect_tx") or ops[0].startswith("[") or ops[0] != "_"):
+        return None                                                    # of another CTA's mbarrier nobody gets the state
     if what == "mbarrier.init":
         return f"emu_mbarrier_init({shared_at(ops[0])}, {ops[1]}, {HERE});"
     if what == "mbarrier.inval":
@@ -229,7 +251,7 @@ def mbarrier(opcode, ops):
         expects = what.endswith("expect_tx")
         extra = rest[1] if len(rest) > 1 else "1"
         count, expected = ("1", extra) if expects else (extra, "-1")
-        code = f"uint64_t emu_s = emu_mbarrier_arrive({shared_at(rest[0])}, {count}, {expected}, {HERE}); (void)emu_s;"
+        code = f"uint64_t emu_s = emu_mbarrier_arrive({shared_at(rest[0])}, {count}, {expected}, {'true' if in_cluster else 'false'}, {HERE}); (void)emu_s;"
         return code + (f" emu_set({state}, emu_s);" if state != "_" else "")
     match = re.fullmatch(r"mbarrier\.(try|test)_wait(\.parity)?", what)
     if match:
@@ -246,14 +268,17 @@ def bulk(opcode, ops):
     if opcode.startswith("cp.async.bulk.prefetch"):
         return ";"
     hint = r"(\.L2::cache_hint)?"
-    if re.fullmatch(r"cp\.async\.bulk\.tensor\.[1-5]d\.shared::(cluster|cta)\.global(\.tile)?\.mbarrier::complete_tx::bytes" + hint, opcode):
+    where = "EMU_ONE_CTA" if "shared::cluster" in opcode else "EMU_OWN_CTA"
+    match = re.fullmatch(r"cp\.async\.bulk\.tensor\.[1-5]d\.shared::(cluster|cta)\.global(\.tile)?\.mbarrier::complete_tx::bytes(\.multicast::cluster)?" + hint, opcode)
+    if match and not (match.group(3) and match.group(1) == "cta"):
         tensor, at = split(ops[1].strip("[]"), ",")
-        return f"emu_tma_load({shared_at(ops[0])}, (const void*)({tensor}), {at}, {shared_at(ops[2])}, {HERE});"
+        where = f"(uint16_t)({ops[3]})" if match.group(3) else where
+        return f"emu_tma_load({shared_at(ops[0])}, (const void*)({tensor}), {at}, {shared_at(ops[2])}, {where}, {HERE});"
     if re.fullmatch(r"cp\.async\.bulk\.tensor\.[1-5]d\.global\.shared::cta(\.tile)?\.bulk_group" + hint, opcode):
         tensor, at = split(ops[0].strip("[]"), ",")
         return f"emu_tma_store((const void*)({tensor}), {at}, {shared_at(ops[1])}, {HERE});"
     if re.fullmatch(r"cp\.async\.bulk\.shared::(cluster|cta)\.global\.mbarrier::complete_tx::bytes" + hint, opcode):
-        return f"emu_bulk_load({shared_at(ops[0])}, {global_at(ops[1])}, {ops[2]}, {shared_at(ops[3])}, {HERE});"
+        return f"emu_bulk_load({shared_at(ops[0])}, {global_at(ops[1])}, {ops[2]}, {shared_at(ops[3])}, {where}, {HERE});"
     if re.fullmatch(r"cp\.async\.bulk\.global\.shared::cta\.bulk_group" + hint, opcode):
         return f"emu_bulk_store({global_at(ops[0])}, {shared_at(ops[1])}, {ops[2]}, {HERE});"
     return None
@@ -343,6 +368,13 @@ def instruction(opcode, operands):
         return f"{ops[0]} = tanhf({ops[1]});"
     if re.fullmatch(r"(bar|barrier)(\.cta)?\.(sync|arrive)(\.aligned)?", opcode):
         return f"emu_named_barrier((unsigned)({ops[0]}), {f'(int)({ops[1]})' if len(ops) > 1 else -1}, {'true' if '.sync' in opcode else 'false'}, {HERE});"
+    if re.fullmatch(r"barrier\.cluster\.(arrive(\.release|\.relaxed)?|wait(\.acquire)?)(\.aligned)?", opcode):
+        aligned = "true" if opcode.endswith(".aligned") else "false"
+        if ".wait" in opcode:
+            return f"emu_cluster_wait({aligned}, {HERE});"
+        return f"emu_cluster_arrive({'false' if '.relaxed' in opcode else 'true'}, {aligned}, {HERE});"
+    if opcode == "mapa.shared::cluster.u32":
+        return f"emu_set({ops[0]}, emu_mapa((unsigned)({ops[1]}), (unsigned)({ops[2]}), {HERE}));"
     if opcode == "elect.sync":
         lane, chosen = ops[0].split("|")
         set_lane = f"emu_set({lane}, emu_e);" if lane.strip() != "_" else ""
@@ -460,7 +492,7 @@ def rewrite_asm(text):
 
 
 def rewrite(text):
-    return rewrite_asm(rewrite_shared(rewrite_launches(blank_comments(text))))
+    return rewrite_asm(rewrite_shared(rewrite_cluster_dims(rewrite_launches(blank_comments(text)))))
 
 
 if __name__ == "__main__":

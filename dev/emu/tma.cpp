@@ -1,5 +1,5 @@
 // mbarriers, and what completes on them behind the threads' backs: TMA (cp.async.bulk and cp.async.bulk.tensor), cp.async.mbarrier.arrive.
-// Bulk loads spoil their destination when they are issued and arrive when no thread can go on, in an order that changes with EMU_SEED;
+// A multicast is a load for each CTA of its mask. Bulk loads spoil their destination when they are issued and arrive when no thread can go on, in an order that changes with EMU_SEED;
 // bulk stores read and write when they are waited for, and what they read must not have changed until then.
 #include "include/cuda.h"
 
@@ -7,17 +7,36 @@
 #include <vector>
 
 // ---- mbarrier -------------------------------------------------------------------------------------------------------------
-struct Mbarrier { int expected, pending; long bytes; uint64_t phase; int initialiser; bool fenced; std::vector<int> waiting; };
-static std::map<unsigned, Mbarrier> mbarriers;
+// What another CTA did to an mbarrier, of which its own CTA does not know by a wait: in which phase, after how many arrivals at the cluster's barrier.
+struct Remote { uint64_t phase; int thread, arrivals; const char* file; int line; };
+struct Mbarrier { int expected, pending; long bytes; uint64_t phase; int initialiser, arrivals_before; bool fenced; std::vector<int> waiting; std::vector<Remote> remote; };
+static std::map<unsigned, Mbarrier> mbarriers;           // by place
 static const uint64_t MARK = 0x6d6261727269e721ull;      // what lies in shared memory in place of an mbarrier's state
 enum { MOST_BYTES = (1 << 20) - 1 };
 
-static Mbarrier* find(const char* what, unsigned address, const char* file, int line) {
-    char* p = emu_shared_pointer(address, 8, file, line);
-    auto found = mbarriers.find(address);
-    if (found == mbarriers.end()) { emu_error("%s: no mbarrier was initialised at shared address %u  [%s:%d]", what, address, file, line); }
-    if (memcmp(p, &MARK, 8)) { emu_error("%s: the mbarrier at shared address %u was overwritten  [%s:%d]", what, address, file, line); }
+static int cta_of(unsigned place) { return (int)(place / EMU_STRIDE); }
+static int cta_of_thread(int thread) { return thread / EMU_BLOCK_THREADS; }
+
+static Mbarrier* at(const char* what, unsigned place, const char* file, int line) {
+    const char* of = emu_cta_name(cta_of(place));
+    unsigned offset = place % EMU_STRIDE;
+    auto found = mbarriers.find(place);
+    if (found == mbarriers.end()) { emu_error("%s: no mbarrier was initialised at shared address %u%s  [%s:%d]", what, offset, of, file, line); }
+    if (memcmp(emu_arena + place, &MARK, 8)) { emu_error("%s: the mbarrier at shared address %u%s was overwritten  [%s:%d]", what, offset, of, file, line); }
     return &found->second;
+}
+
+static Mbarrier* find(const char* what, unsigned address, const char* file, int line) { return at(what, emu_place(address, 8, false, file, line), file, line); }
+
+// One that may be another CTA's: which has to have initialised it before a cluster barrier that this thread waited for, and must not have ended.
+static Mbarrier* find_in_cluster(const char* what, unsigned place, const char* file, int line) {
+    int cta = cta_of(place), me = emu_thread();
+    if (cta == cta_of_thread(me)) { return at(what, place, file, line); }
+    if (emu_alive(cta) == 0) { emu_error("%s: CTA %d, to whose shared memory this goes, has ended: a barrier.cluster belongs before its end  [%s:%d]", what, cta, file, line); }
+    if (emu_cluster_waits(me) == 0) { emu_error("%s: goes to CTA %d before this thread has waited at a barrier.cluster, by which that CTA has begun  [%s:%d]", what, cta, file, line); }
+    Mbarrier* m = at(what, place, file, line);
+    if (emu_cluster_waits(me) <= m->arrivals_before) { emu_error("%s: no barrier.cluster since CTA %d initialised the mbarrier  [%s:%d]", what, cta, file, line); }
+    return m;
 }
 
 static void complete_if_done(Mbarrier* m) {
@@ -36,27 +55,28 @@ static void complete_if_done(Mbarrier* m) {
 }
 
 void emu_mbarrier_init(unsigned address, unsigned count, const char* file, int line) {
-    char* p = emu_shared_pointer(address, 8, file, line);
+    unsigned place = emu_place(address, 8, false, file, line);
     if (count == 0 || count > MOST_BYTES) { emu_error("mbarrier.init with count %u  [%s:%d]", count, file, line); }
-    if (mbarriers.count(address)) { emu_error("mbarrier.init: there is an mbarrier at shared address %u already  [%s:%d]", address, file, line); }
-    mbarriers[address] = Mbarrier{(int)count, (int)count, 0, 0, emu_thread(), false, {}};
-    emu_touch(p, 8, true);
-    memcpy(p, &MARK, 8);
+    if (mbarriers.count(place)) { emu_error("mbarrier.init: there is an mbarrier at shared address %u already  [%s:%d]", address, file, line); }
+    mbarriers[place] = Mbarrier{(int)count, (int)count, 0, 0, emu_thread(), emu_cluster_arrivals(emu_thread()), false, {}, {}};
+    emu_touch(emu_arena + place, 8, true);
+    memcpy(emu_arena + place, &MARK, 8);
 }
 
 void emu_mbarrier_inval(unsigned address, const char* file, int line) {
     Mbarrier* m = find("mbarrier.inval", address, file, line);
     if (!m->waiting.empty()) { emu_error("mbarrier.inval while threads wait  [%s:%d]", file, line); }
-    mbarriers.erase(address);
+    mbarriers.erase(emu_place(address, 8, false, file, line));
 }
 
 void emu_fence_mbarrier_init() { for (auto& m : mbarriers) { if (m.second.initialiser == emu_thread()) { m.second.fenced = true; } } }
 
-void emu_mbarrier_expect_tx(unsigned address, unsigned bytes, const char* file, int line) {
-    Mbarrier* m = find("mbarrier.expect_tx", address, file, line);
+static void expect(Mbarrier* m, long bytes, const char* file, int line) {
     m->bytes += bytes;
     if (m->bytes > MOST_BYTES) { emu_error("mbarrier.expect_tx: more than %d bytes  [%s:%d]", MOST_BYTES, file, line); }
 }
+
+void emu_mbarrier_expect_tx(unsigned address, unsigned bytes, const char* file, int line) { expect(find("mbarrier.expect_tx", address, file, line), bytes, file, line); }
 
 static void complete_bytes(Mbarrier* m, long bytes) {
     m->bytes -= bytes;
@@ -65,26 +85,38 @@ static void complete_bytes(Mbarrier* m, long bytes) {
 
 void emu_mbarrier_complete_tx(unsigned address, unsigned bytes, const char* file, int line) { complete_bytes(find("mbarrier.complete_tx", address, file, line), bytes); }
 
-uint64_t emu_mbarrier_arrive(unsigned address, unsigned count, long expect_bytes, const char* file, int line) {
-    if (expect_bytes >= 0) { emu_mbarrier_expect_tx(address, (unsigned)expect_bytes, file, line); }
-    Mbarrier* m = find("mbarrier.arrive", address, file, line);
+uint64_t emu_mbarrier_arrive(unsigned address, unsigned count, long expect_bytes, bool in_cluster, const char* file, int line) {
+    unsigned place = emu_place(address, 8, in_cluster, file, line);
+    Mbarrier* m = find_in_cluster("mbarrier.arrive", place, file, line);
+    if (expect_bytes >= 0) { expect(m, expect_bytes, file, line); }
     uint64_t state = m->phase;
     m->pending -= (int)count;
-    if (m->pending < 0) { emu_error("mbarrier.arrive: more arrivals in this phase than the %d the mbarrier at shared address %u expects  [%s:%d]", m->expected, address, file, line); }
+    if (m->pending < 0) {
+        emu_error("mbarrier.arrive: more arrivals in this phase than the %d the mbarrier at shared address %u%s expects  [%s:%d]", m->expected, place % EMU_STRIDE,
+                  emu_cta_name(cta_of(place)), file, line);
+    }
+    if (cta_of(place) != cta_of_thread(emu_thread())) { m->remote.push_back(Remote{state, emu_thread(), emu_cluster_arrivals(emu_thread()), file, line}); }
     emu_race_arrive(m, emu_thread());
     complete_if_done(m);
     return state;
 }
 
+static void know(Mbarrier* m) {
+    emu_race_wait(m);
+    size_t kept = 0;
+    for (Remote& r : m->remote) { if (r.phase >= m->phase) { m->remote[kept++] = r; } }
+    m->remote.resize(kept);
+}
+
 // `done` is asked again each time: the phase may have changed.
 template <class Done> static bool wait(const char* what, Mbarrier* m, bool blocking, Done done, const char* file, int line) {
-    if (done()) { emu_race_wait(m); return true; }
+    if (done()) { know(m); return true; }
     if (!blocking || emu_random(4) == 1) {               // try_wait may give up as well
         emu_spin(what, file, line);
     } else {
         while (!done()) { m->waiting.push_back(emu_thread()); emu_park(what, file, line); }
     }
-    if (done()) { emu_race_wait(m); return true; }
+    if (done()) { know(m); return true; }
     return false;
 }
 
@@ -105,8 +137,9 @@ void emu_describe_waits() {
     size_t bytes, dynamic = emu_dynamic_offset(&bytes);
     for (auto& e : mbarriers) {
         Mbarrier& m = e.second;
-        fprintf(stderr, "emu:   mbarrier at shared address %u (%ld from the start of the dynamic bytes): in phase %llu, %d of %d arrivals and %ld bytes missing, %zu threads wait\n",
-                e.first, (long)e.first - (long)dynamic, (unsigned long long)m.phase, m.pending, m.expected, m.bytes, m.waiting.size());
+        unsigned offset = e.first % EMU_STRIDE;
+        fprintf(stderr, "emu:   mbarrier%s at shared address %u (%ld from the start of the dynamic bytes): in phase %llu, %d of %d arrivals and %ld bytes missing, %zu threads wait\n",
+                emu_cta_name(cta_of(e.first)), offset, (long)offset - (long)dynamic, (unsigned long long)m.phase, m.pending, m.expected, m.bytes, m.waiting.size());
         if (m.waiting.size() % 32) {
             fprintf(stderr, "emu:     (was a lane overtaken? If the lanes of a warp wait one by one, and one of them lets the next phase begin, a __syncwarp() belongs between)\n");
         }
@@ -158,17 +191,17 @@ struct Operation {
     Kind kind;
     TensorMap map;
     int at[5];
-    unsigned shared, mbarrier;
+    unsigned shared, mbarrier;                           // places
     char* global;
     size_t bytes;
-    int thread, group;
+    int thread, arrivals, group;
     uint64_t mark, hash;
-    uint32_t clock[32];
+    uint32_t clock[EMU_WARPS];
     const char* file;
     int line;
 };
 static std::vector<Operation> arriving, leaving;         // loads and arrivals; stores
-static int store_group[1024];
+static int store_group[EMU_THREADS];
 
 static size_t box_bytes(const TensorMap& t) {
     size_t bytes = t.element_bytes;
@@ -176,15 +209,14 @@ static size_t box_bytes(const TensorMap& t) {
     return bytes;
 }
 
-static const char* check_shared(unsigned address, size_t bytes, unsigned align, const Operation& o) {
-    if (address % align) { emu_error("bulk copy: shared address %u is not a multiple of %u  [%s:%d]", address, align, o.file, o.line); }
-    for (size_t i = 0; i < bytes; i += 16) { emu_shared_pointer(address + (unsigned)i, 16, o.file, o.line); }
-    return emu_arena + address;
+static void check_shared(unsigned align, const Operation& o) {
+    if (o.shared % align) { emu_error("bulk copy: shared address %u is not a multiple of %u  [%s:%d]", o.shared % EMU_STRIDE, align, o.file, o.line); }
+    for (size_t i = 0; i < o.bytes; i += 16) { emu_check_place(o.shared + (unsigned)i, 16, o.file, o.line); }
 }
 
-static uint64_t hash_shared(unsigned address, size_t bytes) {
+static uint64_t hash_shared(unsigned place, size_t bytes) {
     uint64_t hash = 1, word;
-    for (size_t i = 0; i < bytes; i += 8) { memcpy(&word, emu_arena + address + i, 8); hash = (hash ^ word) * 0x9e3779b97f4a7c15ull; hash ^= hash >> 29; }
+    for (size_t i = 0; i < bytes; i += 8) { memcpy(&word, emu_arena + place + i, 8); hash = (hash ^ word) * 0x9e3779b97f4a7c15ull; hash ^= hash >> 29; }
     return hash;
 }
 
@@ -218,22 +250,38 @@ static void move_box(const Operation& o, bool load) {
         char* in_row = row + (size_t)(inside ? from : 0) * t.element_bytes;
         if (load && inside) { memcpy(in_row, global, bytes); }
         for (size_t b = 0; b < row_bytes; b += 16) {
-            unsigned address = o.shared + (unsigned)(r * row_bytes + b);
-            address ^= (address >> 7 & bits) << 4;
-            if (load) { memcpy(emu_arena + address, row + b, 16); }
-            else { memcpy(row + b, emu_arena + address, 16); }
+            unsigned place = o.shared + (unsigned)(r * row_bytes + b);
+            place ^= (place >> 7 & bits) << 4;
+            if (load) { memcpy(emu_arena + place, row + b, 16); }
+            else { memcpy(row + b, emu_arena + place, 16); }
         }
         if (!load && inside) { memcpy(global, in_row, bytes); }
     }
 }
 
 static void begin_load(Operation o) {
-    Mbarrier* m = find("bulk copy", o.mbarrier, o.file, o.line);
-    if (!m->fenced) { emu_error("bulk copy: thread %d initialised the mbarrier and did not fence (fence.mbarrier_init or fence.proxy.async)  [%s:%d]", m->initialiser, o.file, o.line); }
+    Mbarrier* m = find_in_cluster("bulk copy", o.mbarrier, o.file, o.line);
+    if (!m->fenced) {
+        emu_error("bulk copy: %s initialised the mbarrier and did not fence (fence.mbarrier_init or fence.proxy.async)  [%s:%d]", emu_thread_name(m->initialiser), o.file, o.line);
+    }
     emu_check_async_access("a bulk copy into shared memory", o.shared, o.bytes, emu_thread(), o.file, o.line);
     memset(emu_arena + o.shared, 0xff, o.bytes);
     emu_race_bulk_begins(emu_arena + o.shared, o.bytes, o.clock);
     arriving.push_back(o);
+}
+
+// To one CTA, or to the same places of every CTA in the mask.
+static void begin_loads(Operation o, int where, unsigned align) {
+    if (where < 0 && cta_of(o.shared) != cta_of(o.mbarrier)) { emu_error("bulk copy: the destination and the mbarrier are in different CTAs  [%s:%d]", o.file, o.line); }
+    if (where >= 0 && (where == 0 || where >> emu_cluster_size())) { emu_error("multicast to the CTAs of mask %#x in a cluster of %u  [%s:%d]", where, emu_cluster_size(), o.file, o.line); }
+    check_shared(align, o);
+    if (where < 0) { begin_load(o); return; }
+    for (unsigned r = 0; r < emu_cluster_size(); r++) {
+        if (!(where >> r & 1)) { continue; }
+        o.shared = r * EMU_STRIDE + o.shared % EMU_STRIDE;
+        o.mbarrier = r * EMU_STRIDE + o.mbarrier % EMU_STRIDE;
+        begin_load(o);
+    }
 }
 
 static void begin_store(Operation o) {
@@ -243,49 +291,54 @@ static void begin_store(Operation o) {
     leaving.push_back(o);
 }
 
-static Operation operation(Kind kind, unsigned shared, size_t bytes, unsigned mbarrier, const char* file, int line) {
+static Operation operation(Kind kind, size_t bytes, const char* file, int line) {
     Operation o = {};
-    o.kind = kind; o.shared = shared; o.bytes = bytes; o.mbarrier = mbarrier; o.thread = emu_thread(); o.file = file; o.line = line;
+    o.kind = kind; o.bytes = bytes; o.thread = emu_thread(); o.arrivals = emu_cluster_arrivals(o.thread); o.file = file; o.line = line;
     return o;
 }
 
-void emu_tma_load(unsigned to, const void* map, std::initializer_list<int> at, unsigned mbarrier, const char* file, int line) {
-    Operation o = operation(TENSOR_LOAD, to, 0, mbarrier, file, line);
+void emu_tma_load(unsigned to, const void* map, std::initializer_list<int> at, unsigned mbarrier, int where, const char* file, int line) {
+    Operation o = operation(TENSOR_LOAD, 0, file, line);
+    o.shared = emu_place(to, 16, where != EMU_OWN_CTA, file, line);
+    o.mbarrier = emu_place(mbarrier, 8, where != EMU_OWN_CTA, file, line);
     o.map = *map_at(map, (int)at.size(), file, line);
     o.bytes = box_bytes(o.map);
     int i = 0;
     for (int x : at) { o.at[i++] = x; }
-    check_shared(to, o.bytes, 128, o);
-    begin_load(o);
+    begin_loads(o, where, 128);
 }
 
 void emu_tma_store(const void* map, std::initializer_list<int> at, unsigned from, const char* file, int line) {
-    Operation o = operation(TENSOR_STORE, from, 0, 0, file, line);
+    Operation o = operation(TENSOR_STORE, 0, file, line);
+    o.shared = emu_place(from, 16, false, file, line);
     o.map = *map_at(map, (int)at.size(), file, line);
     o.bytes = box_bytes(o.map);
     int i = 0;
     for (int x : at) { o.at[i++] = x; }
-    check_shared(from, o.bytes, 128, o);
+    check_shared(128, o);
     begin_store(o);
 }
 
-static void check_bulk(const void* global, unsigned bytes, const Operation& o) {
-    if ((uintptr_t)global % 16 || bytes % 16 || bytes == 0) { emu_error("cp.async.bulk of %u bytes, global address %p: both have to be multiples of 16  [%s:%d]", bytes, global, o.file, o.line); }
-    if (!emu_in_device_memory(global, bytes)) { emu_error("cp.async.bulk of %u bytes at %p, outside of device buffers  [%s:%d]", bytes, global, o.file, o.line); }
-    check_shared(o.shared, bytes, 16, o);
+static void check_bulk(const void* global, size_t bytes, const Operation& o) {
+    if ((uintptr_t)global % 16 || bytes % 16 || bytes == 0) { emu_error("cp.async.bulk of %zu bytes, global address %p: both have to be multiples of 16  [%s:%d]", bytes, global, o.file, o.line); }
+    if (!emu_in_device_memory(global, bytes)) { emu_error("cp.async.bulk of %zu bytes at %p, outside of device buffers  [%s:%d]", bytes, global, o.file, o.line); }
 }
 
-void emu_bulk_load(unsigned to, const void* from, unsigned bytes, unsigned mbarrier, const char* file, int line) {
-    Operation o = operation(BULK_LOAD, to, bytes, mbarrier, file, line);
+void emu_bulk_load(unsigned to, const void* from, unsigned bytes, unsigned mbarrier, int where, const char* file, int line) {
+    Operation o = operation(BULK_LOAD, bytes, file, line);
+    o.shared = emu_place(to, 16, where != EMU_OWN_CTA, file, line);
+    o.mbarrier = emu_place(mbarrier, 8, where != EMU_OWN_CTA, file, line);
     o.global = (char*)from;
     check_bulk(from, bytes, o);
-    begin_load(o);
+    begin_loads(o, where, 16);
 }
 
 void emu_bulk_store(void* to, unsigned from, unsigned bytes, const char* file, int line) {
-    Operation o = operation(BULK_STORE, from, bytes, 0, file, line);
+    Operation o = operation(BULK_STORE, bytes, file, line);
+    o.shared = emu_place(from, 16, false, file, line);
     o.global = (char*)to;
     check_bulk(to, bytes, o);
+    check_shared(16, o);
     begin_store(o);
 }
 
@@ -307,7 +360,8 @@ void emu_bulk_wait(int newest_left, const char*, int) {
 void emu_cp_async_arrive(unsigned mbarrier, bool noinc, const char* file, int line) {
     Mbarrier* m = find("cp.async.mbarrier.arrive", mbarrier, file, line);
     if (!noinc) { m->pending++; }
-    Operation o = operation(COPIES_ARRIVE, 0, 0, mbarrier, file, line);
+    Operation o = operation(COPIES_ARRIVE, 0, file, line);
+    o.mbarrier = emu_place(mbarrier, 8, false, file, line);
     o.mark = emu_cp_async_mark();
     emu_race_bulk_begins(nullptr, 0, o.clock);
     arriving.push_back(o);
@@ -318,7 +372,7 @@ bool emu_async_step() {
     size_t i = emu_random((unsigned)arriving.size());
     Operation o = arriving[i];
     arriving.erase(arriving.begin() + (long)i);
-    Mbarrier* m = find("the end of an asynchronous copy", o.mbarrier, o.file, o.line);
+    Mbarrier* m = at("the end of an asynchronous copy", o.mbarrier, o.file, o.line);
     if (o.kind == COPIES_ARRIVE) {
         emu_cp_async_finish(o.thread, o.mark);
         if (--m->pending < 0) { emu_error("cp.async.mbarrier.arrive: more arrivals than the %d the mbarrier expects  [%s:%d]", m->expected, o.file, o.line); }
@@ -330,6 +384,7 @@ bool emu_async_step() {
     else { move_box(o, true); }
     emu_async_write(o.shared, o.bytes);
     emu_race_bulk_ends(m, o.clock);
+    if (cta_of(o.mbarrier) != cta_of_thread(o.thread)) { m->remote.push_back(Remote{m->phase, o.thread, o.arrivals, o.file, o.line}); }
     complete_bytes(m, (long)o.bytes);
     return true;
 }
@@ -341,18 +396,32 @@ void emu_tma_block_begins() {
     memset(store_group, 0, sizeof store_group);
 }
 
-void emu_tma_block_ends() {
-    for (Operation& o : arriving) {
-        if (o.kind != COPIES_ARRIVE) { emu_error("the block ended with a bulk copy in flight that was issued at %s:%d: nobody waited for its mbarrier", o.file, o.line); }
+// What others do to a CTA's shared memory has to come before its end: by a wait of this CTA for the mbarrier, or by a cluster barrier after it.
+static void check_remote(int cta, unsigned place, const Mbarrier& m) {
+    for (const Remote& r : m.remote) {
+        if (emu_cluster_waits_of(cta) <= r.arrivals) {
+            emu_error("CTA %d ended, and nothing made it wait for what %s does to its mbarrier at shared address %u, issued at %s:%d: a barrier.cluster belongs before the end "
+                      "of the CTAs", cta, emu_thread_name(r.thread), place % EMU_STRIDE, r.file, r.line);
+        }
     }
-    for (Operation& o : leaving) { emu_error("the block ended with a bulk store in flight that was issued at %s:%d: no cp.async.bulk.wait_group for it", o.file, o.line); }
+}
+
+void emu_tma_block_ends(int cta) {
+    for (Operation& o : arriving) {
+        if (o.kind == COPIES_ARRIVE || cta_of(o.mbarrier) != cta) { continue; }
+        emu_error("the block ended with a bulk copy in flight that was issued at %s:%d (%s): nobody waited for its mbarrier%s", o.file, o.line, emu_thread_name(o.thread), emu_cta_name(cta));
+    }
+    for (Operation& o : leaving) {
+        if (cta_of_thread(o.thread) == cta) { emu_error("the block ended with a bulk store in flight that was issued at %s:%d: no cp.async.bulk.wait_group for it", o.file, o.line); }
+    }
+    for (auto& m : mbarriers) { if (cta_of(m.first) == cta) { check_remote(cta, m.first, m.second); } }
 }
 
 // ---- the parts' blocks ----------------------------------------------------------------------------------------------------
 void emu_fibers_reset_copies();
 void emu_proxy_block_begins();
 void emu_wgmma_block_begins();
-void emu_wgmma_block_ends();
+void emu_wgmma_block_ends(int cta);
 
 void emu_async_block_begins() {
     emu_fibers_reset_copies();
@@ -361,7 +430,7 @@ void emu_async_block_begins() {
     emu_tma_block_begins();
 }
 
-void emu_async_block_ends() {
-    emu_wgmma_block_ends();
-    emu_tma_block_ends();
+void emu_async_block_ends(int cta) {
+    emu_wgmma_block_ends(cta);
+    emu_tma_block_ends(cta);
 }

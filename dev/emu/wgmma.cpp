@@ -15,7 +15,7 @@ static float bits_to_float(uint32_t bits) { float x; memcpy(&x, &bits, sizeof x)
 static float bf16_to_float(uint16_t bits) { return bits_to_float((uint32_t)bits << 16); }
 
 // ---- operands in shared memory --------------------------------------------------------------------------------------------
-struct Operand { uint64_t descriptor; bool mn_major; int size; };       // size: of M or N
+struct Operand { uint64_t descriptor; bool mn_major; int size; unsigned window; };       // size: of M or N; where the CTA's shared memory begins
 
 // Canonical layouts, in units of 16 bytes (8 elements); width = chunks in a row of the swizzle's pattern (1, 2, 4, 8):
 //   K-major:  element (r, k): (r%8) * width, (r/8) * stride, chunk k/8 at 1, without swizzle at leading
@@ -39,21 +39,21 @@ static unsigned chunk_address(const Layout& l, bool mn_major, unsigned major, un
     return swizzled(l, l.start + offset);
 }
 
-// visits the chunks of rows first..first+count
+// visits the chunks of rows first..first+count, each with its place in the arena
 template <class F> static void for_chunks(const Operand& o, int first, int count, F visit) {
     Layout l = layout_of(o.descriptor);
     if (o.mn_major) {
-        for (int c = first / 8; c < (first + count) / 8; c++) { for (int k = 0; k < K; k++) { visit(chunk_address(l, true, (unsigned)c, (unsigned)k), c, k); } }
+        for (int c = first / 8; c < (first + count) / 8; c++) { for (int k = 0; k < K; k++) { visit(o.window + chunk_address(l, true, (unsigned)c, (unsigned)k), c, k); } }
     } else {
-        for (int r = first; r < first + count; r++) { for (int h = 0; h < 2; h++) { visit(chunk_address(l, false, (unsigned)r, (unsigned)h), r, h); } }
+        for (int r = first; r < first + count; r++) { for (int h = 0; h < 2; h++) { visit(o.window + chunk_address(l, false, (unsigned)r, (unsigned)h), r, h); } }
     }
 }
 
 static uint64_t hash_of(const Operand& o, int first, int count) {
     uint64_t hash = 1;
-    for_chunks(o, first, count, [&](unsigned address, int, int) {
+    for_chunks(o, first, count, [&](unsigned place, int, int) {
         uint64_t word[2];
-        memcpy(word, emu_arena + address, 16);
+        memcpy(word, emu_arena + place, 16);
         hash = (hash ^ word[0]) * 0x9e3779b97f4a7c15ull;
         hash = ((hash ^ hash >> 29) + word[1]) * 0xbf58476d1ce4e5b9ull;
     });
@@ -62,10 +62,11 @@ static uint64_t hash_of(const Operand& o, int first, int count) {
 
 // to[k * pitch + r]
 static void load(const Operand& o, float* to, int pitch, int reader, const char* file, int line) {
-    for_chunks(o, 0, o.size, [&](unsigned address, int i, int j) {
+    for_chunks(o, 0, o.size, [&](unsigned place, int i, int j) {
         uint16_t x[8];
-        memcpy(x, emu_shared_pointer(address, 16, file, line), 16);
-        emu_check_async_access("wgmma", address, 16, reader, file, line);
+        emu_check_place(place, 16, file, line);
+        memcpy(x, emu_arena + place, 16);
+        emu_check_async_access("wgmma", place, 16, reader, file, line);
         for (int e = 0; e < 8; e++) {
             int r = o.mn_major ? 8 * i + e : i, k = o.mn_major ? j : 8 * j + e;
             to[k * pitch + r] = bf16_to_float(x[e]);
@@ -88,7 +89,7 @@ struct Warpgroup {
     int group[THREADS];
     bool fenced[THREADS], fenced_since_wait[THREADS];
 };
-static Warpgroup warpgroups[1024 / THREADS];
+static Warpgroup warpgroups[EMU_THREADS / THREADS];
 static bool used;
 long emu_wgmma_count;
 
@@ -106,9 +107,9 @@ void emu_wgmma_block_begins() {
     used = false;
 }
 
-void emu_wgmma_block_ends() {
-    for (Warpgroup& w : warpgroups) {
-        for (Accumulators* a : w.accumulators) { emu_error("the block ended with a wgmma in flight that was issued at %s:%d: no wgmma.wait_group for it", a->file, a->line); }
+void emu_wgmma_block_ends(int cta) {
+    for (int g = 0; g < EMU_BLOCK_THREADS / THREADS; g++) {
+        for (Accumulators* a : warpgroups[cta * EMU_BLOCK_THREADS / THREADS + g].accumulators) { emu_error("the block ended with a wgmma in flight that was issued at %s:%d: no wgmma.wait_group for it", a->file, a->line); }
     }
 }
 
@@ -133,7 +134,7 @@ static void check_alike(int first, Lane** lane) {
     for (int t = 1; t < THREADS; t++) {
         const Lane* o = lane[t];
         if (o->descriptor_a != l->descriptor_a || o->descriptor_b != l->descriptor_b || o->scale_d != l->scale_d) {
-            emu_error("wgmma: thread %d has other descriptors or another scale-d than thread %d  [%s:%d]", first + t, first, l->file, l->line);
+            emu_error("wgmma: %s has other descriptors or another scale-d than %s  [%s:%d]", emu_thread_name(first + t), emu_thread_name(first), l->file, l->line);
         }
     }
 }
@@ -166,7 +167,7 @@ static Accumulators* in_flight(Warpgroup* w, int first, Lane** lane) {
         for (int t = 0; t < THREADS && same; t++) { same = memcmp(&a->at[t * each], lane[t]->d, each * sizeof(float*)) == 0; }
         if (same) {
             for (int t = 0; t < THREADS; t++) {
-                if (a->delivered[t]) { emu_error("wgmma: thread %d has waited for these accumulators, others of its warpgroup not  [%s:%d]", first + t, lane[0]->file, lane[0]->line); }
+                if (a->delivered[t]) { emu_error("wgmma: %s has waited for these accumulators, others of its warpgroup not  [%s:%d]", emu_thread_name(first + t), lane[0]->file, lane[0]->line); }
             }
             return a;
         }
@@ -192,7 +193,7 @@ static void check_fences(Warpgroup* w, int first, Lane** lane, bool chained) {
                 if (memcmp(f.at[i], &f.value[i], sizeof(float))) { what = "accumulators that were written after the last wgmma.fence"; }
             }
         }
-        if (what) { emu_error("wgmma with %s (thread %d)  [%s:%d]", what, first + t, l->file, l->line); }
+        if (what) { emu_error("wgmma with %s (%s)  [%s:%d]", what, emu_thread_name(first + t), l->file, l->line); }
     }
 }
 
@@ -223,7 +224,7 @@ static void multiply(const float* a, const float* b, float* d, int n) {
 
 // for the race check
 static void note_reads(const Product& p, int thread) {
-    auto read = [=](unsigned address, int, int) { emu_race_read_as(thread, emu_arena + address, 16); };
+    auto read = [=](unsigned place, int, int) { emu_race_read_as(thread, emu_arena + place, 16); };
     if (!p.a_in_registers) { for_chunks(p.a, thread % THREADS / 32 * 16, 16, read); }
     for_chunks(p.b, 0, p.b.size, read);
 }
@@ -234,7 +235,7 @@ static void issue(int first, void** lanes) {
     Warpgroup* w = &warpgroups[first / THREADS];
     check_alike(first, lane);
     for (int t = 1; t < THREADS; t++) {
-        if (w->group[t] != w->group[0]) { emu_error("wgmma: thread %d has committed %d groups, thread %d %d  [%s:%d]", first + t, w->group[t], first, w->group[0], l->file, l->line); }
+        if (w->group[t] != w->group[0]) { emu_error("wgmma: %s has committed %d groups, %s %d  [%s:%d]", emu_thread_name(first + t), w->group[t], emu_thread_name(first), w->group[0], l->file, l->line); }
     }
     emu_wgmma_count++;
     Accumulators* acc = in_flight(w, first, lane);
@@ -244,8 +245,9 @@ static void issue(int first, void** lanes) {
 
     static float a[K * ROWS], b[K * MOST_N], d[ROWS * MOST_N];
     Product p = {};
-    p.a = Operand{l->descriptor_a, l->a_mn_major, ROWS};
-    p.b = Operand{l->descriptor_b, l->b_mn_major, l->n};
+    unsigned window = emu_cluster_rank() * EMU_STRIDE;
+    p.a = Operand{l->descriptor_a, l->a_mn_major, ROWS, window};
+    p.b = Operand{l->descriptor_b, l->b_mn_major, l->n, window};
     p.a_in_registers = l->a != nullptr; p.group = w->group[0]; p.file = l->file; p.line = l->line;
     if (l->a) { a_from_registers(lane, a); }
     else {

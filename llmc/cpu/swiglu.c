@@ -25,3 +25,15 @@ void swiglu_backward(floatX* dgate_up, const floatX* dout, const floatX* gate_up
         }
     }
 }
+
+void matmul_swiglu_forward(floatX* out, floatX* gate_up, const floatX* inp, const floatX* weight, int N, int C, int F,
+                           struct MatmulPlans* plans, stream_t stream) {
+    matmul_forward(gate_up, inp, weight, N, C, 2 * F, plans, stream);
+    swiglu_forward(out, gate_up, N, F, stream);
+}
+
+void matmul_swiglu_backward(floatX* dgate_up, floatX* dproduct, const floatX* dout, const floatX* weight, const floatX* gate_up,
+                            int N, int F, int OC, struct MatmulPlans* plans, stream_t stream) {
+    matmul_backward_input(dproduct, dout, weight, N, F, OC, plans, stream);
+    swiglu_backward(dgate_up, dproduct, gate_up, N, F, stream);
+}

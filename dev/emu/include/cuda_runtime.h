@@ -18,7 +18,6 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
-#define __cluster_dims__(...)
 #define CUDART_INF_F INFINITY
 
 // ---- vectors ------------------------------------------------------------------------------------------------------------
@@ -344,19 +343,20 @@ static inline cudaError_t cudaMemcpy2D(void* to, size_t to_pitch, const void* fr
     return status;
 }
 static inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t = nullptr) { return cudaMemset(memory, value, bytes); }
-// ---- launches with attributes (which are ignored; clusters are of one block) ---------------------------------------------------
+// ---- launches with attributes (which are ignored, except for clusters) ---------------------------------------------------------
 enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension = 4, cudaLaunchAttributeProgrammaticStreamSerialization = 6, cudaLaunchAttributePriority = 8,
                              cudaLaunchAttributeCooperative = 2 };
 union cudaLaunchAttributeValue { struct { unsigned x, y, z; } clusterDim; int cooperative, programmaticStreamSerializationAllowed, priority; };
 struct cudaLaunchAttribute { cudaLaunchAttributeID id; cudaLaunchAttributeValue val; };
 struct cudaLaunchConfig_t { dim3 gridDim, blockDim; size_t dynamicSmemBytes; cudaStream_t stream; cudaLaunchAttribute* attrs; unsigned numAttrs; };
 template <class... P, class... A> cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(P...), A&&... arguments) {
+    dim3 cluster(0, 0, 0);
     for (unsigned i = 0; i < config->numAttrs; i++) {
         const cudaLaunchAttribute& a = config->attrs[i];
-        if (a.id == cudaLaunchAttributeClusterDimension && a.val.clusterDim.x * a.val.clusterDim.y * a.val.clusterDim.z > 1) { emu_error("clusters of several blocks are not emulated"); }
+        if (a.id == cudaLaunchAttributeClusterDimension) { cluster = dim3(a.val.clusterDim.x, a.val.clusterDim.y, a.val.clusterDim.z); }
     }
     emu_launch("a kernel of cudaLaunchKernelEx", (const void*)kernel, __FILE__, __LINE__, [&]() EMU_NO_RACE { kernel(arguments...); }, config->gridDim, config->blockDim,
-               config->dynamicSmemBytes, config->stream);
+               config->dynamicSmemBytes, config->stream, cluster);
     return cudaSuccess;
 }
 

@@ -1,0 +1,20 @@
+// SwiGLU of one element, the same wherever it is computed: in a pass of its own or behind a product (swiglu.cu, swiglu_hopper.cuh).
+#ifndef SWIGLU_MATH_CUH
+#define SWIGLU_MATH_CUH
+
+#include "attn_ptx.cuh"
+
+// Off by a few ulp of fp32, |g| more of them far from 0 where the result is small, all below bf16; g = -200 gives 1 / inf = 0. Six instructions:
+// behind a product no more are to be hidden (1.0f / x and __expf make fourteen).
+__device__ inline float sigmoid(float g)             { return reciprocal_approx(1.0f + exp2_approx(-1.4426950408889634f * g)); }
+__device__ inline float swiglu(float gate, float up) { return gate * sigmoid(gate) * up; }
+
+typedef struct { float gate, up; } SwigluGradient;
+
+__device__ inline SwigluGradient swiglu_gradient(float dout, float gate, float up) {
+    float s = sigmoid(gate);
+    SwigluGradient g = {dout * up * s * (1 + gate * (1 - s)), dout * gate * s};
+    return g;
+}
+
+#endif
