@@ -235,7 +235,7 @@ static void time_stages(double median[STAGES], Pipeline* p) {
     void* flush = device_malloc(BENCH_FLUSH_BYTES);
     for (int i = 0; i <= STAGES; i++) { p->mark[i] = event_open(); }
     for (int run = 0; run < BENCH_RUNS; run++) {
-        device_zero(flush, BENCH_FLUSH_BYTES, NULL);
+        bench_flush_l2(flush);
         forward(p);
         backward(p);
         event_wait(p->mark[STAGES]);
