@@ -1,6 +1,6 @@
 #include <float.h>
 
-#include "cuda_common.cuh"
+#include "hopper_tile.cuh"
 #include "ops.h"
 
 enum { MAX_THREADS = 1024 };
@@ -56,22 +56,20 @@ __global__ void crossentropy_forward_kernel(float* losses, const floatX* logits,
     if (threadIdx.x == 0) { losses[blockIdx.x] = logf(s.sum) + (s.max - __bfloat162float(row[target])); }
 }
 
-// One block per row, two passes: the second finds the row in L2 and overwrites it with its gradient.
-__global__ void crossentropy_forward_backward_kernel(float* losses, floatX* logits, const int* targets, float scale, int V, int Vp) {
-    floatX* row = logits + (size_t)blockIdx.x * Vp;
-    int target = targets[blockIdx.x];
+// A row's loss and gradient; `from`, the logits, is the row in memory or a copy of it.
+__device__ inline void loss_and_gradient(float* loss, floatX* row, const floatX* from, int target, float scale, int V, int Vp) {
     if (target < 0) {
         Pack8 zeros = {};
         for (int v = threadIdx.x * 8; v < Vp; v += blockDim.x * 8) { store8(row + v, zeros); }
-        if (threadIdx.x == 0) { losses[blockIdx.x] = 0; }
+        if (threadIdx.x == 0) { *loss = 0; }
         return;
     }
-    float target_logit = __bfloat162float(row[target]);                  // read before the barriers in softmax_of_row, written after
-    Softmax s = softmax_of_row(row, V);
-    if (threadIdx.x == 0) { losses[blockIdx.x] = logf(s.sum) + (s.max - target_logit); }
+    float target_logit = __bfloat162float(from[target]);                 // read before the barriers in softmax_of_row, written after
+    Softmax s = softmax_of_row(from, V);
+    if (threadIdx.x == 0) { *loss = logf(s.sum) + (s.max - target_logit); }
     float inverse = 1.0f / s.sum;
     for (int v = threadIdx.x * 8; v < Vp; v += blockDim.x * 8) {
-        Pack8 p = load8(row + v);
+        Pack8 p = load8(from + v);
         float d[8];
         for (int j = 0; j < 8; j++) { d[j] = __expf(__bfloat162float(p.x[j]) - s.max) * inverse; }
         if (target >= v && target < v + 8) {
@@ -83,6 +81,41 @@ __global__ void crossentropy_forward_backward_kernel(float* losses, floatX* logi
         }
         store8(row + v, p);
     }
+}
+
+// One block per row, two passes: the second finds the row in L2 and overwrites it with its gradient.
+__global__ void crossentropy_forward_backward_kernel(float* losses, floatX* logits, const int* targets, float scale, int V, int Vp) {
+    floatX* row = logits + (size_t)blockIdx.x * Vp;
+    loss_and_gradient(losses + blockIdx.x, row, row, targets[blockIdx.x], scale, V, Vp);
+}
+
+// The same on Hopper with a block a multiprocessor: rows come to shared memory by bulk copy, the next one while this one is worked on, so that
+// memory need not wait for the barriers of a row.
+__global__ __launch_bounds__(MAX_THREADS, 1)
+void crossentropy_hopper_kernel(float* losses, floatX* logits, const int* targets, float scale, int N, int V, int Vp) {
+#ifdef HOPPER_CODE
+    extern __shared__ __align__(128) floatX rows[];                      // (2, Vp)
+    __shared__ uint64_t full[2];
+    int bytes = Vp * (int)sizeof(floatX);
+    if (threadIdx.x == 0) {
+        mbarrier_init(&full[0], 1);
+        mbarrier_init(&full[1], 1);
+        mbarrier_init_fence();
+        mbarrier_arrive_expect(&full[0], bytes);
+        bulk_load(rows, logits + (size_t)blockIdx.x * Vp, bytes, &full[0]);
+    }
+    __syncthreads();
+    for (int i = blockIdx.x, n = 0; i < N; i += gridDim.x, n++) {
+        int mine = n % 2, other = mine ^ 1;
+        if (threadIdx.x == 0 && i + gridDim.x < N) {
+            mbarrier_arrive_expect(&full[other], bytes);
+            bulk_load(rows + other * Vp, logits + (size_t)(i + gridDim.x) * Vp, bytes, &full[other]);
+        }
+        mbarrier_wait(&full[mine], n / 2 % 2);
+        loss_and_gradient(losses + i, logits + (size_t)i * Vp, rows + mine * Vp, targets[i], scale, V, Vp);
+        __syncthreads();                                                 // the copy may be overwritten
+    }
+#endif
 }
 
 static int threads_for(int V, int Vp) {
@@ -97,7 +130,16 @@ extern "C" void crossentropy_forward(float* losses, const floatX* logits, const 
 
 extern "C" void crossentropy_forward_backward(float* losses, floatX* logits, const int* targets, float scale, int N, int V, int Vp,
                                               stream_t stream) {
-    crossentropy_forward_backward_kernel<<<N, threads_for(V, Vp), 0, stream>>>(losses, logits, targets, scale, V, Vp);
+    const size_t ROOM = 226 << 10;                                       // of a multiprocessor's shared memory, beside the reductions'
+    size_t rows = 2 * (size_t)Vp * sizeof(floatX);
+    int threads = threads_for(V, Vp);
+    if (rows <= ROOM && device_attribute(cudaDevAttrComputeCapabilityMajor) == 9) {
+        int blocks = min_int(N, device_attribute(cudaDevAttrMultiProcessorCount));
+        allow_shared(crossentropy_hopper_kernel, rows);
+        crossentropy_hopper_kernel<<<blocks, threads, rows, stream>>>(losses, logits, targets, scale, N, V, Vp);
+    } else {
+        crossentropy_forward_backward_kernel<<<N, threads, 0, stream>>>(losses, logits, targets, scale, V, Vp);
+    }
     LAUNCH_CHECK();
 }
 
