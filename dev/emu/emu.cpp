@@ -169,6 +169,7 @@ static void report_deadlock() {
         describe_threads(block);
     }
     blockIdx = fibers[0].block;
+    emu_cluster_describe();
     emu_describe_waits();
     emu_error(now.spinning ? "what the spinning threads wait for never comes (blocks run one after another: a block can wait for earlier ones only)"
                            : "a collective was not reached by all the threads it names, or a barrier's phase is never completed");

@@ -27,7 +27,7 @@ __device__ inline void store_box(const CUtensorMap* map, int x, int y, const voi
 // ---- which CTA is which, remote arrivals, the cluster's barrier -----------------------------------------------------------
 enum { MESSAGE = 1000 };
 
-__device__ void talk(int* out, int* mail) {
+__device__ void talk(int* out, int* mail, bool relaxed) {
     __shared__ uint64_t bar;
     __shared__ int own;
     uint32_t rank = cluster_rank(), count, id, nid, place;
@@ -42,7 +42,8 @@ __device__ void talk(int* out, int* mail) {
         own = (int)rank + 5;
         mail[blockIdx.x] = MESSAGE + blockIdx.x;
     }
-    cluster_arrive();
+    if (relaxed) { cluster_arrive_relaxed(); }
+    else { cluster_arrive(); }
     if (rank == 1) { __syncthreads(); __syncthreads(); }                // a block's barriers are its own
     cluster_wait();
     int letter = mail[blockIdx.x ^ 1];
@@ -54,8 +55,8 @@ __device__ void talk(int* out, int* mail) {
     cluster_wait();
 }
 
-template <int> __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(64) talking_kernel(int* out, int* mail) { talk(out, mail); }
-__global__ void asked_to_talk_kernel(int* out, int* mail) { talk(out, mail); }
+template <int> __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(64) talking_kernel(int* out, int* mail, bool relaxed) { talk(out, mail, relaxed); }
+__global__ void asked_to_talk_kernel(int* out, int* mail) { talk(out, mail, false); }
 
 template <class... P, class... A> static void launch_in_clusters(int blocks, int threads, size_t shared, int cluster, void (*kernel)(P...), A... arguments) {
     cudaLaunchConfig_t config = {};
@@ -67,12 +68,13 @@ template <class... P, class... A> static void launch_in_clusters(int blocks, int
     CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 
+enum { BLOCKS = 6, N_FOUND = BLOCKS * 64 * 7 };
+static int found[N_FOUND];
+
 TEST(emu_cluster_of_two) {
-    enum { BLOCKS = 6, N = BLOCKS * 64 * 7 };
-    static int found[N];
     for (int way = 0; way < 4; way++) {
-        int mail[BLOCKS] = {}, *out = upload(found, N), *letters = upload(mail, BLOCKS);
-        if (way < 2) { talking_kernel<3><<<BLOCKS, 64>>>(out, letters); }
+        int mail[BLOCKS] = {}, *out = upload(found, N_FOUND), *letters = upload(mail, BLOCKS);
+        if (way < 2) { talking_kernel<3><<<BLOCKS, 64>>>(out, letters, false); }
         else { launch_in_clusters(BLOCKS, 64, 0, 2, asked_to_talk_kernel, out, letters); }
         LAUNCH_CHECK();
         CUDA_CHECK(cudaMemcpy(found, out, sizeof found, cudaMemcpyDeviceToHost));
@@ -88,19 +90,23 @@ TEST(emu_cluster_of_two) {
 enum { DEPTH_STEPS = 5, K_ALL = DEPTH * DEPTH_STEPS, N_ALL = 256, STAGES = 2, PAIRS = 2, M_ALL = 64 * 2 * PAIRS, THREADS = 160 };
 struct Tiles { floatX a[64 * DEPTH], b[N_ALL * DEPTH]; };
 struct Rooms { Tiles stage[STAGES]; floatX out[4][64 * 64]; uint64_t full[STAGES], empty[STAGES]; };
-enum Mistake { CORRECT, LOCAL_RELEASE, NO_RELEASE, NO_BARRIER_AT_START, NO_BARRIER_AT_END, OWN_MASK, LARGE_MASK, WAIT_OF_MAPA, TWO_ARRIVALS, HALF_A_WARP, ODD_GRID, LARGE_CLUSTER, OTHER_CLUSTER,
-               EARLY_RETURN, HALF_THE_BYTES, UNREAD };
+enum Mistake { CORRECT, WAITS_FOR_RELEASES, LOCAL_RELEASE, NO_RELEASE, NO_WAIT_FOR_RELEASE, NO_BARRIER_AT_START, NO_BARRIER_AT_END, EARLY_RETURN, OWN_MASK, LARGE_MASK, HALF_THE_BYTES, UNREAD,
+               WAIT_OF_MAPA, TWO_ARRIVALS, HALF_A_WARP, ODD_GRID, LARGE_CLUSTER, OTHER_CLUSTER, RELAXED };
 
 __device__ void produce(Rooms* s, const CUtensorMap* a, const CUtensorMap* b, Mistake mistake) {
     uint32_t rank = cluster_rank();
     uint16_t mask = mistake == OWN_MASK ? 1 << rank : mistake == LARGE_MASK ? 7 : 3;
-    for (int i = 0; i < DEPTH_STEPS + (mistake == UNREAD && rank == 1); i++) {
+    int steps = DEPTH_STEPS + (mistake == UNREAD && rank == 1);
+    for (int i = 0; i < steps; i++) {
         Tiles* stage = &s->stage[i % STAGES];
         uint64_t* full = &s->full[i % STAGES];
-        if (i >= STAGES) { mbarrier_wait(&s->empty[i % STAGES], (i / STAGES - 1) % 2); }
+        if (i >= STAGES && mistake != NO_WAIT_FOR_RELEASE) { mbarrier_wait(&s->empty[i % STAGES], (i / STAGES - 1) % 2); }
         mbarrier_expect(full, mistake == HALF_THE_BYTES ? (int)sizeof(Tiles) / 2 : (int)sizeof(Tiles));
         load_box(stage->a, a, DEPTH * i, 64 * blockIdx.x, full);
         load_box_for_all(stage->b + rank * 128 * DEPTH, b, DEPTH * i, 128 * rank, full, mask);
+    }
+    if (mistake == WAITS_FOR_RELEASES) {                               // instead of the cluster's barrier at the end
+        for (int i = steps; i < steps + STAGES; i++) { mbarrier_wait(&s->empty[i % STAGES], (i / STAGES - 1) % 2); }
     }
 }
 
@@ -161,7 +167,7 @@ product_kernel(const __grid_constant__ CUtensorMap a, const __grid_constant__ CU
     if (mistake == EARLY_RETURN && cluster_rank() == 1) { return; }
     if (threadIdx.x < 128) { consume(s, &out, mistake); }
     else if (threadIdx.x == 128) { produce(s, &a, &b, mistake); }
-    if (mistake == NO_BARRIER_AT_END) { return; }
+    if (mistake == NO_BARRIER_AT_END || mistake == WAITS_FOR_RELEASES) { return; }
     __syncwarp();
     cluster_arrive();
     cluster_wait();
@@ -189,9 +195,6 @@ static void run_product(int mistake) {
     floatX *a = upload(host_a, M_ALL * K_ALL), *b = upload(host_b, N_ALL * K_ALL), *out = upload(host_out, M_ALL * N_ALL);
     CUtensorMap ma = map_of_matrix(a, M_ALL, K_ALL, 64), mb = map_of_matrix(b, N_ALL, K_ALL, 128), mo = map_of_matrix(out, M_ALL, N_ALL, 64);
     CUDA_CHECK(cudaFuncSetAttribute(product_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Rooms)));
-    if (mistake == OTHER_CLUSTER || mistake == LARGE_CLUSTER) {
-        launch_in_clusters(12, THREADS, sizeof(Rooms), mistake == OTHER_CLUSTER ? 1 : 3, product_kernel, ma, mb, mo, (Mistake)mistake);
-    }
     product_kernel<<<mistake == ODD_GRID ? 3 : 2 * PAIRS, THREADS, sizeof(Rooms)>>>(ma, mb, mo, (Mistake)mistake);
     LAUNCH_CHECK();
     CUDA_CHECK(cudaMemcpy(host_out, out, sizeof host_out, cudaMemcpyDeviceToHost));
@@ -211,11 +214,56 @@ static int wrong_products(void) {
 }
 
 TEST(emu_cluster_multicast) {
-    for (int again = 0; again < 4; again++) {
-        run_product(CORRECT);
+    for (int again = 0; again < 8; again++) {
+        run_product(again % 4 < 3 ? CORRECT : WAITS_FOR_RELEASES);
         int wrong = wrong_products();
         CHECK(wrong == 0, "%d of %d products wrong", wrong, M_ALL * N_ALL);
     }
+}
+
+// ---- mistakes -------------------------------------------------------------------------------------------------------------
+static void make(int mistake) {
+    if (mistake < LARGE_CLUSTER) { run_product(mistake); }
+    int *out = upload(found, N_FOUND), *mail = upload(found, BLOCKS);
+    if (mistake == RELAXED) { talking_kernel<0><<<BLOCKS, 64>>>(out, mail, true); }
+    if (mistake == LARGE_CLUSTER) { launch_in_clusters(BLOCKS, 64, 0, 3, asked_to_talk_kernel, out, mail); }
+    if (mistake == OTHER_CLUSTER) {
+        talking_kernel<0><<<BLOCKS, 64>>>(out, mail, false);
+        launch_in_clusters(BLOCKS, 64, 0, 1, talking_kernel<0>, out, mail, false);
+    }
+}
+
+// A stage that is filled before the other CTA has read it is a race, or wrong numbers.
+static void make_early(int) {
+    for (int again = 0; again < 4; again++) {
+        run_product(LOCAL_RELEASE);
+        int wrong = wrong_products();
+        if (wrong) {
+            fprintf(stderr, "%d products wrong\n", wrong);
+            _exit(1);
+        }
+    }
+}
+
+TEST(emu_reports_mistakes_of_clusters) {
+    CHECK(is_reported(make_early, 0, emu_race_check ? "the cluster's other CTA" : "products wrong"), "a stage released to the own CTA alone");
+    CHECK(is_reported(make, NO_WAIT_FOR_RELEASE, "is still in flight"), "a stage filled without a wait");
+    CHECK(is_reported(make, NO_RELEASE, "mbarrier of CTA 0 at shared address"), "a stage that CTA 1 does not release");
+    CHECK(is_reported(make, NO_RELEASE, "4 of 8 arrivals"), "a stage that CTA 1 does not release");
+    CHECK(is_reported(make, NO_BARRIER_AT_START, "before this thread has waited at a barrier.cluster"), "no barrier at the start");
+    CHECK(is_reported(make, NO_BARRIER_AT_END, "a barrier.cluster belongs before"), "no barrier at the end");
+    CHECK(is_reported(make, EARLY_RETURN, "emu: "), "a CTA that ends at once");
+    CHECK(is_reported(make, OWN_MASK, "16384 bytes missing"), "a multicast to the own CTA alone");
+    CHECK(is_reported(make, LARGE_MASK, "mask 0x7 in a cluster of 2"), "a multicast to more CTAs than there are");
+    CHECK(is_reported(make, HALF_THE_BYTES, "20480 bytes too many"), "more bytes than expected");
+    CHECK(is_reported(make, UNREAD, "a bulk copy in flight"), "a stage filled once too often");
+    CHECK(is_reported(make, WAIT_OF_MAPA, "comes from mapa (CTA 0)"), "a wait for another CTA's mbarrier");
+    CHECK(is_reported(make, TWO_ARRIVALS, "has arrived and did not wait"), "two arrivals at the cluster's barrier");
+    CHECK(is_reported(make, HALF_A_WARP, "barrier.cluster"), "half a warp at the cluster's barrier");
+    CHECK(is_reported(make, ODD_GRID, "invalid grid"), "an odd number of blocks");
+    CHECK(is_reported(make, LARGE_CLUSTER, "the emulator has room for 2"), "a cluster of 3");
+    CHECK(is_reported(make, OTHER_CLUSTER, "the kernel is compiled for (2,1,1)"), "two sizes of the cluster");
+    if (emu_race_check) { CHECK(is_reported(make, RELAXED, "the cluster's other CTA"), "a relaxed arrival"); }
 }
 
 TEST_MAIN()

@@ -138,8 +138,9 @@ void emu_describe_waits() {
     for (auto& e : mbarriers) {
         Mbarrier& m = e.second;
         unsigned offset = e.first % EMU_STRIDE;
-        fprintf(stderr, "emu:   mbarrier%s at shared address %u (%ld from the start of the dynamic bytes): in phase %llu, %d of %d arrivals and %ld bytes missing, %zu threads wait\n",
-                emu_cta_name(cta_of(e.first)), offset, (long)offset - (long)dynamic, (unsigned long long)m.phase, m.pending, m.expected, m.bytes, m.waiting.size());
+        fprintf(stderr, "emu:   mbarrier%s at shared address %u (%ld from the start of the dynamic bytes): in phase %llu, %d of %d arrivals and %ld bytes %s, %zu threads wait\n",
+                emu_cta_name(cta_of(e.first)), offset, (long)offset - (long)dynamic, (unsigned long long)m.phase, m.pending, m.expected, labs(m.bytes),
+                m.bytes < 0 ? "too many" : "missing", m.waiting.size());
         if (m.waiting.size() % 32) {
             fprintf(stderr, "emu:     (was a lane overtaken? If the lanes of a warp wait one by one, and one of them lets the next phase begin, a __syncwarp() belongs between)\n");
         }
@@ -197,10 +198,12 @@ struct Operation {
     int thread, arrivals, group;
     uint64_t mark, hash;
     uint32_t clock[EMU_WARPS];
+    const void* from;                                    // where in the kernel
     const char* file;
     int line;
 };
 static std::vector<Operation> arriving, leaving;         // loads and arrivals; stores
+static int favoured;                                     // the CTA whose loads arrive first, so that the other falls behind; -1: neither
 static int store_group[EMU_THREADS];
 
 static size_t box_bytes(const TensorMap& t) {
@@ -264,9 +267,15 @@ static void begin_load(Operation o) {
     if (!m->fenced) {
         emu_error("bulk copy: %s initialised the mbarrier and did not fence (fence.mbarrier_init or fence.proxy.async)  [%s:%d]", emu_thread_name(m->initialiser), o.file, o.line);
     }
+    for (Operation& other : arriving) {
+        if (o.shared < other.shared + other.bytes && other.shared < o.shared + o.bytes) {
+            emu_error("a bulk copy into shared memory%s into which the one issued at %s:%d by %s is still in flight  [%s:%d]", emu_cta_name(cta_of(o.shared)), other.file,
+                      other.line, emu_thread_name(other.thread), o.file, o.line);
+        }
+    }
     emu_check_async_access("a bulk copy into shared memory", o.shared, o.bytes, emu_thread(), o.file, o.line);
     memset(emu_arena + o.shared, 0xff, o.bytes);
-    emu_race_bulk_begins(emu_arena + o.shared, o.bytes, o.clock);
+    emu_race_bulk_begins(emu_arena + o.shared, o.bytes, o.from, o.clock);
     arriving.push_back(o);
 }
 
@@ -291,14 +300,14 @@ static void begin_store(Operation o) {
     leaving.push_back(o);
 }
 
-static Operation operation(Kind kind, size_t bytes, const char* file, int line) {
+static Operation operation(Kind kind, size_t bytes, const void* from, const char* file, int line) {
     Operation o = {};
-    o.kind = kind; o.bytes = bytes; o.thread = emu_thread(); o.arrivals = emu_cluster_arrivals(o.thread); o.file = file; o.line = line;
+    o.from = from; o.kind = kind; o.bytes = bytes; o.thread = emu_thread(); o.arrivals = emu_cluster_arrivals(o.thread); o.file = file; o.line = line;
     return o;
 }
 
 void emu_tma_load(unsigned to, const void* map, std::initializer_list<int> at, unsigned mbarrier, int where, const char* file, int line) {
-    Operation o = operation(TENSOR_LOAD, 0, file, line);
+    Operation o = operation(TENSOR_LOAD, 0, __builtin_return_address(0), file, line);
     o.shared = emu_place(to, 16, where != EMU_OWN_CTA, file, line);
     o.mbarrier = emu_place(mbarrier, 8, where != EMU_OWN_CTA, file, line);
     o.map = *map_at(map, (int)at.size(), file, line);
@@ -309,7 +318,7 @@ void emu_tma_load(unsigned to, const void* map, std::initializer_list<int> at, u
 }
 
 void emu_tma_store(const void* map, std::initializer_list<int> at, unsigned from, const char* file, int line) {
-    Operation o = operation(TENSOR_STORE, 0, file, line);
+    Operation o = operation(TENSOR_STORE, 0, __builtin_return_address(0), file, line);
     o.shared = emu_place(from, 16, false, file, line);
     o.map = *map_at(map, (int)at.size(), file, line);
     o.bytes = box_bytes(o.map);
@@ -325,7 +334,7 @@ static void check_bulk(const void* global, size_t bytes, const Operation& o) {
 }
 
 void emu_bulk_load(unsigned to, const void* from, unsigned bytes, unsigned mbarrier, int where, const char* file, int line) {
-    Operation o = operation(BULK_LOAD, bytes, file, line);
+    Operation o = operation(BULK_LOAD, bytes, __builtin_return_address(0), file, line);
     o.shared = emu_place(to, 16, where != EMU_OWN_CTA, file, line);
     o.mbarrier = emu_place(mbarrier, 8, where != EMU_OWN_CTA, file, line);
     o.global = (char*)from;
@@ -334,7 +343,7 @@ void emu_bulk_load(unsigned to, const void* from, unsigned bytes, unsigned mbarr
 }
 
 void emu_bulk_store(void* to, unsigned from, unsigned bytes, const char* file, int line) {
-    Operation o = operation(BULK_STORE, bytes, file, line);
+    Operation o = operation(BULK_STORE, bytes, __builtin_return_address(0), file, line);
     o.shared = emu_place(from, 16, false, file, line);
     o.global = (char*)to;
     check_bulk(to, bytes, o);
@@ -360,16 +369,22 @@ void emu_bulk_wait(int newest_left, const char*, int) {
 void emu_cp_async_arrive(unsigned mbarrier, bool noinc, const char* file, int line) {
     Mbarrier* m = find("cp.async.mbarrier.arrive", mbarrier, file, line);
     if (!noinc) { m->pending++; }
-    Operation o = operation(COPIES_ARRIVE, 0, file, line);
+    Operation o = operation(COPIES_ARRIVE, 0, __builtin_return_address(0), file, line);
     o.mbarrier = emu_place(mbarrier, 8, false, file, line);
     o.mark = emu_cp_async_mark();
-    emu_race_bulk_begins(nullptr, 0, o.clock);
+    emu_race_bulk_begins(nullptr, 0, o.from, o.clock);
     arriving.push_back(o);
+}
+
+static size_t next_to_arrive() {
+    size_t n = arriving.size(), first = emu_random((unsigned)n);
+    for (size_t i = 0; i < n && favoured >= 0; i++) { if (cta_of(arriving[(first + i) % n].mbarrier) == favoured) { return (first + i) % n; } }
+    return first;
 }
 
 bool emu_async_step() {
     if (arriving.empty()) { return false; }
-    size_t i = emu_random((unsigned)arriving.size());
+    size_t i = next_to_arrive();
     Operation o = arriving[i];
     arriving.erase(arriving.begin() + (long)i);
     Mbarrier* m = at("the end of an asynchronous copy", o.mbarrier, o.file, o.line);
@@ -394,6 +409,7 @@ void emu_tma_block_begins() {
     arriving.clear();
     leaving.clear();
     memset(store_group, 0, sizeof store_group);
+    favoured = emu_cluster_size() > 1 ? (int)emu_random(EMU_CTAS + 1) - 1 : -1;
 }
 
 // What others do to a CTA's shared memory has to come before its end: by a wait of this CTA for the mbarrier, or by a cluster barrier after it.
