@@ -90,7 +90,7 @@ TEST(emu_cluster_of_two) {
 enum { DEPTH_STEPS = 5, K_ALL = DEPTH * DEPTH_STEPS, N_ALL = 256, STAGES = 2, PAIRS = 2, M_ALL = 64 * 2 * PAIRS, THREADS = 160 };
 struct Tiles { floatX a[64 * DEPTH], b[N_ALL * DEPTH]; };
 struct Rooms { Tiles stage[STAGES]; floatX out[4][64 * 64]; uint64_t full[STAGES], empty[STAGES]; };
-enum Mistake { CORRECT, WAITS_FOR_RELEASES, LOCAL_RELEASE, NO_RELEASE, NO_WAIT_FOR_RELEASE, NO_BARRIER_AT_START, NO_BARRIER_AT_END, EARLY_RETURN, OWN_MASK, LARGE_MASK, HALF_THE_BYTES, UNREAD,
+enum Mistake { CORRECT, WAITS_FOR_RELEASES, LOCAL_RELEASE, NO_RELEASE, NO_WAIT_FOR_RELEASE, NO_BARRIER_AT_START, NO_BARRIER_AT_END, EARLY_RETURN, OWN_MASK, LARGE_MASK, HALF_THE_BYTES, TWO_LOADS, UNREAD,
                WAIT_OF_MAPA, TWO_ARRIVALS, HALF_A_WARP, ODD_GRID, LARGE_CLUSTER, OTHER_CLUSTER, RELAXED };
 
 __device__ void produce(Rooms* s, const CUtensorMap* a, const CUtensorMap* b, Mistake mistake) {
@@ -103,6 +103,7 @@ __device__ void produce(Rooms* s, const CUtensorMap* a, const CUtensorMap* b, Mi
         if (i >= STAGES && mistake != NO_WAIT_FOR_RELEASE) { mbarrier_wait(&s->empty[i % STAGES], (i / STAGES - 1) % 2); }
         mbarrier_expect(full, mistake == HALF_THE_BYTES ? (int)sizeof(Tiles) / 2 : (int)sizeof(Tiles));
         load_box(stage->a, a, DEPTH * i, 64 * blockIdx.x, full);
+        if (mistake == TWO_LOADS) { load_box(stage->a, a, DEPTH * i, 64 * blockIdx.x, full); }
         load_box_for_all(stage->b + rank * 128 * DEPTH, b, DEPTH * i, 128 * rank, full, mask);
     }
     if (mistake == WAITS_FOR_RELEASES) {                               // instead of the cluster's barrier at the end
@@ -247,7 +248,8 @@ static void make_early(int) {
 
 TEST(emu_reports_mistakes_of_clusters) {
     CHECK(is_reported(make_early, 0, emu_race_check ? "the cluster's other CTA" : "products wrong"), "a stage released to the own CTA alone");
-    CHECK(is_reported(make, NO_WAIT_FOR_RELEASE, "is still in flight"), "a stage filled without a wait");
+    CHECK(is_reported(make, NO_WAIT_FOR_RELEASE, "emu: "), "a stage filled without a wait");
+    CHECK(is_reported(make, TWO_LOADS, "is still in flight"), "two loads to one place");
     CHECK(is_reported(make, NO_RELEASE, "mbarrier of CTA 0 at shared address"), "a stage that CTA 1 does not release");
     CHECK(is_reported(make, NO_RELEASE, "4 of 8 arrivals"), "a stage that CTA 1 does not release");
     CHECK(is_reported(make, NO_BARRIER_AT_START, "before this thread has waited at a barrier.cluster"), "no barrier at the start");
