@@ -7,9 +7,10 @@
 #include <vector>
 
 // ---- mbarrier -------------------------------------------------------------------------------------------------------------
-// What another CTA did to an mbarrier, of which its own CTA does not know by a wait: in which phase, after how many arrivals at the cluster's barrier.
-struct Remote { uint64_t phase; int thread, arrivals; const char* file; int line; };
-struct Mbarrier { int expected, pending; long bytes; uint64_t phase; int initialiser, arrivals_before; bool fenced; std::vector<int> waiting; std::vector<Remote> remote; };
+// What a load or another CTA's arrival did to an mbarrier, and its own CTA does not know by a wait: in which phase, by which thread, after how many
+// arrivals of this thread at the cluster's barrier (which no load waits for).
+struct Effect { uint64_t phase; bool load; int thread, arrivals; const char* file; int line; };
+struct Mbarrier { int expected, pending; long bytes; uint64_t phase; int initialiser, arrivals_before; bool fenced; std::vector<int> waiting; std::vector<Effect> effects; };
 static std::map<unsigned, Mbarrier> mbarriers;           // by place
 static const uint64_t MARK = 0x6d6261727269e721ull;      // what lies in shared memory in place of an mbarrier's state
 enum { MOST_BYTES = (1 << 20) - 1 };
@@ -95,7 +96,7 @@ uint64_t emu_mbarrier_arrive(unsigned address, unsigned count, long expect_bytes
         emu_error("mbarrier.arrive: more arrivals in this phase than the %d the mbarrier at shared address %u%s expects  [%s:%d]", m->expected, place % EMU_STRIDE,
                   emu_cta_name(cta_of(place)), file, line);
     }
-    if (cta_of(place) != cta_of_thread(emu_thread())) { m->remote.push_back(Remote{state, emu_thread(), emu_cluster_arrivals(emu_thread()), file, line}); }
+    if (cta_of(place) != cta_of_thread(emu_thread())) { m->effects.push_back(Effect{state, false, emu_thread(), emu_cluster_arrivals(emu_thread()), file, line}); }
     emu_race_arrive(m, emu_thread());
     complete_if_done(m);
     return state;
@@ -104,8 +105,8 @@ uint64_t emu_mbarrier_arrive(unsigned address, unsigned count, long expect_bytes
 static void know(Mbarrier* m) {
     emu_race_wait(m);
     size_t kept = 0;
-    for (Remote& r : m->remote) { if (r.phase >= m->phase) { m->remote[kept++] = r; } }
-    m->remote.resize(kept);
+    for (Effect& e : m->effects) { if (e.phase >= m->phase) { m->effects[kept++] = e; } }
+    m->effects.resize(kept);
 }
 
 // `done` is asked again each time: the phase may have changed.
@@ -399,7 +400,7 @@ bool emu_async_step() {
     else { move_box(o, true); }
     emu_async_write(o.shared, o.bytes);
     emu_race_bulk_ends(m, o.clock);
-    if (cta_of(o.mbarrier) != cta_of_thread(o.thread)) { m->remote.push_back(Remote{m->phase, o.thread, o.arrivals, o.file, o.line}); }
+    m->effects.push_back(Effect{m->phase, true, o.thread, o.arrivals, o.file, o.line});
     complete_bytes(m, (long)o.bytes);
     return true;
 }
@@ -412,25 +413,26 @@ void emu_tma_block_begins() {
     favoured = emu_cluster_size() > 1 ? (int)emu_random(EMU_CTAS + 1) - 1 : -1;
 }
 
-// What others do to a CTA's shared memory has to come before its end: by a wait of this CTA for the mbarrier, or by a cluster barrier after it.
-static void check_remote(int cta, unsigned place, const Mbarrier& m) {
-    for (const Remote& r : m.remote) {
-        if (emu_cluster_waits_of(cta) <= r.arrivals) {
-            emu_error("CTA %d ended, and nothing made it wait for what %s does to its mbarrier at shared address %u, issued at %s:%d: a barrier.cluster belongs before the end "
-                      "of the CTAs", cta, emu_thread_name(r.thread), place % EMU_STRIDE, r.file, r.line);
-        }
+static void unwaited_load(int cta, int thread, const char* file, int line) {
+    emu_error("the block ended with a bulk copy in flight that was issued at %s:%d (%s): nobody waited for its mbarrier%s", file, line, emu_thread_name(thread), emu_cta_name(cta));
+}
+
+// A load may be in flight until a wait for its mbarrier. Another CTA's arrival has to come before the end, by such a wait or by a cluster barrier.
+static void check_effects(int cta, unsigned place, const Mbarrier& m) {
+    for (const Effect& e : m.effects) {
+        if (e.load) { unwaited_load(cta, e.thread, e.file, e.line); }
+        if (emu_cluster_waits_of(cta) > e.arrivals) { continue; }
+        emu_error("CTA %d ended, and nothing made it wait for the arrival of %s at its mbarrier at shared address %u, issued at %s:%d: a barrier.cluster belongs before the end "
+                  "of the CTAs", cta, emu_thread_name(e.thread), place % EMU_STRIDE, e.file, e.line);
     }
 }
 
 void emu_tma_block_ends(int cta) {
-    for (Operation& o : arriving) {
-        if (o.kind == COPIES_ARRIVE || cta_of(o.mbarrier) != cta) { continue; }
-        emu_error("the block ended with a bulk copy in flight that was issued at %s:%d (%s): nobody waited for its mbarrier%s", o.file, o.line, emu_thread_name(o.thread), emu_cta_name(cta));
-    }
+    for (Operation& o : arriving) { if (o.kind != COPIES_ARRIVE && cta_of(o.mbarrier) == cta) { unwaited_load(cta, o.thread, o.file, o.line); } }
     for (Operation& o : leaving) {
         if (cta_of_thread(o.thread) == cta) { emu_error("the block ended with a bulk store in flight that was issued at %s:%d: no cp.async.bulk.wait_group for it", o.file, o.line); }
     }
-    for (auto& m : mbarriers) { if (cta_of(m.first) == cta) { check_remote(cta, m.first, m.second); } }
+    for (auto& m : mbarriers) { if (cta_of(m.first) == cta) { check_effects(cta, m.first, m.second); } }
 }
 
 // ---- the parts' blocks ----------------------------------------------------------------------------------------------------
