@@ -73,6 +73,9 @@ struct KernelTotals { long launches, products; double seconds; };
 static std::map<std::string, KernelTotals> kernel_totals;
 static struct { uint64_t launches, blocks, threads; double seconds; } totals;
 
+static int cta_of(int thread) { return thread / EMU_BLOCK_THREADS; }
+static int in_block(int thread) { return thread % EMU_BLOCK_THREADS; }
+
 // ---- order: a function of EMU_SEED, the launch and the step, so that a failure repeats ----------------------------------
 static uint64_t seed, random_state;
 
@@ -82,9 +85,6 @@ static unsigned random_below(unsigned n) {
     random_state ^= random_state << 17;
     return (unsigned)((random_state >> 32) * n >> 32);
 }
-
-static int cta_of(int thread) { return thread / EMU_BLOCK_THREADS; }
-static int in_block(int thread) { return thread % EMU_BLOCK_THREADS; }
 
 void emu_shuffle(int* item, int n) {
     if (seed == 0) { return; }
