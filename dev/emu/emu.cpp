@@ -501,7 +501,7 @@ static void open_once() {
 // The block's memory, barriers and fibers as they are at its start; its threads are added to `order`.
 static int* begin_block(int cta, int* order) {
     memset(window((unsigned)cta), 0xff, now.static_bytes);
-    size_t dynamic = now.dynamic_bytes ? (EMU_WINDOW - now.dynamic_bytes) / 1024 * 1024 - 1024 : EMU_WINDOW;
+    size_t dynamic = now.dynamic_bytes ? (EMU_WINDOW - now.dynamic_bytes) / 1024 * 1024 - 1024 : (size_t)EMU_WINDOW;
     memset(window((unsigned)cta) + dynamic, 0xff, EMU_WINDOW - dynamic);
     barriers[cta].count = barriers[cta].predicate_sum = 0;
     now.alive_in[cta] = now.threads;
