@@ -1,6 +1,7 @@
 // Thread block clusters: which blocks form one, their barrier, and addresses in each other's shared memory.
 #include "emu.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include <map>
@@ -97,6 +98,11 @@ void emu_cluster_thread_exits(int thread) {
     if (emu_cluster_size() == 1) { return; }
     if (barrier.arrivals[thread] > barrier.phase) { barrier.arrived--; }
     complete_if_all();
+}
+
+void emu_cluster_describe() {
+    if (barrier.arrived == 0) { return; }
+    fprintf(stderr, "emu:   barrier.cluster: in phase %d, %d of %d living threads have arrived, %zu wait\n", barrier.phase, barrier.arrived, emu_alive(-1), barrier.waiting.size());
 }
 
 static void whole_warp(const char* what, const char* file, int line) {

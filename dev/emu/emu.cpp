@@ -73,6 +73,9 @@ struct KernelTotals { long launches, products; double seconds; };
 static std::map<std::string, KernelTotals> kernel_totals;
 static struct { uint64_t launches, blocks, threads; double seconds; } totals;
 
+static int cta_of(int thread) { return thread / EMU_BLOCK_THREADS; }
+static int in_block(int thread) { return thread % EMU_BLOCK_THREADS; }
+
 // ---- order: a function of EMU_SEED, the launch and the step, so that a failure repeats ----------------------------------
 static uint64_t seed, random_state;
 
@@ -82,9 +85,6 @@ static unsigned random_below(unsigned n) {
     random_state ^= random_state << 17;
     return (unsigned)((random_state >> 32) * n >> 32);
 }
-
-static int cta_of(int thread) { return thread / EMU_BLOCK_THREADS; }
-static int in_block(int thread) { return thread % EMU_BLOCK_THREADS; }
 
 void emu_shuffle(int* item, int n) {
     if (seed == 0) { return; }
@@ -169,6 +169,7 @@ static void report_deadlock() {
         describe_threads(block);
     }
     blockIdx = fibers[0].block;
+    emu_cluster_describe();
     emu_describe_waits();
     emu_error(now.spinning ? "what the spinning threads wait for never comes (blocks run one after another: a block can wait for earlier ones only)"
                            : "a collective was not reached by all the threads it names, or a barrier's phase is never completed");
@@ -500,7 +501,7 @@ static void open_once() {
 // The block's memory, barriers and fibers as they are at its start; its threads are added to `order`.
 static int* begin_block(int cta, int* order) {
     memset(window((unsigned)cta), 0xff, now.static_bytes);
-    size_t dynamic = now.dynamic_bytes ? (EMU_WINDOW - now.dynamic_bytes) / 1024 * 1024 - 1024 : EMU_WINDOW;
+    size_t dynamic = now.dynamic_bytes ? (EMU_WINDOW - now.dynamic_bytes) / 1024 * 1024 - 1024 : (size_t)EMU_WINDOW;
     memset(window((unsigned)cta) + dynamic, 0xff, EMU_WINDOW - dynamic);
     barriers[cta].count = barriers[cta].predicate_sum = 0;
     now.alive_in[cta] = now.threads;

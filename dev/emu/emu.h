@@ -135,6 +135,7 @@ void emu_cluster_launch(const void* function, dim3 asked);
 void emu_cluster_begins(size_t cluster);
 uint3 emu_cluster_block(unsigned rank);               // its place in the grid
 void emu_cluster_thread_exits(int thread);
+void emu_cluster_describe();                          // for the report of a deadlock
 int emu_cluster_arrivals(int thread);                 // at the cluster's barrier
 int emu_cluster_waits(int thread);
 int emu_cluster_waits_of(int cta);                    // of the CTA's furthest thread
@@ -154,8 +155,8 @@ void emu_race_everybody(int cta);                     // all its threads met
 void emu_race_arrive(const void* barrier, int thread);
 void emu_race_complete(const void* barrier);          // those who wait may go on, with what the arrivals brought
 void emu_race_wait(const void* barrier);
-void emu_race_read_as(int thread, const void* address, size_t bytes);
-void emu_race_bulk_begins(const void* address, size_t bytes, uint32_t* clock);   // clock[EMU_WARPS]
+void emu_race_read_as(int thread, const void* address, size_t bytes, const void* from);      // from: where in the kernel
+void emu_race_bulk_begins(const void* address, size_t bytes, const void* from, uint32_t* clock);   // clock[EMU_WARPS]
 void emu_race_bulk_ends(const void* barrier, const uint32_t* clock);
 enum { EMU_WINDOW = 256 << 10, EMU_STRIDE = 2 * EMU_WINDOW, EMU_ARENA = EMU_CTAS * EMU_STRIDE };      // nothing between a window and the next
 extern char* emu_arena;

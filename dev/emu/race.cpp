@@ -152,15 +152,15 @@ static void access(uintptr_t address, size_t bytes, bool write, const void* from
 }
 
 // wgmma's reads, in the name of a thread of each warp
-void emu_race_read_as(int thread, const void* address, size_t bytes) {
-    if (emu_race_check) { access_as(thread, (uintptr_t)address, bytes, false, __builtin_return_address(0), false); }
+void emu_race_read_as(int thread, const void* address, size_t bytes, const void* from) {
+    if (emu_race_check) { access_as(thread, (uintptr_t)address, bytes, false, from, false); }
 }
 
 // A bulk load of the running thread begins: it writes from now on, in the name of this thread; `clock` is what its end brings to the mbarrier.
-void emu_race_bulk_begins(const void* address, size_t bytes, uint32_t* clock) {
+void emu_race_bulk_begins(const void* address, size_t bytes, const void* from, uint32_t* clock) {
     if (!emu_race_check) { return; }
     int warp = emu_thread() / 32;
-    if (bytes) { access_as(emu_thread(), (uintptr_t)address, bytes, true, __builtin_return_address(0), false); }
+    if (bytes) { access_as(emu_thread(), (uintptr_t)address, bytes, true, from, false); }
     memcpy(clock, clocks[warp].of, sizeof(Clock));
     clocks[warp].of[warp]++;
 }

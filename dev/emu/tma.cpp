@@ -7,9 +7,10 @@
 #include <vector>
 
 // ---- mbarrier -------------------------------------------------------------------------------------------------------------
-// What another CTA did to an mbarrier, of which its own CTA does not know by a wait: in which phase, after how many arrivals at the cluster's barrier.
-struct Remote { uint64_t phase; int thread, arrivals; const char* file; int line; };
-struct Mbarrier { int expected, pending; long bytes; uint64_t phase; int initialiser, arrivals_before; bool fenced; std::vector<int> waiting; std::vector<Remote> remote; };
+// What a load or another CTA's arrival did to an mbarrier, and its own CTA does not know by a wait: in which phase, by which thread, after how many
+// arrivals of this thread at the cluster's barrier (which no load waits for).
+struct Effect { uint64_t phase; bool load; int thread, arrivals; const char* file; int line; };
+struct Mbarrier { int expected, pending; long bytes; uint64_t phase; int initialiser, arrivals_before; bool fenced; std::vector<int> waiting; std::vector<Effect> effects; };
 static std::map<unsigned, Mbarrier> mbarriers;           // by place
 static const uint64_t MARK = 0x6d6261727269e721ull;      // what lies in shared memory in place of an mbarrier's state
 enum { MOST_BYTES = (1 << 20) - 1 };
@@ -95,7 +96,7 @@ uint64_t emu_mbarrier_arrive(unsigned address, unsigned count, long expect_bytes
         emu_error("mbarrier.arrive: more arrivals in this phase than the %d the mbarrier at shared address %u%s expects  [%s:%d]", m->expected, place % EMU_STRIDE,
                   emu_cta_name(cta_of(place)), file, line);
     }
-    if (cta_of(place) != cta_of_thread(emu_thread())) { m->remote.push_back(Remote{state, emu_thread(), emu_cluster_arrivals(emu_thread()), file, line}); }
+    if (cta_of(place) != cta_of_thread(emu_thread())) { m->effects.push_back(Effect{state, false, emu_thread(), emu_cluster_arrivals(emu_thread()), file, line}); }
     emu_race_arrive(m, emu_thread());
     complete_if_done(m);
     return state;
@@ -104,8 +105,8 @@ uint64_t emu_mbarrier_arrive(unsigned address, unsigned count, long expect_bytes
 static void know(Mbarrier* m) {
     emu_race_wait(m);
     size_t kept = 0;
-    for (Remote& r : m->remote) { if (r.phase >= m->phase) { m->remote[kept++] = r; } }
-    m->remote.resize(kept);
+    for (Effect& e : m->effects) { if (e.phase >= m->phase) { m->effects[kept++] = e; } }
+    m->effects.resize(kept);
 }
 
 // `done` is asked again each time: the phase may have changed.
@@ -138,8 +139,9 @@ void emu_describe_waits() {
     for (auto& e : mbarriers) {
         Mbarrier& m = e.second;
         unsigned offset = e.first % EMU_STRIDE;
-        fprintf(stderr, "emu:   mbarrier%s at shared address %u (%ld from the start of the dynamic bytes): in phase %llu, %d of %d arrivals and %ld bytes missing, %zu threads wait\n",
-                emu_cta_name(cta_of(e.first)), offset, (long)offset - (long)dynamic, (unsigned long long)m.phase, m.pending, m.expected, m.bytes, m.waiting.size());
+        fprintf(stderr, "emu:   mbarrier%s at shared address %u (%ld from the start of the dynamic bytes): in phase %llu, %d of %d arrivals and %ld bytes %s, %zu threads wait\n",
+                emu_cta_name(cta_of(e.first)), offset, (long)offset - (long)dynamic, (unsigned long long)m.phase, m.pending, m.expected, labs(m.bytes),
+                m.bytes < 0 ? "too many" : "missing", m.waiting.size());
         if (m.waiting.size() % 32) {
             fprintf(stderr, "emu:     (was a lane overtaken? If the lanes of a warp wait one by one, and one of them lets the next phase begin, a __syncwarp() belongs between)\n");
         }
@@ -197,10 +199,12 @@ struct Operation {
     int thread, arrivals, group;
     uint64_t mark, hash;
     uint32_t clock[EMU_WARPS];
+    const void* from;                                    // where in the kernel
     const char* file;
     int line;
 };
 static std::vector<Operation> arriving, leaving;         // loads and arrivals; stores
+static int favoured;                                     // the CTA whose loads arrive first, so that the other falls behind; -1: neither
 static int store_group[EMU_THREADS];
 
 static size_t box_bytes(const TensorMap& t) {
@@ -264,9 +268,15 @@ static void begin_load(Operation o) {
     if (!m->fenced) {
         emu_error("bulk copy: %s initialised the mbarrier and did not fence (fence.mbarrier_init or fence.proxy.async)  [%s:%d]", emu_thread_name(m->initialiser), o.file, o.line);
     }
+    for (Operation& other : arriving) {
+        if (o.shared < other.shared + other.bytes && other.shared < o.shared + o.bytes) {
+            emu_error("a bulk copy into shared memory%s into which the one issued at %s:%d by %s is still in flight  [%s:%d]", emu_cta_name(cta_of(o.shared)), other.file,
+                      other.line, emu_thread_name(other.thread), o.file, o.line);
+        }
+    }
     emu_check_async_access("a bulk copy into shared memory", o.shared, o.bytes, emu_thread(), o.file, o.line);
     memset(emu_arena + o.shared, 0xff, o.bytes);
-    emu_race_bulk_begins(emu_arena + o.shared, o.bytes, o.clock);
+    emu_race_bulk_begins(emu_arena + o.shared, o.bytes, o.from, o.clock);
     arriving.push_back(o);
 }
 
@@ -291,14 +301,14 @@ static void begin_store(Operation o) {
     leaving.push_back(o);
 }
 
-static Operation operation(Kind kind, size_t bytes, const char* file, int line) {
+static Operation operation(Kind kind, size_t bytes, const void* from, const char* file, int line) {
     Operation o = {};
-    o.kind = kind; o.bytes = bytes; o.thread = emu_thread(); o.arrivals = emu_cluster_arrivals(o.thread); o.file = file; o.line = line;
+    o.from = from; o.kind = kind; o.bytes = bytes; o.thread = emu_thread(); o.arrivals = emu_cluster_arrivals(o.thread); o.file = file; o.line = line;
     return o;
 }
 
 void emu_tma_load(unsigned to, const void* map, std::initializer_list<int> at, unsigned mbarrier, int where, const char* file, int line) {
-    Operation o = operation(TENSOR_LOAD, 0, file, line);
+    Operation o = operation(TENSOR_LOAD, 0, __builtin_return_address(0), file, line);
     o.shared = emu_place(to, 16, where != EMU_OWN_CTA, file, line);
     o.mbarrier = emu_place(mbarrier, 8, where != EMU_OWN_CTA, file, line);
     o.map = *map_at(map, (int)at.size(), file, line);
@@ -309,7 +319,7 @@ void emu_tma_load(unsigned to, const void* map, std::initializer_list<int> at, u
 }
 
 void emu_tma_store(const void* map, std::initializer_list<int> at, unsigned from, const char* file, int line) {
-    Operation o = operation(TENSOR_STORE, 0, file, line);
+    Operation o = operation(TENSOR_STORE, 0, __builtin_return_address(0), file, line);
     o.shared = emu_place(from, 16, false, file, line);
     o.map = *map_at(map, (int)at.size(), file, line);
     o.bytes = box_bytes(o.map);
@@ -325,7 +335,7 @@ static void check_bulk(const void* global, size_t bytes, const Operation& o) {
 }
 
 void emu_bulk_load(unsigned to, const void* from, unsigned bytes, unsigned mbarrier, int where, const char* file, int line) {
-    Operation o = operation(BULK_LOAD, bytes, file, line);
+    Operation o = operation(BULK_LOAD, bytes, __builtin_return_address(0), file, line);
     o.shared = emu_place(to, 16, where != EMU_OWN_CTA, file, line);
     o.mbarrier = emu_place(mbarrier, 8, where != EMU_OWN_CTA, file, line);
     o.global = (char*)from;
@@ -334,7 +344,7 @@ void emu_bulk_load(unsigned to, const void* from, unsigned bytes, unsigned mbarr
 }
 
 void emu_bulk_store(void* to, unsigned from, unsigned bytes, const char* file, int line) {
-    Operation o = operation(BULK_STORE, bytes, file, line);
+    Operation o = operation(BULK_STORE, bytes, __builtin_return_address(0), file, line);
     o.shared = emu_place(from, 16, false, file, line);
     o.global = (char*)to;
     check_bulk(to, bytes, o);
@@ -360,16 +370,22 @@ void emu_bulk_wait(int newest_left, const char*, int) {
 void emu_cp_async_arrive(unsigned mbarrier, bool noinc, const char* file, int line) {
     Mbarrier* m = find("cp.async.mbarrier.arrive", mbarrier, file, line);
     if (!noinc) { m->pending++; }
-    Operation o = operation(COPIES_ARRIVE, 0, file, line);
+    Operation o = operation(COPIES_ARRIVE, 0, __builtin_return_address(0), file, line);
     o.mbarrier = emu_place(mbarrier, 8, false, file, line);
     o.mark = emu_cp_async_mark();
-    emu_race_bulk_begins(nullptr, 0, o.clock);
+    emu_race_bulk_begins(nullptr, 0, o.from, o.clock);
     arriving.push_back(o);
+}
+
+static size_t next_to_arrive() {
+    size_t n = arriving.size(), first = emu_random((unsigned)n);
+    for (size_t i = 0; i < n && favoured >= 0; i++) { if (cta_of(arriving[(first + i) % n].mbarrier) == favoured) { return (first + i) % n; } }
+    return first;
 }
 
 bool emu_async_step() {
     if (arriving.empty()) { return false; }
-    size_t i = emu_random((unsigned)arriving.size());
+    size_t i = next_to_arrive();
     Operation o = arriving[i];
     arriving.erase(arriving.begin() + (long)i);
     Mbarrier* m = at("the end of an asynchronous copy", o.mbarrier, o.file, o.line);
@@ -384,7 +400,7 @@ bool emu_async_step() {
     else { move_box(o, true); }
     emu_async_write(o.shared, o.bytes);
     emu_race_bulk_ends(m, o.clock);
-    if (cta_of(o.mbarrier) != cta_of_thread(o.thread)) { m->remote.push_back(Remote{m->phase, o.thread, o.arrivals, o.file, o.line}); }
+    m->effects.push_back(Effect{m->phase, true, o.thread, o.arrivals, o.file, o.line});
     complete_bytes(m, (long)o.bytes);
     return true;
 }
@@ -394,27 +410,29 @@ void emu_tma_block_begins() {
     arriving.clear();
     leaving.clear();
     memset(store_group, 0, sizeof store_group);
+    favoured = emu_cluster_size() > 1 ? (int)emu_random(EMU_CTAS + 1) - 1 : -1;
 }
 
-// What others do to a CTA's shared memory has to come before its end: by a wait of this CTA for the mbarrier, or by a cluster barrier after it.
-static void check_remote(int cta, unsigned place, const Mbarrier& m) {
-    for (const Remote& r : m.remote) {
-        if (emu_cluster_waits_of(cta) <= r.arrivals) {
-            emu_error("CTA %d ended, and nothing made it wait for what %s does to its mbarrier at shared address %u, issued at %s:%d: a barrier.cluster belongs before the end "
-                      "of the CTAs", cta, emu_thread_name(r.thread), place % EMU_STRIDE, r.file, r.line);
-        }
+static void unwaited_load(int cta, int thread, const char* file, int line) {
+    emu_error("the block ended with a bulk copy in flight that was issued at %s:%d (%s): nobody waited for its mbarrier%s", file, line, emu_thread_name(thread), emu_cta_name(cta));
+}
+
+// A load may be in flight until a wait for its mbarrier. Another CTA's arrival has to come before the end, by such a wait or by a cluster barrier.
+static void check_effects(int cta, unsigned place, const Mbarrier& m) {
+    for (const Effect& e : m.effects) {
+        if (e.load) { unwaited_load(cta, e.thread, e.file, e.line); }
+        if (emu_cluster_waits_of(cta) > e.arrivals) { continue; }
+        emu_error("CTA %d ended, and nothing made it wait for the arrival of %s at its mbarrier at shared address %u, issued at %s:%d: a barrier.cluster belongs before the end "
+                  "of the CTAs", cta, emu_thread_name(e.thread), place % EMU_STRIDE, e.file, e.line);
     }
 }
 
 void emu_tma_block_ends(int cta) {
-    for (Operation& o : arriving) {
-        if (o.kind == COPIES_ARRIVE || cta_of(o.mbarrier) != cta) { continue; }
-        emu_error("the block ended with a bulk copy in flight that was issued at %s:%d (%s): nobody waited for its mbarrier%s", o.file, o.line, emu_thread_name(o.thread), emu_cta_name(cta));
-    }
+    for (Operation& o : arriving) { if (o.kind != COPIES_ARRIVE && cta_of(o.mbarrier) == cta) { unwaited_load(cta, o.thread, o.file, o.line); } }
     for (Operation& o : leaving) {
         if (cta_of_thread(o.thread) == cta) { emu_error("the block ended with a bulk store in flight that was issued at %s:%d: no cp.async.bulk.wait_group for it", o.file, o.line); }
     }
-    for (auto& m : mbarriers) { if (cta_of(m.first) == cta) { check_remote(cta, m.first, m.second); } }
+    for (auto& m : mbarriers) { if (cta_of(m.first) == cta) { check_effects(cta, m.first, m.second); } }
 }
 
 // ---- the parts' blocks ----------------------------------------------------------------------------------------------------

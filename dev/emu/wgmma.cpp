@@ -75,7 +75,7 @@ static void load(const Operand& o, float* to, int pitch, int reader, const char*
 }
 
 // ---- what is in flight ----------------------------------------------------------------------------------------------------
-struct Lane { float** d; const uint32_t* a; uint64_t descriptor_a, descriptor_b; int n; bool scale_d, a_mn_major, b_mn_major; int scale_a, scale_b; const char* file; int line; };
+struct Lane { float** d; const uint32_t* a; uint64_t descriptor_a, descriptor_b; int n; bool scale_d, a_mn_major, b_mn_major; int scale_a, scale_b; const void* from; const char* file; int line; };
 
 // a warpgroup's accumulators: where each thread has them, and what they will be
 struct Accumulators { std::vector<float*> at; std::vector<float> value; int n, group, left; bool delivered[THREADS]; const char* file; int line; };
@@ -223,8 +223,8 @@ static void multiply(const float* a, const float* b, float* d, int n) {
 }
 
 // for the race check
-static void note_reads(const Product& p, int thread) {
-    auto read = [=](unsigned place, int, int) { emu_race_read_as(thread, emu_arena + place, 16); };
+static void note_reads(const Product& p, int thread, const void* from) {
+    auto read = [=](unsigned place, int, int) { emu_race_read_as(thread, emu_arena + place, 16, from); };
     if (!p.a_in_registers) { for_chunks(p.a, thread % THREADS / 32 * 16, 16, read); }
     for_chunks(p.b, 0, p.b.size, read);
 }
@@ -257,7 +257,7 @@ static void issue(int first, void** lanes) {
     load(p.b, b, l->n, first, l->file, l->line);
     p.hash_b = hash_of(p.b, 0, l->n);
     w->products.push_back(p);
-    if (emu_race_check) { for (int warp = 0; warp < 4; warp++) { note_reads(p, first + 32 * warp); } }
+    if (emu_race_check) { for (int warp = 0; warp < 4; warp++) { note_reads(p, first + 32 * warp, l->from); } }
 
     int n = l->n, each = n / 2;
     float sign = (float)(l->scale_a * l->scale_b);
@@ -271,7 +271,7 @@ static void issue(int first, void** lanes) {
 void emu_wgmma(int n, float** d, const uint32_t* a, uint64_t descriptor_a, uint64_t descriptor_b, bool scale_d, int scale_a, int scale_b, bool a_mn_major,
                bool b_mn_major, const char* file, int line) {
     if ((scale_a != 1 && scale_a != -1) || (scale_b != 1 && scale_b != -1)) { emu_error("wgmma: imm-scale has to be 1 or -1  [%s:%d]", file, line); }
-    Lane lane = {d, a, descriptor_a, descriptor_b, n, scale_d, a_mn_major, b_mn_major, scale_a, scale_b, file, line};
+    Lane lane = {d, a, descriptor_a, descriptor_b, n, scale_d, a_mn_major, b_mn_major, scale_a, scale_b, __builtin_return_address(0), file, line};
     used = true;
     emu_meet_warpgroup("wgmma.mma_async", issue, &lane, file, line);
 }
@@ -303,7 +303,7 @@ static void deliver(Warpgroup* w, Accumulators* a, int t, const char* file, int 
     a->left--;
 }
 
-struct Wait { Warpgroup* w; int warp, before; const char* file; int line; };
+struct Wait { Warpgroup* w; int warp, before; const void* from; const char* file; int line; };
 
 static void verify_all(void** lane, unsigned) {                          // when the whole warp has come
     Wait* wait = (Wait*)lane[0];
@@ -312,7 +312,7 @@ static void verify_all(void** lane, unsigned) {                          // when
         if (p.group < wait->before && !(p.verified >> wait->warp & 1)) {
             verify(&p, wait->warp, wait->file, wait->line);
             p.verified |= 1u << wait->warp;
-            if (emu_race_check) { note_reads(p, emu_thread() / THREADS * THREADS + wait->warp * 32); }
+            if (emu_race_check) { note_reads(p, emu_thread() / THREADS * THREADS + wait->warp * 32, wait->from); }
         }
     }
     products.erase(std::remove_if(products.begin(), products.end(), [](Product& p) { return p.verified == 15; }), products.end());
@@ -322,7 +322,7 @@ void emu_wgmma_wait(int newest_left, const char* file, int line) {
     int t;
     Warpgroup* w = mine(&t);
     w->fenced_since_wait[t] = false;
-    Wait wait = {w, t / 32, w->group[t] - newest_left, file, line};
+    Wait wait = {w, t / 32, w->group[t] - newest_left, __builtin_return_address(0), file, line};
     emu_meet("wgmma.wait_group", verify_all, 0xffffffffu, &wait, true, file, line);
     for (size_t i = 0; i < w->accumulators.size(); i++) {
         Accumulators* a = w->accumulators[i];
