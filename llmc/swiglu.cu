@@ -48,7 +48,7 @@ extern "C" void swiglu_backward(floatX* dgate_up, const floatX* dout, const floa
 extern "C" void matmul_swiglu_forward(floatX* out, floatX* gate_up, const floatX* inp, const floatX* weight, int N, int C, int F,
                                       struct MatmulPlans* plans, stream_t stream) {
     REQUIRE(C % 8 == 0 && F % 8 == 0, "matmul_swiglu_forward: C=%d or F=%d is not a multiple of 8 (16-byte rows)", C, F);
-    if (gated_serves<false>(N, F)) { gated_forward(out, gate_up, inp, weight, N, C, F, stream); return; }
+    if (product_serves<SwigluForward>(N, F)) { hopper_swiglu_forward(out, gate_up, inp, weight, N, C, F, stream); return; }
     matmul_forward(gate_up, inp, weight, N, C, 2 * F, plans, stream);
     swiglu_forward(out, gate_up, N, F, stream);
 }
@@ -56,7 +56,7 @@ extern "C" void matmul_swiglu_forward(floatX* out, floatX* gate_up, const floatX
 extern "C" void matmul_swiglu_backward(floatX* dgate_up, floatX* dproduct, const floatX* dout, const floatX* weight, const floatX* gate_up,
                                        int N, int F, int OC, struct MatmulPlans* plans, stream_t stream) {
     REQUIRE(F % 8 == 0 && OC % 8 == 0, "matmul_swiglu_backward: F=%d or OC=%d is not a multiple of 8 (16-byte rows)", F, OC);
-    if (gated_serves<true>(N, F)) { gated_backward(dgate_up, dout, weight, gate_up, N, F, OC, stream); return; }
+    if (product_serves<SwigluBackward>(N, F)) { hopper_swiglu_backward(dgate_up, dout, weight, gate_up, N, F, OC, stream); return; }
     matmul_backward_input(dproduct, dout, weight, N, F, OC, plans, stream);
     swiglu_backward(dgate_up, dproduct, gate_up, N, F, stream);
 }
