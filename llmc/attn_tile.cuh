@@ -322,43 +322,44 @@ __device__ inline void attended_close(Attended<D, MT>& r, float (&lse2)[MT][2], 
 // A pair (i, i + D/2) of a row has both its members in one thread. {cos, sin} of its columns 8n + 2c and the next, n < D/16, of rows g and g+8:
 template <int D> struct Angles { float4 x[2][D / 16]; };
 
-// t: position of row g. Rows from T on do not exist and get the last one's.
+// t0, t1: positions of rows g and g + 8
 template <int D>
-__device__ inline void load_angles(Angles<D>& angles, const float* rope, int t, int T) {
+__device__ inline void load_angles(Angles<D>& angles, const float* rope, int t0, int t1) {
     #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const float4* from = reinterpret_cast<const float4*>(rope + (size_t)min(t + 8 * half, T - 1) * D) + threadIdx.x % 4;
+        const float4* from = reinterpret_cast<const float4*>(rope + (size_t)(half ? t1 : t0) * D) + threadIdx.x % 4;
         #pragma unroll
         for (int n = 0; n < D / 16; n++) { angles.x[half][n] = from[4 * n]; }
     }
 }
 
-__device__ inline void turn_pair_back(float& first, float& second, float cosine, float sine) {
+__device__ inline void turn_pair(float& first, float& second, float cosine, float sine) {
     float x = first, y = second;
-    first  = x * cosine + y * sine;
-    second = y * cosine - x * sine;
+    first  = x * cosine - y * sine;
+    second = x * sine + y * cosine;
 }
 
-// Accumulators of D columns of turned rows become those of the rows before the turn.
+// Accumulators of D columns turn: forward with direction 1, back with -1.
 template <int D>
-__device__ inline void turn_back(float* acc, const Angles<D>& angles) {
+__device__ inline void turn(float* acc, const Angles<D>& angles, int direction) {
     #pragma unroll
     for (int half = 0; half < 2; half++) {
         #pragma unroll
         for (int n = 0; n < D / 16; n++) {
             float4 angle = angles.x[half][n];
             float *first = acc + 4 * n + 2 * half, *second = first + D / 4;
-            turn_pair_back(first[0], second[0], angle.x, angle.y);
-            turn_pair_back(first[1], second[1], angle.z, angle.w);
+            turn_pair(first[0], second[0], angle.x, direction * angle.y);
+            turn_pair(first[1], second[1], angle.z, direction * angle.w);
         }
     }
 }
 
+// t: position of row g. Rows from T on do not exist and get the last one's angles.
 template <int D>
 __device__ inline void turn_rows_back(float* acc, const float* rope, int t, int T) {
     Angles<D> angles;
-    load_angles(angles, rope, t, T);
-    turn_back(acc, angles);
+    load_angles(angles, rope, min(t, T - 1), min(t + 8, T - 1));
+    turn(acc, angles, -1);
 }
 
 // ---- from accumulators to rows --------------------------------------------------------------------------------------

@@ -65,14 +65,15 @@ static void attention_forward(Model* m, int l) {
     LayerParams w = params_of(m, l);
     LayerActs a = m->acts.layer[l];
     int N = rows(m), C = s->C;
-    matmul_forward(a.qkv, a.norm1, w.wqkv, N, C, 3 * C, m->plans, m->stream);
-    if (m->cache.use == CACHE_STEP) {
+    bool step = m->cache.use == CACHE_STEP, turned = s->layer[l].kind == LAYER_S && !step;      // kvcache_step turns by itself
+    if (turned) { matmul_rope_forward(a.qkv, a.norm1, w.wqkv, m->acts.rope, N, m->T, 2 * s->H, s->D, C, 3 * C, m->plans, m->stream); }
+    else        { matmul_forward(a.qkv, a.norm1, w.wqkv, N, C, 3 * C, m->plans, m->stream); }
+    if (step) {
         kvcache_step(&m->cache, s, l, a.att, a.qkv, w.kconv, m->acts.rope, m->dense_moba, m->stream);
     } else if (s->layer[l].kind == LAYER_M) {
         moba_forward(m, l);
     } else {
         Attention attn = attention_of(m, l, a.qkv, NULL);
-        if (s->layer[l].kind == LAYER_S) { rope_forward(a.qkv, m->acts.rope, N, m->T, 2 * s->H, s->D, 3 * C, m->stream); }
         swa_forward(a.att, a.lse, attn.q, attn.k, attn.v, attn.shape, s->layer[l].window, m->stream);
     }
     if (m->cache.use == CACHE_FILL) { remember(m, l); }

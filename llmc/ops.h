@@ -75,6 +75,11 @@ void matmul_backward_weight(float* dweight, const floatX* dout, const floatX* in
 // x: (N, ld) rows, heads*D <= ld     table: (T, D/2, 2) fp32, {cos, sin} of t * theta^(-2i/D)     D % 8 == 0
 void rope_forward(floatX* x, const float* table, int N, int T, int heads, int D, int ld, stream_t stream);
 
+// The product before it and the turn: out = inp weight^T, then of each row the first `heads` heads turn by table[row % T].      (set)
+// out: (N, OC), rounded once or, as by the two ops one after the other, twice    inp: (N, C)    weight: (OC, C)    heads*D <= OC
+void matmul_rope_forward(floatX* out, const floatX* inp, const floatX* weight, const float* table, int N, int T, int heads, int D, int C, int OC,
+                         struct MatmulPlans* plans, stream_t stream);
+
 // ---- kconv ----------------------------------------------------------------------------------------------------------
 // z[t,c] = sum_{i<W} w[i,c] * k[t-i,c], k[negative] = 0, never across the B sequences;  out = k + silu(z), rounded once
 // out: (B*T, C) dense    k: (B*T rows, stride ldk)    w: (W, C) fp32    W in {3, 5}    C % 8 == 0

@@ -186,10 +186,10 @@ __global__ IN_PAIRS __launch_bounds__(PRODUCT_THREADS, 1) void product_kernel(co
     }
     cluster_barrier();
     if (threadIdx.x < PRODUCT_WARPS * WARP) {
-        registers_raise<232>();
+        registers_raise<240>();
         product_work<Kind>(shared, x, s, rank);
     } else {
-        registers_lower<40>();
+        registers_lower<24>();
         if (threadIdx.x == PRODUCT_WARPS * WARP) { product_fetch<Kind>(shared, x, s, rank); }
         __syncwarp();
     }

@@ -1,6 +1,5 @@
 // Rotary position embedding, in place. Su et al. 2021 (RoFormer), half-split pairs: (i, i + D/2).
-#include "cuda_common.cuh"
-#include "ops.h"
+#include "rope_hopper.cuh"
 
 enum { ROPE_HEADS = 4,        // heads a thread turns with the angles it loaded: the table is twice as wide as the data
        ROPE_BLOCK = 256 };
@@ -51,4 +50,14 @@ extern "C" void rope_forward(floatX* x, const float* table, int N, int T, int he
     if (threads == 0) { return; }
     rope_kernel<<<(unsigned)blocks, ROPE_BLOCK, 0, stream>>>(x, table, threads, T, heads, groups, D, ld);
     LAUNCH_CHECK();
+}
+
+extern "C" void matmul_rope_forward(floatX* out, const floatX* inp, const floatX* weight, const float* table, int N, int T, int heads, int D,
+                                    int C, int OC, struct MatmulPlans* plans, stream_t stream) {
+    REQUIRE(C % 8 == 0 && OC % 8 == 0 && (size_t)heads * D <= (size_t)OC, "matmul_rope_forward: C=%d, OC=%d, %d heads of %d (needs multiples of 8 that hold them)",
+            C, OC, heads, D);
+    if (D == 64 && product_serves<RopeProduct<64>>(N, OC))   { hopper_rope_product<64>(out, inp, weight, table, N, T, heads, C, OC, stream); return; }
+    if (D == 128 && product_serves<RopeProduct<128>>(N, OC)) { hopper_rope_product<128>(out, inp, weight, table, N, T, heads, C, OC, stream); return; }
+    matmul_forward(out, inp, weight, N, C, OC, plans, stream);
+    rope_forward(out, table, N, T, heads, D, OC, stream);
 }

@@ -339,9 +339,9 @@ void swa_hopper_keys_kernel(floatX* dk, floatX* dv, const float2* scalars, const
     }
     const float one[2] = {1, 1}, scales[2] = {scale, scale};
     Angles<D> angles;
-    if (rope != NULL) { load_angles(angles, rope, u, shape.T); }         // they come while dV goes
+    if (rope != NULL) { load_angles(angles, rope, min(u, shape.T - 1), min(u + 8, shape.T - 1)); }         // they come while dV goes
     store_rows<D>(head_rows(dv, shape.ldv, shape, head) + (size_t)u * shape.ldv, shape.ldv, dv_sum, one, shape.T - u);
-    if (rope != NULL) { turn_back(dk_sum, angles); }
+    if (rope != NULL) { turn(dk_sum, angles, -1); }
     store_rows<D>(head_rows(dk, shape.ldk, shape, head) + (size_t)u * shape.ldk, shape.ldk, dk_sum, scales, shape.T - u);
 #endif
 }

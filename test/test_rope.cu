@@ -2,6 +2,7 @@
 #ifdef LLMC_CPU
 #include "ops.h"
 #else
+#include "cuda_common.cuh"
 #include "ref.h"
 #endif
 #include "rope_table.h"
@@ -51,6 +52,16 @@ TEST(rope_scores_depend_on_distance_alone) {
     }
     free(table); free(q); free(k);
 }
+
+TEST(matmul_rope_is_the_product_and_the_turn) {
+    enum { N = 6, T = 3, C = 16, D = 16, HEADS = 2, OC = 48 };
+    float *table = rope_table(T, D, 1), *inp = rope_normals(N * C, 1), *weight = rope_normals(OC * C, 2), out[N * OC], expected[N * OC];
+    matmul_rope_forward(out, inp, weight, table, N, T, HEADS, D, C, OC, NULL, NULL);
+    matmul_forward(expected, inp, weight, N, C, OC, NULL, NULL);
+    rope_forward(expected, table, N, T, HEADS, D, OC, NULL);
+    CHECK(memcmp(out, expected, sizeof out) == 0, "differs");
+    free(table); free(inp); free(weight);
+}
 #endif
 
 #ifndef LLMC_CPU
@@ -96,6 +107,45 @@ GPU_TEST(rope_kernel_repeats_to_the_bit) {
         device_free(device_x);
     }
     free(first); free(table); free(x); device_free(device_table);
+}
+
+// ---- behind a product -------------------------------------------------------------------------------------------------
+// qkv of `sequences` sequences of T tokens, of which q and k turn
+static void product_check(int sequences, int T, int heads, int D, int C) {
+    int N = sequences * T, OC = 3 * heads * D;
+    size_t inps = (size_t)N * C, weights = (size_t)OC * C, outs = (size_t)N * OC;
+    float *table = rope_table(T, D, 1), *inp = rope_normals(inps, 1), *weight = test_normals(weights, 2, 1.0f / sqrtf((float)C));
+    float* device_table = (float*)device_from(table, (size_t)T * D * sizeof(float));
+    floatX *device_inp = device_from_floats(inp, inps), *device_weight = device_from_floats(weight, weights), *device_out = (floatX*)device_poisoned(outs * 2);
+    float *exact = (float*)malloc(outs * sizeof(float)), *rounded = (float*)malloc(outs * sizeof(float));
+    struct MatmulPlans* plans = matmul_open(device_malloc(matmul_workspace()), matmul_workspace());
+    matmul_rope_forward(device_out, device_inp, device_weight, device_table, N, T, 2 * heads, D, C, OC, plans, NULL);
+    ref_matmul_rope_forward(exact, inp, weight, table, N, T, 2 * heads, D, C, OC, NULL, NULL);
+    rnd_matmul_rope_forward(rounded, inp, weight, table, N, T, 2 * heads, D, C, OC, NULL, NULL);
+    float* kernel = floats_from(device_out, outs);
+    check_budget("qkv", kernel, exact, rounded, outs, 1);
+    matmul_close(plans);
+    free(table); free(inp); free(weight); free(exact); free(rounded); free(kernel);
+    device_free(device_table); device_free(device_inp); device_free(device_weight); device_free(device_out);
+}
+
+// sequences of T tokens that give each pair of multiprocessors a tile of 256 x 256
+static int sequences_for(int T, int columns) {
+    int count;
+    CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, 0));
+    return ceil_div(ceil_div(count / 2, ceil_div(columns, 256)) * 256, T);
+}
+
+GPU_TEST(matmul_rope_of_few_rows) { product_check(2, 9, 2, 64, 40); }
+
+// On Hopper one kernel: sequences that end inside a tile and between a lane's two rows, and a tile whose columns turn in part
+GPU_TEST(matmul_rope_within_budget_D64) {
+    product_check(sequences_for(100, 3 * 128), 100, 2, 64, 72);
+    product_check(sequences_for(45, 3 * 192), 45, 3, 64, 128);
+}
+GPU_TEST(matmul_rope_within_budget_D128) {
+    product_check(sequences_for(100, 3 * 128), 100, 1, 128, 72);
+    product_check(sequences_for(1031, 3 * 384), 1031, 3, 128, 64);
 }
 #endif
 

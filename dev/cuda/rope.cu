@@ -1,16 +1,45 @@
+// The turn of q and k as a pass of its own, and with the product before it: one after the other, and as one op.
 #include "bench.h"
 
-typedef struct { floatX* qkv; float* table; int N, T, heads, D, ld; } Rope;
+typedef struct { floatX *inp, *weight, *qkv; float* table; struct MatmulPlans* plans; int N, T, H, D; } Rope;
 
-static void forward(void* context) {
+static void pass(void* context) {
     Rope* r = (Rope*)context;
-    rope_forward(r->qkv, r->table, r->N, r->T, r->heads, r->D, r->ld, NULL);
+    rope_forward(r->qkv, r->table, r->N, r->T, 2 * r->H, r->D, 3 * r->H * r->D, NULL);
+}
+
+static void product(void* context) {
+    Rope* r = (Rope*)context;
+    matmul_forward(r->qkv, r->inp, r->weight, r->N, r->H * r->D, 3 * r->H * r->D, r->plans, NULL);
+}
+
+static void apart(void* context) { product(context); pass(context); }
+
+static void joined(void* context) {
+    Rope* r = (Rope*)context;
+    matmul_rope_forward(r->qkv, r->inp, r->weight, r->table, r->N, r->T, 2 * r->H, r->D, r->H * r->D, 3 * r->H * r->D, r->plans, NULL);
+}
+
+static void bench_shape(const char* model, int N, int H, int D, struct MatmulPlans* plans) {
+    enum { T = 8192 };
+    size_t C = (size_t)H * D;
+    Rope r = {bench_bf16(N * C, 1, 1), bench_bf16(3 * C * C, 2, 0.03f), bench_bf16(3 * N * C, 3, 1), bench_angles(T, D), plans, N, T, H, D};
+    char shape[128];
+    snprintf(shape, sizeof shape, "\"model\":\"%s\",\"N\":%d,\"heads\":%d,\"D\":%d", model, N, H, D);
+    double flops = 6.0 * N * C * C, product_bytes = 2.0 * (4 * N * C + 3 * C * C);
+    bench_row("rope_forward", shape, pass, &r, 8.0 * N * C, 0);          // q and k, read and written
+    bench_row("matmul_forward", shape, product, &r, product_bytes, flops);
+    bench_row("both", shape, apart, &r, product_bytes, flops);
+    bench_row("matmul_rope_forward", shape, joined, &r, product_bytes, flops);
+    device_free(r.inp); device_free(r.weight); device_free(r.qkv); device_free(r.table);
 }
 
 int main(void) {
-    enum { N = 32768, T = 8192, H = 16, D = 64, C = H * D };
-    Rope r = {bench_bf16((size_t)N * 3 * C, 1, 1), bench_angles(T, D), N, T, 2 * H, D, 3 * C};
-    double bytes = 2.0 * N * 2 * C * sizeof(floatX);                     // q and k, read and written
-    bench_row("rope_forward", "\"N\":32768,\"heads\":32,\"D\":64", forward, &r, bytes, 0);
+    struct MatmulPlans* plans = matmul_open(device_malloc(matmul_workspace()), matmul_workspace());
+    matmul_measure(plans, 1);
+    bench_shape("124M", 65536, 12, 64, plans);
+    bench_shape("340M", 32768, 16, 64, plans);
+    bench_shape("1B", 16384, 32, 64, plans);
+    matmul_close(plans);
     return 0;
 }

@@ -111,11 +111,13 @@ static Config config_of(const Row* row) {
     return config_parse(count, words);
 }
 
-// The products behind which SwiGLU was put, without it: by their plans the GEMM bound counts them. The activations hold nothing yet.
+// The products that have SwiGLU or the turn of q and k behind them, without it: by their plans the GEMM bound counts them. The activations hold
+// nothing yet.
 static void measure_plain_products(Model* m) {
     LayerParams w = layer_params(&m->table, m->matrices, m->vectors, 0);
     LayerActs a = m->acts.layer[0];
     int rows = m->max_B * m->max_T, C = m->shape.C, F = m->shape.F, sizes[2] = {min_int(MLP_CHUNK, rows), rows % MLP_CHUNK};
+    matmul_forward(a.qkv, a.norm1, w.wqkv, rows, C, 3 * C, m->plans, m->stream);
     for (int i = 0; i < 2; i++) {
         if (sizes[i] == 0) { continue; }
         matmul_forward(a.gate_up, a.norm2, w.w13, sizes[i], C, 2 * F, m->plans, m->stream);
@@ -223,13 +225,16 @@ static void write_history(const Row* row, const History* h) {
 }
 
 // ---- one step taken apart ---------------------------------------------------------------------------------------------------
-// measured milliseconds of a product's plan, by its label (of the product alone, where SwiGLU is behind it); 0: not a product
+// measured milliseconds of a product's plan, by its label (of the product alone, where something is behind it); 0: not a product
 static double plan_ms(const char* plans, const char* op) {
-    char label[LABEL_BYTES];
-    int N, C, OC;
-    if      (sscanf(op, "matmul_swiglu_forward %d %d %d", &N, &C, &OC) == 3)  { snprintf(label, sizeof label, "%s", product_label("matmul_forward", N, C, OC)); }
-    else if (sscanf(op, "matmul_swiglu_backward %d %d %d", &N, &C, &OC) == 3) { snprintf(label, sizeof label, "%s", product_label("matmul_backward_input", N, C, OC)); }
-    else                                                                      { snprintf(label, sizeof label, "%s", op); }
+    static const char* const plain[][2] = {{"matmul_swiglu_forward", "matmul_forward"}, {"matmul_swiglu_backward", "matmul_backward_input"},
+                                           {"matmul_rope_forward", "matmul_forward"}};
+    char label[2 * LABEL_BYTES];
+    snprintf(label, sizeof label, "%s", op);
+    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) {
+        size_t name = strlen(plain[i][0]);
+        if (strncmp(op, plain[i][0], name) == 0) { snprintf(label, sizeof label, "%s%s", plain[i][1], op + name); }
+    }
     double ms = 0;
     size_t length = strlen(label);
     for (const char* line = strchr(plans, '\n'); line && line[1]; line = strchr(line + 1, '\n')) {

@@ -135,6 +135,10 @@ WRAP(matmul_backward_input, product_label("matmul_backward_input", N, C, OC), 0,
 WRAP(matmul_backward_weight, product_label("matmul_backward_weight", N, C, OC), 0, 2.0 * N * C * OC,
      (float* dweight, const floatX* dout, const floatX* inp, int N, int C, int OC, int add, struct MatmulPlans* plans, stream_t stream),
      (dweight, dout, inp, N, C, OC, add, plans, stream))
+WRAP(matmul_rope_forward, product_label("matmul_rope_forward", N, C, OC), 2.0 * N * (C + OC), 2.0 * N * C * OC,
+     (floatX* out, const floatX* inp, const floatX* weight, const float* table, int N, int T, int heads, int D, int C, int OC, struct MatmulPlans* plans,
+      stream_t stream),
+     (out, inp, weight, table, N, T, heads, D, C, OC, plans, stream))
 WRAP(rope_forward, "rope_forward", 4.0 * N * heads * D, 0,
      (floatX* x, const float* table, int N, int T, int heads, int D, int ld, stream_t stream), (x, table, N, T, heads, D, ld, stream))
 WRAP(kconv_forward, "kconv_forward", 4.0 * B * T * C, 0,

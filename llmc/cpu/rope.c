@@ -21,3 +21,9 @@ void rope_forward(floatX* x, const float* table, int N, int T, int heads, int D,
         }
     }
 }
+
+void matmul_rope_forward(floatX* out, const floatX* inp, const floatX* weight, const float* table, int N, int T, int heads, int D, int C, int OC,
+                         struct MatmulPlans* plans, stream_t stream) {
+    matmul_forward(out, inp, weight, N, C, OC, plans, stream);
+    rope_forward(out, table, N, T, heads, D, OC, stream);
+}
