@@ -21,6 +21,8 @@ GRACE=1 scripts/multi_node/local.sh 3 bash -c 'case "$*" in *"--ranks 3 --rank 1
 check ranks_local_passes_the_status_on  [ $status = 71 -a $((SECONDS - start)) -lt 8 ]
 sleep 0.2
 check ranks_local_leaves_nobody_behind  [ -z "$(pgrep -f '^sleep 31\.4159')" ]
+without_a_number() { for first in "" 0 -1 x8 true; do scripts/multi_node/local.sh "$first" true > "$WORK/console" 2> "$WORK/err"; [ $? = 64 ] || return 1; done; }
+check ranks_local_wants_a_number        without_a_number
 
 if ! have_mpi; then
     skip ranks_under_mpirun "(needs mpirun)"
