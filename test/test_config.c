@@ -184,6 +184,7 @@ TEST(config_refuses_contradictions) {
     check_refused("--dry-run --seq-len 10 --micro-batch 3 --total-batch 76", "3 x 10; the nearest that is: 90");
     check_refused("--dry-run --micro-batch 65536 --seq-len 1048576", "--micro-batch: 65536 rows");
     check_refused("--dry-run --seq-len 1024 --steps 100000000 --total-batch 1099511627776", "at most 92233720368");
+    check_refused("--train-data x --seq-len 1024 --steps 100000000 --total-batch 1099511627776 --micro-batch auto", "at most 92233720368");
     check_refused("--dry-run --eval-context 100 --eval-stride 101", "--eval-stride: 101 is more than the context, 100");
     check_refused("--dry-run --pattern S,D,S,D,S", "element 5 'S' has no layer, the model has 4");
     check_refused("--dry-run --pattern M8:1 --seq-len 1048576", "at most 65535");
@@ -327,6 +328,9 @@ TEST(config_adopts_the_model_of_a_checkpoint) {
         CHECK(!config_adopt(&cfg, &saved, &err) && strstr(err.text, "the checkpoint has"), "'%s' is adopted, or \"%s\"", contrary[i], err.text);
         config_close(&cfg);
     }
+    cfg = resolved("--prompt hello --init file --meet m --ranks 2 --rank 1");
+    CHECK(!config_adopt(&cfg, &saved, &err) && strstr(err.text, "--prompt runs in one process, and this is one of 2"), "two processes speak, or \"%s\"", err.text);
+    config_close(&cfg);
     config_close(&saved);
 }
 
