@@ -5,7 +5,6 @@
 // A file is one document to its last byte, or several separated by lines that hold only <|endoftext|>; then the line end before such a
 // line, and one at the end of the file, belong to no document. The validation text is the last part of all the text, from the first line
 // start in it on; a document that the border falls into is divided there. A shard to be evaluated gets a sidecar NAME.json.
-#define _GNU_SOURCE      // memmem
 #include "tool.h"
 
 #include "shard.h"
@@ -16,8 +15,6 @@
 #include <unistd.h>
 
 enum { EOT = 256 };
-#define SEPARATOR "\n<|endoftext|>\n"
-
 typedef struct {
     const char *out, *val_out;
     double      val_fraction;
@@ -89,15 +86,12 @@ static void find_documents(Documents* d, const char* path) {
     if (file < 0 || fstat(file, &info) != 0) { FAIL(EXIT_NO_INPUT, "text %s cannot be read: %s", path, strerror(errno)); }
     if (!S_ISREG(info.st_mode)) { FAIL(EXIT_DATA, "text %s is not a file", path); }
     if (info.st_size == 0) { FAIL(EXIT_DATA, "text %s is empty; leave it out", path); }
-    size_t n = (size_t)info.st_size, at = 0;
+    size_t n = (size_t)info.st_size, at = 0, found = 0;
     const char* text = (const char*)mmap(NULL, n, PROT_READ, MAP_PRIVATE, file, 0);
     if (text == MAP_FAILED) { FAIL(EXIT_NO_INPUT, "text %s cannot be read: %s", path, strerror(errno)); }
     close(file);
-    for (const char* end; (end = (const char*)memmem(text + at, n - at, SEPARATOR, strlen(SEPARATOR))) != NULL;) {
-        add_document(d, text + at, (size_t)(end - text) - at);
-        at = (size_t)(end - text) + strlen(SEPARATOR);
-    }
-    if (at < n) { add_document(d, text + at, n - at - (at > 0 && text[n - 1] == '\n')); }
+    for (size_t begin, bytes; tool_next_document(text, n, &at, &begin, &bytes); found++) { add_document(d, text + begin, bytes); }
+    if (found == 0) { FAIL(EXIT_DATA, "text %s holds no document", path); }
 }
 
 // ---- writing ----------------------------------------------------------------------------------------------------------
