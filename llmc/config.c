@@ -416,7 +416,10 @@ static bool resolve_all(Config* cfg, Error* err) {
            resolve_eval(cfg, err) && resolve_pattern(cfg, err);
 }
 
-bool config_resolve(Config* cfg, Error* err) { return needs_checkpoint(cfg) ? check_uses(cfg, err) : resolve_all(cfg, err); }
+// What a checkpoint must be asked for waits until config_adopt.
+bool config_resolve(Config* cfg, Error* err) {
+    return needs_checkpoint(cfg) ? check_uses(cfg, err) && resolve_ranks(cfg, err) : resolve_all(cfg, err);
+}
 
 // ---- against a checkpoint --------------------------------------------------------------------------------------------
 bool config_check_resume(const Config* now, const Config* saved, Error* err) {

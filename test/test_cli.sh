@@ -81,6 +81,7 @@ expect cli_contradiction         64 '(prompt|eval-only)'   "$PROGRAM" --prompt h
 expect cli_train_data_missing    64 'train-data'           "$PROGRAM" "${small[@]}" --out "$WORK/none"
 expect cli_steps_beyond_64_bits  64 'total-batch.*64 bits' "$PROGRAM" "${small[@]}" --train-data "$WORK/good.bin" --out "$WORK/none" --micro-batch auto --total-batch 1099511627776 --steps 100000000
 expect cli_mpi_of_another_kind   64 'started 2 ranks, but MPI knows of 1|without MPI' env PMI_RANK=0 PMI_SIZE=2 "$PROGRAM" "${small[@]}" --train-data "$WORK/good.bin" --out "$WORK/none"
+expect cli_hopper_on_a_cpu       64 'attn-path'            ./train_moba_cpu "${small[@]}" --train-data "$WORK/good.bin" --out "$WORK/none" --attn-path hopper
 expect cli_no_checkpoint         66 'checkpoint'           "$PROGRAM" --prompt hello --out "$WORK/none"
 expect cli_tokenizer_missing     66 'nowhere\.tok'         "$PROGRAM" "${small[@]}" --train-data "$WORK/good.bin" --out "$WORK/none" --sample-every 1 --tokenizer "$WORK/nowhere.tok"
 if [ "$(id -u)" != 0 ]; then
