@@ -173,6 +173,12 @@ static void write_sidecar(const Output* out) {
     free(temporary);
 }
 
+// Two names, ./x.bin and x.bin, may be one file.
+static bool same_file(const Output* a, const Output* b) {
+    struct stat x, y;
+    return fstat(fileno(a->writer.file), &x) == 0 && fstat(fileno(b->writer.file), &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 static void report(const Output* out) {
     printf("%s: %lld tokens, %zu documents, %lld bytes, %lld words\n", out->path, (long long)(out->bytes + (int64_t)out->documents),
            out->documents, (long long)out->bytes, (long long)out->words);
@@ -185,6 +191,7 @@ int main(int argc, char** argv) {
     Output train = { .path = o.out }, val = { .path = o.val_out };
     Error err;
     bool ok = shard_writer_open(&train.writer, o.out, 2, &err) && (!o.val_out || shard_writer_open(&val.writer, o.val_out, 2, &err));
+    if (ok && o.val_out && same_file(&train, &val)) { ok = error_set(&err, EXIT_USAGE, "--out %s and --val-out %s are one file; expected two", o.out, o.val_out); }
     size_t val_bytes = (size_t)((double)docs.bytes * o.val_fraction);
     ok = ok && write_documents(&train, o.val_out ? &val : NULL, &docs, docs.bytes - val_bytes, &err);
     ok = ok && shard_writer_close(&train.writer, &err) && (!o.val_out || shard_writer_close(&val.writer, &err));

@@ -132,6 +132,8 @@ data_tools_refuse_in_sentences() {
         "$tools/$tool" --help | grep -q '^usage:' || { echo "$tool --help says no usage"; return 1; }
         refused 64 "usage:" "$tools/$tool" --frobnicate && refused 64 "see --help" "$tools/$tool" || return 1
     done
+    cp good.bin kept.bin
+    refused 64 "are one file" "$tools/bytes" --out good.bin --val-out ./good.bin cut.bin && cmp good.bin kept.bin && [ ! -e good.bin.tmp ] || return 1
     refused 64 "--tokens: 'abc' is not a whole number" "$tools/synthetic" --tokens abc --out x.bin &&
     refused 64 "--tokens: 0 is outside [1, 2147483647]" "$tools/synthetic" --tokens 0 --out x.bin &&
     refused 64 "--kind: 'noise' is none of uniform, zipf, copy" "$tools/synthetic" --kind noise --tokens 5 --out x.bin &&
