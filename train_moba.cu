@@ -443,12 +443,13 @@ static void open_model(Run* run, Config* cfg, Checkpoint* checkpoint) {
     Error err;
     ranks_together(&run->ranks);
     run->device = device_open(ranks_gpu(&run->ranks, device_count()));
+    AttnPath path = attn_path_of(cfg, &run->device);
     ranks_agree(&run->ranks, NULL, "the opening of devices");
     ranks_connect(&run->ranks, &run->device);
     choose_micro_batch(&run->ranks, cfg);
     run->options = config_to_json(cfg);
     plan_run(&run->model, &run->opt, cfg, cfg->recompute, run->ranks.rank, run->ranks.world, cfg->zero == 1);
-    run->model.attn_path = (AttnPath)cfg->attn_path;
+    run->model.attn_path = path;
     run->opt.comm = run->ranks.comm;
     if (run->device.is_gpu) { arena_count(&run->model.arena, MEM_RUNTIME, device_memory_in_use()); }
     run->flops_per_token = flops_per_token(&run->model.shape, cfg->seq_len, false);
@@ -502,8 +503,12 @@ static int train(Config* cfg) {
 }
 
 int main(int argc, char** argv) {
+    keep_standard_streams();
     Config cfg = config_parse(argc, argv);
+    bool trains = !cfg.dry_run && !cfg.eval_only && !cfg.prompt[0];
     int status = cfg.dry_run ? dry_run(&cfg, plan_run) : cfg.eval_only ? trained_evaluate(&cfg) : cfg.prompt[0] ? trained_complete(&cfg) : train(&cfg);
+    bool said = fflush(stdout) == 0 && !ferror(stdout);
+    if (!said && !trains) { FAIL(EXIT_IO, "standard output cannot be written (disk full?): what was asked for is not all there"); }    // a run has its log
     config_close(&cfg);
     return status;
 }

@@ -5,7 +5,6 @@
 // A file is one document to its last byte, or several separated by lines that hold only <|endoftext|>; then the line end before such a
 // line, and one at the end of the file, belong to no document. The validation text is the last part of all the text, from the first line
 // start in it on; a document that the border falls into is divided there. A shard to be evaluated gets a sidecar NAME.json.
-#define _GNU_SOURCE      // memmem
 #include "tool.h"
 
 #include "shard.h"
@@ -16,8 +15,6 @@
 #include <unistd.h>
 
 enum { EOT = 256 };
-#define SEPARATOR "\n<|endoftext|>\n"
-
 typedef struct {
     const char *out, *val_out;
     double      val_fraction;
@@ -89,15 +86,12 @@ static void find_documents(Documents* d, const char* path) {
     if (file < 0 || fstat(file, &info) != 0) { FAIL(EXIT_NO_INPUT, "text %s cannot be read: %s", path, strerror(errno)); }
     if (!S_ISREG(info.st_mode)) { FAIL(EXIT_DATA, "text %s is not a file", path); }
     if (info.st_size == 0) { FAIL(EXIT_DATA, "text %s is empty; leave it out", path); }
-    size_t n = (size_t)info.st_size, at = 0;
+    size_t n = (size_t)info.st_size, at = 0, found = 0;
     const char* text = (const char*)mmap(NULL, n, PROT_READ, MAP_PRIVATE, file, 0);
     if (text == MAP_FAILED) { FAIL(EXIT_NO_INPUT, "text %s cannot be read: %s", path, strerror(errno)); }
     close(file);
-    for (const char* end; (end = (const char*)memmem(text + at, n - at, SEPARATOR, strlen(SEPARATOR))) != NULL;) {
-        add_document(d, text + at, (size_t)(end - text) - at);
-        at = (size_t)(end - text) + strlen(SEPARATOR);
-    }
-    if (at < n) { add_document(d, text + at, n - at - (at > 0 && text[n - 1] == '\n')); }
+    for (size_t begin, bytes; tool_next_document(text, n, &at, &begin, &bytes); found++) { add_document(d, text + begin, bytes); }
+    if (found == 0) { FAIL(EXIT_DATA, "text %s holds no document", path); }
 }
 
 // ---- writing ----------------------------------------------------------------------------------------------------------
@@ -179,6 +173,12 @@ static void write_sidecar(const Output* out) {
     free(temporary);
 }
 
+// Two names, ./x.bin and x.bin, may be one file.
+static bool same_file(const Output* a, const Output* b) {
+    struct stat x, y;
+    return fstat(fileno(a->writer.file), &x) == 0 && fstat(fileno(b->writer.file), &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 static void report(const Output* out) {
     printf("%s: %lld tokens, %zu documents, %lld bytes, %lld words\n", out->path, (long long)(out->bytes + (int64_t)out->documents),
            out->documents, (long long)out->bytes, (long long)out->words);
@@ -191,6 +191,7 @@ int main(int argc, char** argv) {
     Output train = { .path = o.out }, val = { .path = o.val_out };
     Error err;
     bool ok = shard_writer_open(&train.writer, o.out, 2, &err) && (!o.val_out || shard_writer_open(&val.writer, o.val_out, 2, &err));
+    if (ok && o.val_out && same_file(&train, &val)) { ok = error_set(&err, EXIT_USAGE, "--out %s and --val-out %s are one file; expected two", o.out, o.val_out); }
     size_t val_bytes = (size_t)((double)docs.bytes * o.val_fraction);
     ok = ok && write_documents(&train, o.val_out ? &val : NULL, &docs, docs.bytes - val_bytes, &err);
     ok = ok && shard_writer_close(&train.writer, &err) && (!o.val_out || shard_writer_close(&val.writer, &err));

@@ -85,6 +85,11 @@ def read_bytes(path, what):
         raise ToolError(EXIT_NO_INPUT, f"{what} {path}: {error.strerror}")
 
 
+def lines_of(text):
+    """The lines of a file; str.splitlines would also cut at U+2028 and its like, which may stand inside a line of JSON."""
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
+
+
 # ---- files ------------------------------------------------------------------------------------------------------------
 
 def make_directory(path):

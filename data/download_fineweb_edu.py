@@ -18,7 +18,7 @@ import urllib.error
 import urllib.request
 
 import common
-from common import EXIT_DATA, EXIT_IO, EXIT_NO_INPUT, ToolError
+from common import EXIT_DATA, EXIT_IO, EXIT_NO_INPUT, EXIT_USAGE, ToolError
 
 REPOSITORY = "karpathy/fineweb-edu-100B-gpt2-token-shards"
 TRAIN_SHARDS = 1001
@@ -37,6 +37,8 @@ def open_url(url, headers, timeout):
     """A response, or None where the range asked for begins at the end of the file. Passing troubles raise Interrupted, others ToolError."""
     try:
         return urllib.request.urlopen(urllib.request.Request(url, headers={"User-Agent": "moba.c", **headers}), timeout=timeout)
+    except ValueError as error:
+        raise ToolError(EXIT_USAGE, f"--base-url: {error}; expected one like https://huggingface.co")
     except urllib.error.HTTPError as error:
         if error.code == 416:
             return None

@@ -23,11 +23,20 @@ def check_options(options):
         raise ToolError(EXIT_USAGE, f"--eot goes with a tokenizer.json; the end-of-text token of {options.tokenizer} is known")
 
 
+def well_formed(text):
+    """U+FFFD in the place of half a surrogate pair, which JSON can hold but UTF-8 cannot; tiktoken does the same."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 class Bytes:
     name, vocab, eot = "byte", 257, 256
 
     def encode(self, text):
-        return list(text.encode())
+        return list(well_formed(text).encode())
 
 
 class Gpt2:
@@ -64,7 +73,7 @@ class TokenizerJson:
                                         f"(its special tokens: {special})")
 
     def encode(self, text):
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        return self._tokenizer.encode(well_formed(text), add_special_tokens=False).ids
 
 
 def open_encoder(options):

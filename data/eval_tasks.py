@@ -32,7 +32,9 @@ def read_text(path):
 
 def json_rows(path, text):
     rows = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(common.lines_of(text), 1):
+        if not line.strip():
+            continue
         try:
             rows.append(json.loads(line))
         except ValueError:
@@ -43,7 +45,7 @@ def json_rows(path, text):
 def hellaswag_docs(path, text):
     if ".jsonl" in os.path.basename(path):
         return json_rows(path, text)
-    lines = text.splitlines()
+    lines = common.lines_of(text)
     docs = []
     for at in range(0, len(lines), 6):
         block = lines[at:at + 6]
@@ -141,11 +143,16 @@ def write_task(path, task, kind, encoder, items, source):
 
 def tokenised(task, docs, encoder):
     progress = common.Progress(task, "items", len(docs))
-    for doc in docs:
-        context, choices, gold = prompt_of(task, doc)
-        if not 0 <= gold < len(choices) or not all(choices):
-            raise ToolError(EXIT_DATA, f"{task}: an item's answer is none of its {len(choices)} choices, or a choice is empty: {context[:60]!r}")
-        yield gold, 0, 0, [(*encode_pair(encoder, context, " " + choice), len(choice)) for choice in choices]
+    for number, doc in enumerate(docs):
+        try:
+            context, choices, gold = prompt_of(task, doc)
+            if not 0 <= gold < len(choices) or not all(choices):
+                raise ToolError(EXIT_DATA, f"{task}: an item's answer is none of its {len(choices)} choices, or a choice is empty: {context[:60]!r}")
+            pairs = [(*encode_pair(encoder, context, " " + choice), len(choice)) for choice in choices]
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise ToolError(EXIT_DATA, f"{task}: item {number} lacks what its kind has, or has it in another form ({type(error).__name__}: {error}); "
+                                       "a set without answers cannot be scored")
+        yield gold, 0, 0, pairs
         progress.add(1)
     progress.close()
 

@@ -5,7 +5,6 @@
 // A file is one document to its last byte, or several separated by lines that hold only <|endoftext|>; then the line end before such a
 // line, and one at the end of the file, belong to no document ("A\n<|endoftext|>\nB\n" holds "A" and "B").
 // An end-of-text token stands before each document, as in llm.c's shards, unless --no-eot.
-#define _GNU_SOURCE      // memmem
 #include "tool.h"
 
 #include "shard.h"
@@ -15,8 +14,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#define SEPARATOR "\n<|endoftext|>\n"
 
 typedef struct {
     const char *tokenizer, *out;
@@ -80,14 +77,11 @@ static void write_text_file(Output* o, const char* path) {
     struct stat info;
     if (fd < 0 || fstat(fd, &info) != 0) { refuse(o, EXIT_NO_INPUT, path, strerror(errno)); }
     if (!S_ISREG(info.st_mode) || info.st_size == 0) { refuse(o, EXIT_DATA, path, "expected a file that is not empty"); }
-    size_t n = (size_t)info.st_size, at = 0;
+    size_t n = (size_t)info.st_size, at = 0, found = 0;
     const char* text = (const char*)mmap(NULL, n, PROT_READ, MAP_PRIVATE, fd, 0);
     if (text == MAP_FAILED) { refuse(o, EXIT_NO_INPUT, path, strerror(errno)); }
-    for (const char* end; (end = (const char*)memmem(text + at, n - at, SEPARATOR, strlen(SEPARATOR))) != NULL;) {
-        write_document(o, text + at, (size_t)(end - text) - at);
-        at = (size_t)(end - text) + strlen(SEPARATOR);
-    }
-    if (at < n) { write_document(o, text + at, n - at - (at > 0 && text[n - 1] == '\n')); }
+    for (size_t begin, bytes; tool_next_document(text, n, &at, &begin, &bytes); found++) { write_document(o, text + begin, bytes); }
+    if (found == 0) { refuse(o, EXIT_DATA, path, "it holds no document"); }
     munmap((void*)text, n);
     close(fd);
 }

@@ -58,6 +58,33 @@ static inline char* tool_sidecar_name(const char* shard) {
     return name;
 }
 
+// Is the line that begins at text[at] one that holds only <|endoftext|>?
+static inline bool tool_separates(const char* text, size_t n, size_t at) {
+    static const char mark[] = "<|endoftext|>";
+    const size_t length = sizeof mark - 1;
+    return n - at >= length && memcmp(text + at, mark, length) == 0 && (n - at == length || text[at + length] == '\n');
+}
+
+// The next document of a file's text: *begin and *bytes; *at is where to look on, 0 at first. False: there is none. Lines that hold only
+// <|endoftext|> separate documents; the line end before one, and in a file that has any the last, belong to none.
+static inline bool tool_next_document(const char* text, size_t n, size_t* at, size_t* begin, size_t* bytes) {
+    while (tool_separates(text, n, *at)) {
+        const char* end = (const char*)memchr(text + *at, '\n', n - *at);
+        *at = end ? (size_t)(end - text) + 1 : n;
+    }
+    if (*at == n) { return false; }
+    *begin = *at;
+    for (const char* end; (end = (const char*)memchr(text + *at, '\n', n - *at)) != NULL;) {
+        *at = (size_t)(end - text) + 1;
+        if (!tool_separates(text, n, *at)) { continue; }
+        *bytes = *at - 1 - *begin;
+        return true;
+    }
+    *at = n;
+    *bytes = n - *begin - (*begin > 0 && text[n - 1] == '\n');
+    return true;
+}
+
 // A line on stderr every few seconds: how far a tool is, and how fast.
 typedef struct { const char* label; double total; struct timespec start; double said; } ToolProgress;      // said: seconds after start
 

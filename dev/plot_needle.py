@@ -21,7 +21,7 @@ LOW, HIGH = (247, 224, 219), (33, 113, 81)             # colours of 0 and 1
 def read_maps(path):
     """task -> (length, depth) -> [right, items]"""
     maps = {}
-    for number, line in enumerate(common.read_bytes(path, "scores").decode(errors="replace").splitlines(), 1):
+    for number, line in enumerate(common.lines_of(common.read_bytes(path, "scores").decode(errors="replace")), 1):
         try:
             row = json.loads(line)
             if "length" in row:

@@ -21,12 +21,17 @@ def number(value):
         return math.nan
 
 
+def text_of(path):
+    """A path as text, which its bytes need not be."""
+    return os.fsencode(path).decode(errors="replace")
+
+
 class Run:
     """What a log has said so far: take() adds a record."""
 
     def __init__(self, path):
         self.path = path
-        self.name = os.path.basename(os.path.abspath(path))
+        self.name = text_of(os.path.basename(os.path.abspath(path)))
         self.start = {}                                # the last start record
         self.columns = {field: [] for field in FIELDS}
         self.evals = {}                                # set: [(step, loss), ...]
@@ -122,7 +127,7 @@ def read_runs(paths):
         if not run.columns["step"]:
             raise ToolError(EXIT_DATA, f"{run.path}: its log has no step yet")
         if names.count(run.name) > 1:
-            run.name = os.path.normpath(run.path)
+            run.name = text_of(os.path.normpath(run.path))
     return runs
 
 

@@ -17,7 +17,7 @@ from common import EXIT_DATA, ToolError
 def read_scores(path):
     """task -> item -> choice -> row"""
     tasks = {}
-    for number, line in enumerate(common.read_bytes(path, "scores").decode().splitlines(), 1):
+    for number, line in enumerate(common.lines_of(common.read_bytes(path, "scores").decode(errors="replace")), 1):
         try:
             row = json.loads(line)
             items = tasks.setdefault(row["task"].removesuffix("_openai"), {})

@@ -20,7 +20,7 @@ from common import EXIT_DATA, EXIT_NO_INPUT, EXIT_USAGE, ToolError
 
 def read_lines(path, what, needed):
     rows = []
-    for number, line in enumerate(common.read_bytes(path, what).decode(errors="replace").splitlines(), 1):
+    for number, line in enumerate(common.lines_of(common.read_bytes(path, what).decode(errors="replace")), 1):
         try:
             row = json.loads(line)
             missing = [key for key in needed if key not in row]

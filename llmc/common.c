@@ -1,7 +1,9 @@
 #include "common.h"
 
+#include <fcntl.h>
 #include <stdarg.h>
 #include <string.h>
+#include <unistd.h>
 
 static void (*fail_listener)(void*, const Error*);
 static void* fail_argument;
@@ -49,6 +51,12 @@ bool error_set(Error* err, int code, const char* format, ...) {
         err->code = code;
     }
     return false;
+}
+
+void keep_standard_streams(void) {
+    int file;
+    do { file = open("/dev/null", O_RDWR); } while (file >= 0 && file <= STDERR_FILENO);
+    if (file >= 0) { close(file); }
 }
 
 void* xmalloc(size_t bytes) {

@@ -47,6 +47,9 @@ void work_done(void);
 __attribute__((format(printf, 3, 4)))
 bool error_set(Error* err, int code, const char* format, ...);
 
+// A standard stream that was closed reads and writes nothing: else the next file opened gets its number, and what is printed goes into that file.
+void keep_standard_streams(void);
+
 void* xmalloc(size_t bytes);               // never NULL
 void* xcalloc(size_t count, size_t size);  // zeroed, never NULL
 char* xstrdup(const char* text);           // never NULL

@@ -310,7 +310,7 @@ static bool check_pass(const Config* cfg, const char* option, int row, Error* er
 }
 
 // Who this process is among how many. --init says how they meet; the launcher's environment the numbers that are not given.
-static bool resolve_ranks(Config* cfg, Error* err) {
+static bool find_ranks(Config* cfg, Error* err) {
     static const char* init_name[] = {"auto", "mpi", "tcp", "file"};
     int rank = 0, ranks = 1;
     if (cfg->dry_run) { cfg->ranks = max_int(cfg->ranks, 1); return true; }
@@ -335,6 +335,11 @@ static bool resolve_ranks(Config* cfg, Error* err) {
     }
     cfg->rank = cfg->init == INIT_MPI ? rank : 0;
     cfg->ranks = cfg->init == INIT_MPI ? ranks : 1;
+    return true;
+}
+
+static bool resolve_ranks(Config* cfg, Error* err) {
+    if (!find_ranks(cfg, err)) { return false; }
     if (cfg->ranks > 1 && needs_checkpoint(cfg)) {
         return error_set(err, EXIT_USAGE, "--%s runs in one process, and this is one of %d", cfg->eval_only ? "eval-only" : "prompt", cfg->ranks);
     }
@@ -353,15 +358,19 @@ static bool resolve_auto_batch(const Config* cfg, Error* err) {
                      cfg->ranks);
 }
 
+// The tokens of a run are counted with 64 bits.
+static bool check_run(const Config* cfg, Error* err) {
+    return cfg->total_batch <= INT64_MAX / cfg->steps ||
+           error_set(err, EXIT_USAGE, "--total-batch: %" PRId64 " tokens in each of %d steps are more than 64 bits count; at most %" PRId64,
+                     cfg->total_batch, cfg->steps, INT64_MAX / cfg->steps);
+}
+
 static bool resolve_batch(Config* cfg, Error* err) {
-    if (!cfg->micro_batch) { return resolve_auto_batch(cfg, err); }
+    if (!cfg->micro_batch) { return check_run(cfg, err) && resolve_auto_batch(cfg, err); }
     int64_t unit = (int64_t)cfg->micro_batch * cfg->seq_len * cfg->ranks;
     if (!check_pass(cfg, "seq-len", cfg->seq_len, err)) { return false; }
     if (!cfg->total_batch) { cfg->total_batch = unit; }
-    if (cfg->total_batch > INT64_MAX / cfg->steps) {
-        return error_set(err, EXIT_USAGE, "--total-batch: %" PRId64 " tokens in each of %d steps are more than 64 bits count; at most %" PRId64,
-                         cfg->total_batch, cfg->steps, INT64_MAX / cfg->steps);
-    }
+    if (!check_run(cfg, err)) { return false; }
     if (needs_checkpoint(cfg) || cfg->total_batch % unit == 0) { return true; }      // those two take no steps
     int64_t nearest = (cfg->total_batch + unit / 2) / unit * unit;
     char ranks[32] = "", times[32] = "";
@@ -407,7 +416,10 @@ static bool resolve_all(Config* cfg, Error* err) {
            resolve_eval(cfg, err) && resolve_pattern(cfg, err);
 }
 
-bool config_resolve(Config* cfg, Error* err) { return needs_checkpoint(cfg) ? check_uses(cfg, err) : resolve_all(cfg, err); }
+// What a checkpoint must be asked for waits until config_adopt.
+bool config_resolve(Config* cfg, Error* err) {
+    return needs_checkpoint(cfg) ? check_uses(cfg, err) && resolve_ranks(cfg, err) : resolve_all(cfg, err);
+}
 
 // ---- against a checkpoint --------------------------------------------------------------------------------------------
 bool config_check_resume(const Config* now, const Config* saved, Error* err) {

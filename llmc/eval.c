@@ -186,6 +186,12 @@ bool text_info(TextInfo* info, const Sidecar* sidecar, int64_t tokens, Error* er
           json_member(sidecar->json, "join", &join) && (info->join = json_get_text(join)))) {
         return error_set(err, EXIT_DATA, "evaluation sidecar %s: expected positive \"bytes\" and \"words\" and a text \"join\"", sidecar->path);
     }
+    JsonValue made;
+    int64_t promised;
+    if (json_member(sidecar->json, "tokens", &made) && !(json_get_int(made, &promised) && promised == tokens)) {
+        return error_set(err, EXIT_DATA, "evaluation sidecar %s: it is of %.*s tokens, the shard has %lld (of another shard, or mixed-up copies?)",
+                         sidecar->path, (int)(made.end - made.at), made.at, (long long)tokens);
+    }
     return strcmp(info->join, JOIN_DOCUMENTS) != 0 || read_documents(info, sidecar, tokens, err);
 }
 

@@ -147,6 +147,11 @@ Ranks ranks_open(const Config* cfg) {
         if (!star_open(&r.star, kind, cfg->meet, cfg->rank, cfg->ranks, r.timeout, &err)) { FAIL(err.code, "%s", err.text); }
         r.rank = r.star.rank;
         r.world = r.star.world;
+        if (r.world != cfg->ranks) {
+            error_set(&err, EXIT_USAGE, "the launcher started %d ranks, but MPI knows of %d: mpirun is of another MPI than the one this program was built with; "
+                      "take that one's, or --init tcp or file", cfg->ranks, r.world);
+            launch_fail(&err);
+        }
     }
     char mine[HOST_NAME] = "?";
     gethostname(mine, sizeof mine - 1);

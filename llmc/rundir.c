@@ -28,8 +28,10 @@ static bool make_directories(const char* path, Error* err) {
     for (char* slash = part; good && slash; ) {
         slash = strchr(slash + 1, '/');
         if (slash) { *slash = 0; }
-        good = mkdir(part, 0777) == 0 || is_directory(part);
-        if (!good) { error_set(err, EXIT_NO_OUTPUT, "--out: directory %s cannot be created: %s", part, strerror(errno)); }
+        good = mkdir(part, 0777) == 0;
+        int why = errno;                               // to look at what is there instead sets another
+        good = good || is_directory(part);
+        if (!good) { error_set(err, EXIT_NO_OUTPUT, "--out: directory %s cannot be created: %s", part, strerror(why)); }
         if (slash) { *slash = '/'; }
     }
     free(part);

@@ -43,6 +43,13 @@ Tokenizer* open_tokenizer(const Config* cfg) {
     return tokenizer;
 }
 
+AttnPath attn_path_of(const Config* cfg, const Device* device) {
+    if (cfg->attn_path == ATTN_HOPPER && device->capability / 10 != 9) {
+        FAIL(EXIT_USAGE, "--attn-path: hopper needs a GPU of compute capability 9.0, and here is %s; auto takes what runs", device->name);
+    }
+    return (AttnPath)cfg->attn_path;
+}
+
 SampleSettings sample_settings(const Config* cfg, uint64_t stream) {
     SampleSettings s = {cfg->sample_tokens, cfg->temperature, cfg->top_k, cfg->top_p, (uint64_t)cfg->seed, stream};
     return s;
@@ -73,13 +80,13 @@ static Checkpoint* adopt_checkpoint(Config* cfg) {
 static void open_trained(Model* m, const Config* cfg, const Checkpoint* checkpoint, int B, int T) {
     Error err;
     ModelShape shape = shape_of(cfg);
-    device_open(0);
+    Device device = device_open(0);
     model_plan(m, shape, B, T, FORWARD_ONLY, (size_t)cfg->scratch << 20);
     if (cfg->prompt[0]) { plan_sampling(m, cfg, strlen(cfg->prompt)); }
     model_allocate(m);
     TRY(state_load_weights(m, checkpoint, &err));
     m->dense_moba = cfg->eval_attention == EVAL_DENSE;
-    m->attn_path = (AttnPath)cfg->attn_path;
+    m->attn_path = attn_path_of(cfg, &device);
 }
 
 static void evaluate_loss(Model* m, const Config* cfg, ShardSet* set) {

@@ -3,6 +3,7 @@
 #define TRAINED_H
 
 #include "config.h"
+#include "device.h"
 #include "model.h"
 #include "sample.h"
 #include "shard.h"
@@ -16,6 +17,7 @@ extern "C" {
 ModelShape shape_of(const Config* cfg);
 ShardSet*  open_shards(const Config* cfg, const char* pattern);
 Tokenizer* open_tokenizer(const Config* cfg);
+AttnPath   attn_path_of(const Config* cfg, const Device* device);
 
 SampleSettings sample_settings(const Config* cfg, uint64_t stream);
 void           plan_sampling(Model* m, const Config* cfg, size_t prompt_bytes);

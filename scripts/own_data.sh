@@ -36,4 +36,5 @@ print(encoders.open_encoder(argparse.Namespace(tokenizer=sys.argv[1], eot=None, 
         build/data/bytes --out "$shards/own_train_000001.bin" --val-out "$shards/own_val_000000.bin" --val-fraction 0.1 "${files[@]}"
         model=(--preset tiny --pattern S64,M64:2 --seq-len 512 --micro-batch 4 --lr 0.002) ;;
 esac
-exec "$program" --train-data "$shards/own_train_*.bin" --val-data "$shards/own_val_*.bin" --out "$out" --steps 300 "${model[@]}" "$@"
+plain=$(sed 's/[][*?\\]/\\&/g' <<< "$shards")         # the folder's own characters are no pattern
+exec "$program" --train-data "$plain/own_train_*.bin" --val-data "$plain/own_val_*.bin" --out "$out" --steps 300 "${model[@]}" "$@"

@@ -57,6 +57,18 @@ if [ -n "$wrong" ]; then fail cli_every_option_with_bad_values "$wrong"
 elif [ $refused -lt 120 ]; then fail cli_every_option_with_bad_values "only $refused values were refused ($accepted accepted)"
 else ok cli_every_option_with_bad_values; fi
 
+# what is asked for and cannot be written is no success; a stream that was closed is nobody's file
+expect cli_dry_run_on_a_full_disk 74 'standard output'     bash -c '"$@" > /dev/full' x "$PROGRAM" --dry-run
+"$PROGRAM" "${small[@]}" --out "$WORK/closed" --train-data "$WORK/good.bin" --steps 100000 <&- >&- 2>&- &
+closed=$!
+for _ in $(seq 200); do [ -s "$WORK/closed/log.jsonl" ] && break; sleep 0.05; done
+holder=$(cat "$WORK/closed/lock")
+kill -TERM $closed; wait $closed 2> /dev/null; status=$?
+[ $status = 75 ] && ok cli_closed_streams_stop_as_others_do || fail cli_closed_streams_stop_as_others_do "status $status"
+case "$holder" in '{"host":'*"$closed"*) ok cli_closed_streams_leave_the_lock_alone ;; *) fail cli_closed_streams_leave_the_lock_alone "it holds '${holder:0:80}'" ;; esac
+grep -qv '^{"kind":.*}$' "$WORK/closed/log.jsonl" && fail cli_closed_streams_leave_the_log_alone "$(grep -nv '^{"kind":.*}$' "$WORK/closed/log.jsonl" | head -n 3)" \
+    || ok cli_closed_streams_leave_the_log_alone
+
 expect cli_unknown_option        64 'keep'                 "$PROGRAM" --kep 3
 expect cli_value_missing         64 'steps'                "$PROGRAM" --steps
 expect cli_out_of_range          64 'keep: 1 .*\[2, 1000\]' "$PROGRAM" --keep 1
@@ -67,6 +79,9 @@ expect cli_heads_do_not_divide   64 'heads'                "$PROGRAM" --dry-run 
 expect cli_total_batch_nearest   64 'total-batch.*256'     "$PROGRAM" --dry-run "${small[@]}" --total-batch 200
 expect cli_contradiction         64 '(prompt|eval-only)'   "$PROGRAM" --prompt hello --eval-only --eval-data x
 expect cli_train_data_missing    64 'train-data'           "$PROGRAM" "${small[@]}" --out "$WORK/none"
+expect cli_steps_beyond_64_bits  64 'total-batch.*64 bits' "$PROGRAM" "${small[@]}" --train-data "$WORK/good.bin" --out "$WORK/none" --micro-batch auto --total-batch 1099511627776 --steps 100000000
+expect cli_mpi_of_another_kind   64 'started 2 ranks, but MPI knows of 1|without MPI' env PMI_RANK=0 PMI_SIZE=2 "$PROGRAM" "${small[@]}" --train-data "$WORK/good.bin" --out "$WORK/none"
+expect cli_hopper_on_a_cpu       64 'attn-path'            ./train_moba_cpu "${small[@]}" --train-data "$WORK/good.bin" --out "$WORK/none" --attn-path hopper
 expect cli_no_checkpoint         66 'checkpoint'           "$PROGRAM" --prompt hello --out "$WORK/none"
 expect cli_tokenizer_missing     66 'nowhere\.tok'         "$PROGRAM" "${small[@]}" --train-data "$WORK/good.bin" --out "$WORK/none" --sample-every 1 --tokenizer "$WORK/nowhere.tok"
 if [ "$(id -u)" != 0 ]; then

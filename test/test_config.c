@@ -184,6 +184,7 @@ TEST(config_refuses_contradictions) {
     check_refused("--dry-run --seq-len 10 --micro-batch 3 --total-batch 76", "3 x 10; the nearest that is: 90");
     check_refused("--dry-run --micro-batch 65536 --seq-len 1048576", "--micro-batch: 65536 rows");
     check_refused("--dry-run --seq-len 1024 --steps 100000000 --total-batch 1099511627776", "at most 92233720368");
+    check_refused("--train-data x --seq-len 1024 --steps 100000000 --total-batch 1099511627776 --micro-batch auto", "at most 92233720368");
     check_refused("--dry-run --eval-context 100 --eval-stride 101", "--eval-stride: 101 is more than the context, 100");
     check_refused("--dry-run --pattern S,D,S,D,S", "element 5 'S' has no layer, the model has 4");
     check_refused("--dry-run --pattern M8:1 --seq-len 1048576", "at most 65535");
@@ -193,6 +194,7 @@ TEST(config_refuses_contradictions) {
     check_refused("--eval-only --val-data x --dry-run", "contradict each other");
     check_refused("--prompt hello --dry-run", "contradict each other");
     check_refused("--prompt hello --resume none", "--resume none contradicts --prompt");
+    check_refused("--prompt hello --init file --meet m --ranks 2 --rank 1", "--prompt runs in one process, and this is one of 2");
     check_refused("--train-data x --eval-data y", "--eval-data is only used with --eval-only");
     check_refused("--train-data x --eval-attention dense", "only used with --eval-only");
     check_refused("--train-data x --resume none --new-schedule", "--new-schedule contradicts --resume none");

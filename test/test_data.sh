@@ -75,6 +75,17 @@ data_bytes_writes_every_byte_and_an_end_of_text_before_each_document() {
     "$tools/bytes" --out all.bin --sidecar one.txt two.txt && cmp all.bin again.bin && cmp all.json again.json
 }
 
+data_bytes_first_last_and_doubled_separators_are_no_text() {
+    local e='<|endoftext|>'
+    printf 'A\n%s\nB\n' "$e" > plain.txt; "$tools/bytes" --out plain.bin plain.txt || return 1
+    for text in "$e\nA\n$e\nB\n" "A\n$e\nB\n$e\n" "A\n$e\nB\n$e" "A\n$e\n$e\nB\n" "$e\n$e\nA\n$e\n$e\n$e\nB\n$e"; do
+        printf "$text" > odd.txt; "$tools/bytes" --out odd.bin odd.txt && cmp plain.bin odd.bin || { echo "of '$text'"; return 1; }
+    done
+    printf '%s\n' "x$e" "$e " "$e$e" > literal.txt; "$tools/bytes" --out literal.bin literal.txt || return 1
+    same "$(tokens literal.bin | wc -l)" $((1 + $(stat -c %s literal.txt))) || return 1
+    printf '%s\n' "$e" > none.txt; "$tools/bytes" --out none.bin none.txt 2> said.txt; same $? 65 && grep -q 'holds no document' said.txt && [ ! -e none.bin ]
+}
+
 data_bytes_divides_at_a_line_and_loses_nothing() {
     seq 1 20000 > numbers.txt
     "$tools/bytes" --out train.bin --val-out val.bin --val-fraction 0.25 numbers.txt || return 1
@@ -121,6 +132,8 @@ data_tools_refuse_in_sentences() {
         "$tools/$tool" --help | grep -q '^usage:' || { echo "$tool --help says no usage"; return 1; }
         refused 64 "usage:" "$tools/$tool" --frobnicate && refused 64 "see --help" "$tools/$tool" || return 1
     done
+    cp good.bin kept.bin
+    refused 64 "are one file" "$tools/bytes" --out good.bin --val-out ./good.bin cut.bin && cmp good.bin kept.bin && [ ! -e good.bin.tmp ] || return 1
     refused 64 "--tokens: 'abc' is not a whole number" "$tools/synthetic" --tokens abc --out x.bin &&
     refused 64 "--tokens: 0 is outside [1, 2147483647]" "$tools/synthetic" --tokens 0 --out x.bin &&
     refused 64 "--kind: 'noise' is none of uniform, zipf, copy" "$tools/synthetic" --kind noise --tokens 5 --out x.bin &&
@@ -154,6 +167,7 @@ data_shardinfo_reads_the_published_shard() {
 
 for name in data_synthetic_writes_the_same_bytes_again data_synthetic_has_the_distribution_it_says data_synthetic_copy_repeats_each_period \
             data_synthetic_writes_both_widths data_bytes_writes_every_byte_and_an_end_of_text_before_each_document \
+            data_bytes_first_last_and_doubled_separators_are_no_text \
             data_bytes_divides_at_a_line_and_loses_nothing data_shardinfo_says_what_is_there data_tools_refuse_in_sentences \
             data_tools_without_room_leave_nothing; do
     run_case $name

@@ -201,8 +201,11 @@ def tokenize_splits_documents_at_end_of_text_lines():
     eot, ids = len(tokens), lambda text: [tokens.index(bytes([byte])) for byte in text]
     shard = tokenize(bpe, write("two.txt", "x\n<|endoftext|>\ny\n"), write("one.txt", "z\n"))
     equal(list(common.read_shard(shard)), [eot] + ids(b"x") + [eot] + ids(b"y") + [eot] + ids(b"z\n"), "tokens")
+    shard = tokenize(bpe, write("three.txt", "<|endoftext|>\nx\n<|endoftext|>\n<|endoftext|>\ny\n<|endoftext|>"))
+    equal(list(common.read_shard(shard)), [eot] + ids(b"x") + [eot] + ids(b"y"), "tokens between separators before, doubled and behind")
     out = fresh("never.bin")
     for arguments, status in ((["--out", out, TEMPORARY + "/missing.txt"], 66), (["--out", out, write("empty.txt", "")], 65),
+                              (["--out", out, write("none.txt", "<|endoftext|>\n")], 65),
                               (["--out", out], 64), (["--tokenizer", write("bad.tok", b"MOBATOK"), "--out", out, __file__], 65),
                               (["--colour", "x"], 64)):
         equal(subprocess.run([tokenize_program(), *arguments], capture_output=True).returncode, status, f"exit status of tokenize {arguments}")

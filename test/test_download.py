@@ -163,6 +163,7 @@ def download_takes_a_list_of_checksums():
         hub.download(out, "--checksums", write("sha256sums", "no sum\n"), status=65)
         hub.download(out, "--checksums", fresh("missing"), status=66)
         hub.download(out, "--count", 1002, status=64)
+        check("--base-url" in tool("download_fineweb_edu", "--out", out, "--base-url", "huggingface.co", status=64), "no word of the option")
         hub.download(out, "--revision", "none", status=66)
 
 

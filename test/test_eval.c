@@ -275,6 +275,9 @@ TEST(eval_sidecars_of_texts_are_checked) {
     check_sidecar(TEXT_SIDECAR("\"join\":\"documents\",\"documents\":[]"), 9, EXIT_DATA, "ascending");
     check_sidecar(TEXT_SIDECAR("\"join\":\"documents\""), 9, EXIT_DATA, "ascending");
     check_sidecar("{\"bytes\":9,\"join\":\"hf\"}", 9, EXIT_DATA, "\"words\"");
+    check_sidecar(TEXT_SIDECAR("\"join\":\"hf\",\"tokens\":9"), 9, 0, "");
+    check_sidecar(TEXT_SIDECAR("\"join\":\"hf\",\"tokens\":8"), 9, EXIT_DATA, "of 8 tokens, the shard has 9");
+    check_sidecar(TEXT_SIDECAR("\"join\":\"hf\",\"tokens\":\"9\""), 9, EXIT_DATA, "of \"9\" tokens");
     check_sidecar("{\"bytes\":9,\"words\":2,\"jo", 9, EXIT_DATA, "cut copy");
     check_sidecar("[1]", 9, EXIT_DATA, "not a JSON object");
 }

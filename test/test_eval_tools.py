@@ -68,6 +68,9 @@ def eval_tasks_lambada_by_hand():
     # white space at the end of a context belongs to the continuation
     equal(found, [(0, "He saw the sign and", " ran", 3), (1, "\"One,\" she said,", "  two", 3)], "continuations")
     equal(sidecar["kind"], "word", "kind")
+    # a line ends where a file's lines do, and half a surrogate pair is U+FFFD, as tiktoken has it
+    odd = '\n' + json.dumps({"text": "a\u2028b\u0085c d"}, ensure_ascii=False) + '\r\n\n{"text": "e\\ud800 f"}\n'
+    equal(prepared("lambada", write("odd.jsonl", odd))[0], [(0, "a\u2028b\u0085c", " d", 1), (1, "e\ufffd", " f", 1)], "continuations of odd lines")
 
 
 @case
@@ -123,6 +126,9 @@ def eval_tasks_refuses_in_sentences():
     refuse(65, "cut copy", *BYTE, "--task", "hellaswag", "--out", out, write("cut.txt.bz2", bz2.compress(HELLASWAG_TEXT.encode())[:-9]))
     refuse(65, "lacks 'choices'", *BYTE, "--task", "piqa", "--out", out, write("x.jsonl", '{"query":"a","gold":0}'))
     refuse(65, "none of its 2 choices", *BYTE, "--task", "arc_easy", "--out", out, write("y.jsonl", '{"query":"a","choices":["b","c"],"gold":2}'))
+    refuse(65, "item 0 lacks", *BYTE, "--task", "hellaswag", "--out", out, write("test.jsonl", HELLASWAG_JSON.replace('"label"', '"split"')))
+    refuse(65, "item 0 lacks", *BYTE, "--task", "piqa", "--out", out, write("z.jsonl", '{"query":"a","choices":["b","c"],"gold":null}'))
+    refuse(65, "item 0 lacks", *BYTE, "--task", "arc_easy", "--out", out, write("n.jsonl", '{"query":"a","choices":["b",7],"gold":0}'))
     refuse(65, "holds nothing", *BYTE, "--task", "piqa", "--out", out, write("empty.jsonl", ""))
     refuse(66, "nowhere.json", "--tokenizer", "nowhere.json", "--task", "hellaswag", "--out", out, good)
     check(not os.path.exists(out), "a refused source left a file")

@@ -21,6 +21,8 @@ GRACE=1 scripts/multi_node/local.sh 3 bash -c 'case "$*" in *"--ranks 3 --rank 1
 check ranks_local_passes_the_status_on  [ $status = 71 -a $((SECONDS - start)) -lt 8 ]
 sleep 0.2
 check ranks_local_leaves_nobody_behind  [ -z "$(pgrep -f '^sleep 31\.4159')" ]
+without_a_number() { for first in "" 0 -1 x8 true; do scripts/multi_node/local.sh "$first" true > "$WORK/console" 2> "$WORK/err"; [ $? = 64 ] || return 1; done; }
+check ranks_local_wants_a_number        without_a_number
 
 if ! have_mpi; then
     skip ranks_under_mpirun "(needs mpirun)"
@@ -52,6 +54,7 @@ validation() { sed -nE 's/^\{"kind":"eval","step":25,.*"loss":([^,]*),.*/\1/p' "
 check ranks_validation_is_the_same awk -v a="$(validation "$WORK/one")" -v b="$(validation "$WORK/r81")" 'BEGIN { exit !(a > 0 && (a - b) / a < 1e-4 && (b - a) / a < 1e-4) }'
 saved_bytes() { sed -nE 's/^\{"kind":"save","step":50,.*"bytes":([0-9]+),.*/\1/p' "$1/log.jsonl"; }
 check ranks_save_counts_all_parts  [ "$(saved_bytes "$WORK/one")" -gt 0 -a "$(saved_bytes "$WORK/one")" = "$(saved_bytes "$WORK/r81")" ]
+expect ranks_evaluate_in_one_process  64 'one process, and this is one of 2'  mpirun -n 2 "$PROGRAM" --eval-only --val-data "$WORK/text.bin" --out "$WORK/one"
 check ranks_map_is_printed         grep -qE '^ranks +0 to 7 on ' "$WORK/console"
 ranks 2 "$WORK/bf16" --reduce bf16
 check ranks_bf16_error_is_said     grep -qE '^reduce +bf16: the first bucket of gradients is off by 0\.00[0-9]* of its 2-norm' "$WORK/console"

@@ -364,6 +364,11 @@ def run_tools_say_what_is_wrong():
         check("usage" in dev_tool(name, "--help"), f"{name} has no --help")
     for name, more in (("plot", ["--out", out, "--no-png"]), ("tb_export", ["--out", out])):
         check("no step" in dev_tool(name, empty, *more, status=65), f"{name}: a log without steps was drawn")
+    strange = os.path.join(os.fsencode(fresh("runs")), b"bad\xff")        # a name that is no text
+    shutil.copytree(good, os.fsdecode(strange))
+    for name, more in (("plot", ()), ("watch", ("--once",)), ("tb_export", ("--out", fresh("tb")))):
+        dev_tool(name, os.fsdecode(strange), *more, PYTHONIOENCODING="utf-8:backslashreplace")
+    check("bad\ufffd" in read(os.path.join(os.fsdecode(strange), "plot.html")).decode(), "the page does not name the run")
     check("twice" in dev_tool("tb_export", good, good, "--out", out, status=64), "one run, two folders")
     dev_tool("plot", good, "--out", os.path.join(good, "log.jsonl", "x"), "--no-png", status=73)
     check(not os.path.exists(out + ".html"), "a refused run left a page")

@@ -102,6 +102,14 @@ TEST(rundir_that_cannot_be_made_is_exit_73) {
     check_refused("/proc/no/such", false, EXIT_NO_OUTPUT, "/proc/no");
 }
 
+// what is wrong with making it, not with looking at what is there: mkdir finds a link that leads nowhere, stat does not
+TEST(rundir_that_cannot_be_made_says_why) {
+    char link[700];
+    path_of(link, sizeof link, temp_dir(), "link");
+    CHECK(symlink("nowhere", link) == 0, "%s cannot be made", link);
+    check_refused(link, false, EXIT_NO_OUTPUT, "link cannot be created: File exists");
+}
+
 TEST(rundir_mark_is_seen_in_the_same_directory_alone) {
     char path[700];
     path_of(path, sizeof path, temp_dir(), "run");

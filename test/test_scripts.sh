@@ -47,6 +47,7 @@ here=$PWD program=$(realpath "$PROGRAM")
 elsewhere() { (cd "$WORK" && env PROGRAM="$program" "$here/scripts/own_data.sh" there own.txt -- --steps 1 --layers 2 --channels 16 --heads 2 --mlp 16 --seq-len 128); }
 check recipe_takes_names_of_where_it_is_called elsewhere
 [ -d "$WORK/there/checkpoints" ] && ok recipe_writes_where_it_is_called || fail recipe_writes_where_it_is_called "no run in $WORK/there"
+check recipe_takes_a_folder_of_any_name env PROGRAM="$PROGRAM" scripts/own_data.sh "$WORK/own [1]*" "$WORK/own.txt" -- --steps 1 --layers 2 --channels 16 --heads 2 --mlp 16 --seq-len 128
 expect recipe_names_a_text_that_is_missing 66 'nothing.txt: no such file' scripts/own_data.sh "$WORK/own" nothing.txt
 python3 -c 'import json
 for i in range(40): print(json.dumps({"text": "words of document %d " % i * 10}))' > "$WORK/own.jsonl"

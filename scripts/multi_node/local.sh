@@ -6,6 +6,7 @@
 # SIGTERM, SIGINT and SIGUSR1 go to all of them: they save and exit 75. The status is that of the first process that did not end with 0; what
 # is left GRACE seconds later (more than --timeout, in which the others notice by themselves) is killed: nothing stays behind.
 set -u
+case "${1:-}" in ''|0*|*[!0-9]*) set -- ;; esac          # without a number nothing would be started, and that would be status 0
 [ $# -ge 2 ] || { echo "usage: $0 RANKS PROGRAM OPTIONS..." >&2; exit 64; }
 ranks=$1; shift
 GRACE=${GRACE:-660}
