@@ -87,7 +87,7 @@ static void say_final(const Model* m, int l) {
     if (m->on_gradients) { m->on_gradients(m->on_gradients_argument, m->table.tensor[MODEL_FIELDS + l * LAYER_FIELDS + LAYER_wo].offset); }
 }
 
-// dx -> dy = gradient of norm1, and the gradients of wo, kconv, wqkv
+// dx of x2 -> dx of x[l], and the gradients of wo, kconv, norm1, wqkv
 static void attention_backward(Model* m, int l) {
     const ModelShape* s = &m->shape;
     const LayerSpec* spec = &s->layer[l];
@@ -110,6 +110,7 @@ static void attention_backward(Model* m, int l) {
                      spec->window, acts->scratch, m->stream);
     }
     matmul_backward_input(acts->dy, acts->dqkv, w.wqkv, N, C, 3 * C, m->plans, m->stream);
+    rmsnorm_backward(acts->dx, g.norm1, acts->dy, acts->x[l], w.norm1, a.rstd1, N, C, acts->scratch, m->stream);                // while L2 has dy
     matmul_backward_weight(g.wqkv, acts->dqkv, a.norm1, N, C, 3 * C, m->adding, m->plans, m->stream);
 }
 
@@ -182,8 +183,8 @@ static void mlp_backward(Model* m, int l) {
         matmul_backward_weight(g.w2, dx, c.a.product, c.n, F, C, adding, m->plans, m->stream);
         matmul_swiglu_backward(dgate_up, acts->dproduct, dx, w.w2, c.a.gate_up, c.n, F, C, m->plans, m->stream);
         matmul_backward_input(dnorm2, dgate_up, w.w13, c.n, C, 2 * F, m->plans, m->stream);
+        rmsnorm_backward(dx, g.norm2, dnorm2, c.a.x2 + at(row, C), w.norm2, c.a.rstd2, c.n, C, acts->scratch, m->stream);       // while L2 has dnorm2
         matmul_backward_weight(g.w13, dgate_up, c.a.norm2, c.n, C, 2 * F, adding, m->plans, m->stream);
-        rmsnorm_backward(dx, g.norm2, dnorm2, c.a.x2 + at(row, C), w.norm2, c.a.rstd2, c.n, C, acts->scratch, m->stream);
     }
 }
 
@@ -220,11 +221,9 @@ void model_backward(Model* m) {
     Acts* acts = &m->acts;
     int N = rows(m), C = m->shape.C;
     for (int l = m->shape.L - 1; l >= 0; l--) {
-        LayerActs a = acts->layer[l];
         layer_redo(m, l);
         mlp_backward(m, l);
         attention_backward(m, l);
-        rmsnorm_backward(acts->dx, grads_of(m, l).norm1, acts->dy, acts->x[l], params_of(m, l).norm1, a.rstd1, N, C, acts->scratch, m->stream);
     }
     embedding_backward(model_grads_of(m).wte, acts->dx, acts->tokens, N, C, m->shape.V, acts->scratch, m->stream);
     m->adding = true;
