@@ -91,10 +91,10 @@ $(B)/f64/op_%.o: llmc/cpu/%.c $(HEADERS)
 # the references: names prefixed, so that they stand beside the kernels in one program
 $(B)/gen/%_names.h: llmc/ops.h
 	@mkdir -p $(@D)
-	sed -nE 's/^(void|size_t|const char\*|struct MatmulPlans\*) ([a-z0-9_]+)\(.*/#define \2 $*_\2/p' $< > $@
+	sed -nE 's/^(void|int|size_t|const char\*|struct MatmulPlans\*) ([a-z0-9_]+)\(.*/#define \2 $*_\2/p' $< > $@
 $(B)/gen/ops_unname.h: llmc/ops.h
 	@mkdir -p $(@D)
-	sed -nE 's/^(void|size_t|const char\*|struct MatmulPlans\*) ([a-z0-9_]+)\(.*/#undef \2/p' $< > $@
+	sed -nE 's/^(void|int|size_t|const char\*|struct MatmulPlans\*) ([a-z0-9_]+)\(.*/#undef \2/p' $< > $@
 $(B)/ref/op_%.o: llmc/cpu/%.c $(HEADERS) $(B)/gen/ref_names.h
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -include $(B)/gen/ref_names.h -c -o $@ $<
@@ -207,7 +207,7 @@ $(B)/bench/%: dev/cuda/%.cu dev/cuda/bench.h $(CUDA_LIB)
 	$(NVCC) $(NVFLAGS) -Idev/cuda -o $@ $< $(CUDA_LIB) $(NVLIBS)
 
 # whole steps taken apart: the linker puts a wrapper with a clock in the place of every op (dev/cuda/step_ops.h)
-$(B)/bench/step: NVLIBS += -ldl $(shell sed -n 's/^WRAP.\([a-z0-9_]*\),.*/-Xlinker --wrap=\1/p' dev/cuda/step_ops.h)
+$(B)/bench/step: NVLIBS += -ldl $(shell sed -n 's/^WRAP[_A-Z]*.\([a-z0-9_]*\),.*/-Xlinker --wrap=\1/p' dev/cuda/step_ops.h)
 $(B)/bench/step: dev/cuda/step_ops.h dev/cuda/step_trace.h
 
 BENCHMARKS := $(patsubst dev/cuda/%.cu,$(B)/bench/%,$(if $(OP),dev/cuda/$(OP).cu,$(wildcard dev/cuda/*.cu)))

@@ -37,6 +37,7 @@ static size_t scratch_need(const ModelShape* s, int B, int T, KeepLevel level, s
     if (backward) {
         need = max_size(need, embedding_backward_scratch(N, s->C, s->V));
         need = max_size(need, rmsnorm_backward_scratch(N, s->C));
+        need = max_size(need, matmul_rmsnorm_backward_scratch(min_int(N, MLP_CHUNK), s->C));
         need = max_size(need, swa_backward_scratch(shape));
     }
     for (int l = 0; l < s->L; l++) {
@@ -107,6 +108,7 @@ void acts_plan(Acts* acts, Arena* arena, const ModelShape* s, int B, int T, Keep
         arena_add(arena, MEM_WORKSPACE, (void**)&acts->dqkv, 3 * NC);
         arena_add(arena, MEM_WORKSPACE, (void**)&acts->dkprime, s->W ? NC : 0);
         arena_add(arena, MEM_WORKSPACE, (void**)&acts->dproduct, min_size(N, MLP_CHUNK) * s->F * sizeof(floatX));
+        arena_add(arena, MEM_WORKSPACE, (void**)&acts->row_sums, min_size(N, MLP_CHUNK) * matmul_swiglu_sums(s->F) * sizeof(float));
     }
     acts->logit_rows = logit_rows(s, (int)N);
     arena_add(arena, MEM_WORKSPACE, (void**)&acts->logits, (size_t)acts->logit_rows * s->Vp * sizeof(floatX));

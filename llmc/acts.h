@@ -41,6 +41,7 @@ typedef struct {
     floatX* dqkv;             // (N, 3C)
     floatX* dkprime;          // (N, C)
     floatX* dproduct;         // (chunk, F)
+    float*  row_sums;         // (chunk, matmul_swiglu_sums)
     floatX* logits;           // (logit_rows, Vp); become dlogits
     int     logit_rows;
     float*  losses;           // (N)

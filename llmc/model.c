@@ -181,9 +181,9 @@ static void mlp_backward(Model* m, int l) {
         floatX *dx = acts->dx + at(row, C), *dnorm2 = acts->dy + at(row, C), *dgate_up = c.a.gate_up;
         mlp_redo(m, l, c);
         matmul_backward_weight(g.w2, dx, c.a.product, c.n, F, C, adding, m->plans, m->stream);
-        matmul_swiglu_backward(dgate_up, acts->dproduct, dx, w.w2, c.a.gate_up, c.n, F, C, m->plans, m->stream);
-        matmul_backward_input(dnorm2, dgate_up, w.w13, c.n, C, 2 * F, m->plans, m->stream);
-        rmsnorm_backward(dx, g.norm2, dnorm2, c.a.x2 + at(row, C), w.norm2, c.a.rstd2, c.n, C, acts->scratch, m->stream);       // while L2 has dnorm2
+        int parts = matmul_swiglu_backward(dgate_up, acts->row_sums, acts->dproduct, dx, w.w2, c.a.gate_up, c.n, F, C, m->plans, m->stream);
+        matmul_rmsnorm_backward(dx, g.norm2, dnorm2, dgate_up, w.w13, c.a.x2 + at(row, C), w.norm2, c.a.rstd2, acts->row_sums, parts, c.n, C, 2 * F,
+                                acts->scratch, m->plans, m->stream);
         matmul_backward_weight(g.w13, dgate_up, c.a.norm2, c.n, C, 2 * F, adding, m->plans, m->stream);
     }
 }

@@ -124,6 +124,22 @@ __device__ inline void product_work(ProductShared<Kind>& shared, const typename 
     __syncwarp();
 }
 
+// ---- what kinds share ----------------------------------------------------------------------------------------------------------
+// half of a step of a b whose rows are inner ones: two panels of 64 x 64
+__device__ inline void fetch_half_rows(floatX* b, const CUtensorMap* map, int column, int k, int rank, uint64_t* full) {
+    for (int panel = 2 * rank; panel < 2 * rank + 2; panel++) { tma_load_to(BOTH, b + panel * PANEL * PANEL, map, column + panel * PANEL, k, 0, full); }
+}
+
+// panels of two tensors on their way into a slot whose last store was read; one lane
+__device__ inline void ask_for_panels(floatX (&slot)[2][CORNER], uint64_t* loaded, const CUtensorMap* first, const CUtensorMap* second, int row, int column) {
+    mbarrier_arrive_expect(loaded, (int)sizeof slot);
+    tma_load(slot[0], first, column, row, 0, loaded);
+    tma_load(slot[1], second, column, row, 0, loaded);
+}
+
+__device__ inline float low_half(uint32_t word)  { return __uint_as_float(word << 16); }
+__device__ inline float high_half(uint32_t word) { return __uint_as_float(word & 0xffff0000); }
+
 // ---- a warp's corner ----------------------------------------------------------------------------------------------------------
 // Words of a lane: word 2n is columns 8n + 2c and the next of row g, word 2n + 1 the same of row g + 8: accumulators 4n, 4n + 1 and 4n + 2, 4n + 3.
 __device__ inline floatX* corner_chunks(floatX* panel, int n) {                 // where this lane's address for chunks n and n + 1 points

@@ -1,5 +1,4 @@
-#include "cuda_common.cuh"
-#include "ops.h"
+#include "rmsnorm_hopper.cuh"
 
 // A row belongs to a team of threads, a warp or a block, at a time: team t of n walks rows N-1-t, N-1-t-n, ... with its weights in registers.
 // From the last row on, because of what the product before has just written, its last rows are still in L2.
@@ -137,6 +136,11 @@ __global__ void rmsnorm_dweight_kernel(float* dweight, const float* partial, int
     dweight[c] += sum;
 }
 
+static void add_partials_to(float* dweight, const float* partial, int rows, int C, stream_t stream) {
+    rmsnorm_dweight_kernel<<<ceil_div(C, COLUMNS), dim3(COLUMNS, LINES), 0, stream>>>(dweight, partial, rows, C);
+    LAUNCH_CHECK();
+}
+
 // rows of at most 1024 columns go to warps
 static int warp_packs(int C) { return ceil_div(C, WARP * 8); }
 static int backward_teams(int N, int C) {
@@ -162,6 +166,23 @@ extern "C" void rmsnorm_backward(floatX* dinp, float* dweight, const floatX* dou
     }
     #undef BY_WARPS
     LAUNCH_CHECK();
-    rmsnorm_dweight_kernel<<<ceil_div(C, COLUMNS), dim3(COLUMNS, LINES), 0, stream>>>(dweight, partial, teams, C);
-    LAUNCH_CHECK();
+    add_partials_to(dweight, partial, teams, C, stream);
+}
+
+extern "C" size_t matmul_rmsnorm_backward_scratch(int N, int C) {
+    return max_size(rmsnorm_backward_scratch(N, C), (size_t)ceil_div(N, CORNER_ROWS) * C * sizeof(float));
+}
+
+extern "C" void matmul_rmsnorm_backward(floatX* dinp, float* dweight, floatX* dnorm, const floatX* dout, const floatX* product_weight, const floatX* inp,
+                                        const float* weight, const float* rstd, const float* sums, int parts, int N, int C, int OC, void* scratch,
+                                        struct MatmulPlans* plans, stream_t stream) {
+    REQUIRE(C % 8 == 0 && OC % 8 == 0, "matmul_rmsnorm_backward: C=%d or OC=%d is not a multiple of 8 (16-byte rows)", C, OC);
+    if (parts > 0 && product_serves<NormBackward>(N, C)) {
+        float* partial = (float*)scratch;
+        hopper_norm_product(dinp, dout, product_weight, inp, weight, rstd, sums, parts, N, C, OC, partial, stream);
+        add_partials_to(dweight, partial, ceil_div(N, CORNER_ROWS), C, stream);
+        return;
+    }
+    matmul_backward_input(dnorm, dout, product_weight, N, C, OC, plans, stream);
+    rmsnorm_backward(dinp, dweight, dnorm, inp, weight, rstd, N, C, scratch, stream);
 }

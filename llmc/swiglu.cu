@@ -53,10 +53,16 @@ extern "C" void matmul_swiglu_forward(floatX* out, floatX* gate_up, const floatX
     swiglu_forward(out, gate_up, N, F, stream);
 }
 
-extern "C" void matmul_swiglu_backward(floatX* dgate_up, floatX* dproduct, const floatX* dout, const floatX* weight, const floatX* gate_up,
-                                       int N, int F, int OC, struct MatmulPlans* plans, stream_t stream) {
+extern "C" int matmul_swiglu_sums(int F) { return ceil_div(F, SwigluBackward::WIDTH); }
+
+extern "C" int matmul_swiglu_backward(floatX* dgate_up, float* sums, floatX* dproduct, const floatX* dout, const floatX* weight, const floatX* gate_up,
+                                      int N, int F, int OC, struct MatmulPlans* plans, stream_t stream) {
     REQUIRE(F % 8 == 0 && OC % 8 == 0, "matmul_swiglu_backward: F=%d or OC=%d is not a multiple of 8 (16-byte rows)", F, OC);
-    if (product_serves<SwigluBackward>(N, F)) { hopper_swiglu_backward(dgate_up, dout, weight, gate_up, N, F, OC, stream); return; }
+    if (product_serves<SwigluBackward>(N, F)) {
+        hopper_swiglu_backward(dgate_up, sums, dout, weight, gate_up, N, F, OC, stream);
+        return matmul_swiglu_sums(F);
+    }
     matmul_backward_input(dproduct, dout, weight, N, F, OC, plans, stream);
     swiglu_backward(dgate_up, dproduct, gate_up, N, F, stream);
+    return 0;
 }

@@ -1,15 +1,13 @@
 // The two products of the MLP beside SwiGLU, with SwiGLU as their epilogue (product_hopper.cuh).
 //
 //   forward    gate, up = inp w13^T   (two columns of F from one row of inp)     -> gate_up and out = silu(gate) * up
-//   backward   dproduct = dout w2     (stays in registers, fp32)                 -> dgate_up, from gate_up, which may be the same memory
+//   backward   dproduct = dout w2     (stays in registers, fp32)                 -> dgate_up, from gate_up, which may be the same memory,
+//              and parts of each row's sum of dgate_up * gate_up, for rmsnorm_hopper.cuh
 #ifndef SWIGLU_HOPPER_CUH
 #define SWIGLU_HOPPER_CUH
 
 #include "product_hopper.cuh"
 #include "swiglu_math.cuh"
-
-__device__ inline float low_half(uint32_t word)  { return __uint_as_float(word << 16); }
-__device__ inline float high_half(uint32_t word) { return __uint_as_float(word & 0xffff0000); }
 
 // 128 columns of gate beside the same 128 of up
 struct SwigluForward {
@@ -45,28 +43,34 @@ struct SwigluBackward {
     static const int STEPS = 3, WIDTH = PRODUCT_COLUMNS, TRANS_B = 1;
     typedef floatX Slot[2][CORNER];                                             // gate, up
     typedef Slot Corner[2];
-    typedef struct { CUtensorMap a, b, gate, up, dgate, dup; } Arguments;       // b: w2 (C, F)
+    typedef struct { CUtensorMap a, b, gate, up, dgate, dup; float* sums; int N, parts; } Arguments;       // b: w2 (C, F); sums: (N, parts)
 
     static __device__ void fetch_half(floatX* b, const Arguments& x, int column, int k, int rank, uint64_t* full) {
-        for (int panel = 2 * rank; panel < 2 * rank + 2; panel++) {             // 64 rows of w2, 64 columns
-            tma_load_to(BOTH, b + panel * PANEL * PANEL, &x.b, column + panel * PANEL, k, 0, full);
-        }
-    }
-
-    static __device__ void ask_for_panel(Slot& slot, uint64_t* loaded, const Arguments& x, int row, int column) {
-        mbarrier_arrive_expect(loaded, (int)sizeof slot);
-        tma_load(slot[0], &x.gate, column, row, 0, loaded);
-        tma_load(slot[1], &x.up, column, row, 0, loaded);
+        fetch_half_rows(b, &x.b, column, k, rank, full);
     }
 
     // the first two panels
     static __device__ void prologue(Corner& corner, uint64_t (&loaded)[2], const Arguments& x, int row, int column) {
         if (threadIdx.x % WARP > 0) { return; }
         tma_store_wait_read<0>();
-        for (int i = 0; i < 2; i++) { ask_for_panel(corner[i], &loaded[i], x, row, column + i * PANEL); }
+        for (int i = 0; i < 2; i++) { ask_for_panels(corner[i], &loaded[i], &x.gate, &x.up, row, column + i * PANEL); }
+    }
+
+    // the two products of a word's halves
+    static __device__ float dot(uint32_t a, uint32_t b) { return low_half(a) * low_half(b) + high_half(a) * high_half(b); }
+
+    static __device__ void put_sums(const float (&sum)[2], const Arguments& x, int row, int column) {
+        #pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int mine = row + threadIdx.x % WARP / 4 + 8 * half;
+            float all = sum[half] + __shfl_xor_sync(0xffffffffu, sum[half], 1);
+            all += __shfl_xor_sync(0xffffffffu, all, 2);
+            if (threadIdx.x % 4 == 0 && mine < x.N) { x.sums[(size_t)mine * x.parts + column / WIDTH] = all; }
+        }
     }
 
     static __device__ void epilogue(Corner& corner, uint64_t (&loaded)[2], float (&d)[128], const Arguments& x, int row, int column) {
+        float sum[2] = {0, 0};
         #pragma unroll
         for (int panel = 0; panel < WIDTH / PANEL; panel++) {
             Slot& slot = corner[panel % 2];
@@ -78,8 +82,10 @@ struct SwigluBackward {
             for (int i = 0; i < 16; i++) {
                 SwigluGradient low = swiglu_gradient(d[32 * panel + 2 * i], low_half(gate[i]), low_half(up[i]));
                 SwigluGradient high = swiglu_gradient(d[32 * panel + 2 * i + 1], high_half(gate[i]), high_half(up[i]));
-                gate[i] = pack_bf16(low.gate, high.gate);
-                up[i] = pack_bf16(low.up, high.up);
+                uint32_t dgate = pack_bf16(low.gate, high.gate), dup = pack_bf16(low.up, high.up);
+                sum[i % 2] += dot(gate[i], dgate) + dot(up[i], dup);            // of what is stored
+                gate[i] = dgate;
+                up[i] = dup;
             }
             write_corner(slot[0], gate);
             write_corner(slot[1], up);
@@ -91,11 +97,12 @@ struct SwigluBackward {
                 tma_store_commit();
                 if (panel < 2) {
                     tma_store_wait_read<0>();
-                    ask_for_panel(slot, &loaded[panel], x, row, column + (panel + 2) * PANEL);
+                    ask_for_panels(slot, &loaded[panel], &x.gate, &x.up, row, column + (panel + 2) * PANEL);
                 }
             }
             __syncwarp();
         }
+        put_sums(sum, x, row, column);
     }
 };
 
@@ -108,10 +115,11 @@ static void hopper_swiglu_forward(floatX* out, floatX* gate_up, const floatX* in
     product_launch<SwigluForward>(x, N, F, C, stream);
 }
 
-static void hopper_swiglu_backward(floatX* dgate_up, const floatX* dout, const floatX* weight, const floatX* gate_up, int N, int F, int OC,
+static void hopper_swiglu_backward(floatX* dgate_up, float* sums, const floatX* dout, const floatX* weight, const floatX* gate_up, int N, int F, int OC,
                                    stream_t stream) {
     SwigluBackward::Arguments x = {rows_map(dout, 1, N, OC, OC, PRODUCT_ROWS), rows_map(weight, 1, OC, F, F, PANEL),
-                                   half_map(gate_up, N, F), half_map(gate_up + F, N, F), half_map(dgate_up, N, F), half_map(dgate_up + F, N, F)};
+                                   half_map(gate_up, N, F), half_map(gate_up + F, N, F), half_map(dgate_up, N, F), half_map(dgate_up + F, N, F),
+                                   sums, N, ceil_div(F, SwigluBackward::WIDTH)};
     product_launch<SwigluBackward>(x, N, F, OC, stream);
 }
 

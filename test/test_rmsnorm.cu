@@ -44,7 +44,35 @@ TEST(rmsnorm_backward_by_hand) {
     CHECK_NEAR(dweight[1], -10, 0);
     free(scratch);
 }
+
+TEST(matmul_rmsnorm_backward_is_the_product_and_the_pass) {
+    enum { N = 5, C = 16, OC = 24 };
+    float *inp = test_normals(N * C, 1, 1), *weight = test_normals(C, 2, 1), *product = test_normals(OC * C, 3, 1), *dout = test_normals(N * OC, 4, 1);
+    float out[N * C], rstd[N], dinp[N * C] = {0}, expected[N * C] = {0}, dweight[C] = {0}, expected_weight[C] = {0}, dnorm[N * C], also[N * C];
+    rmsnorm_forward(out, rstd, inp, weight, N, C, 1e-6f, NULL);
+    matmul_rmsnorm_backward(dinp, dweight, dnorm, dout, product, inp, weight, rstd, NULL, 0, N, C, OC, NULL, NULL, NULL);
+    matmul_backward_input(also, dout, product, N, C, OC, NULL, NULL);
+    rmsnorm_backward(expected, expected_weight, also, inp, weight, rstd, N, C, NULL, NULL);
+    CHECK(memcmp(dinp, expected, sizeof dinp) == 0 && memcmp(dweight, expected_weight, sizeof dweight) == 0, "differs");
+    free(inp); free(weight); free(product); free(dout);
+}
+
+// what keeps dnorm in registers: the sum of dnorm * norm of a row is that of dout * out
+TEST(rmsnorm_row_sums_are_those_of_the_product) {
+    enum { N = 4, C = 32, OC = 40 };
+    float *norm = test_normals(N * C, 1, 1), *product = test_normals(OC * C, 3, 1), *dout = test_normals(N * OC, 4, 1), out[N * OC], dnorm[N * C];
+    matmul_forward(out, norm, product, N, C, OC, NULL, NULL);
+    matmul_backward_input(dnorm, dout, product, N, C, OC, NULL, NULL);
+    for (int i = 0; i < N; i++) {
+        double here = 0, there = 0, size = 0;
+        for (int c = 0; c < C; c++)  { here += (double)dnorm[i * C + c] * norm[i * C + c]; size += fabs(dnorm[i * C + c] * norm[i * C + c]); }
+        for (int j = 0; j < OC; j++) { there += (double)dout[i * OC + j] * out[i * OC + j]; }
+        CHECK_NEAR(here, there, 1e-6 * size);
+    }
+    free(norm); free(product); free(dout);
+}
 #else
+#include "cuda_common.cuh"
 #include "ref.h"
 
 typedef struct { int N, C; } RmsnormShape;
@@ -116,6 +144,72 @@ GPU_TEST(rmsnorm_backward_within_budget) {
     for (int i = 0; i < RMSNORM_SHAPES; i++) { rmsnorm_backward_check(rmsnorm_shapes[i].N, rmsnorm_shapes[i].C, 1); }
 }
 GPU_TEST(rmsnorm_backward_repeats_to_the_bit) { rmsnorm_backward_check(2100, 384, 12); }
+
+// ---- behind a product -------------------------------------------------------------------------------------------------
+// The problem of a norm, the product after it, and that product's gradient; sums as matmul_swiglu_backward leaves them, in two parts.
+typedef struct { float *inp, *weight, *rstd, *product_weight, *dout, *sums, *start, *start_weight; int N, C, OC; } NormProduct;
+
+static NormProduct norm_product(int N, int C, int OC) {
+    NormProduct p = {test_normals((size_t)N * C, 1, 2), test_normals(C, 3, 1), (float*)malloc(N * 4), test_normals((size_t)OC * C, 4, 1 / sqrtf((float)OC)),
+                     test_normals((size_t)N * OC, 2, 1), (float*)calloc(2 * N, 4), test_normals((size_t)N * C, 5, 1), test_normals(C, 6, 1), N, C, OC};
+    float *norm = (float*)malloc((size_t)N * C * 4), *out = (float*)malloc((size_t)N * OC * 4);
+    for (size_t i = 0; i < (size_t)N * OC; i++) { p.dout[i] = bf16_to_float(float_to_bf16(p.dout[i])); }
+    rnd_rmsnorm_forward(norm, p.rstd, p.inp, p.weight, N, C, 1e-6f, NULL);
+    rnd_matmul_forward(out, norm, p.product_weight, N, C, OC, NULL, NULL);
+    for (int i = 0; i < N; i++) {
+        for (int j = 0; j < OC; j++) { p.sums[2 * i + (j >= OC / 2)] += p.dout[(size_t)i * OC + j] * out[(size_t)i * OC + j]; }
+    }
+    free(norm); free(out);
+    return p;
+}
+
+// parts 2: with the sums, 0: without
+static void norm_product_check(int N, int C, int OC, int parts, bool in_registers) {
+    NormProduct p = norm_product(N, C, OC);
+    size_t n = (size_t)N * C;
+    floatX *d_inp = device_from_floats(p.inp, n), *d_dout = device_from_floats(p.dout, (size_t)N * OC), *d_product = device_from_floats(p.product_weight, (size_t)OC * C);
+    floatX *d_dinp = device_from_floats(p.start, n), *d_dnorm = (floatX*)device_poisoned(n * 2);
+    float *d_weight = (float*)device_from(p.weight, C * 4), *d_rstd = (float*)device_from(p.rstd, N * 4), *d_sums = (float*)device_from(p.sums, 2 * N * 4);
+    float *d_dweight = (float*)device_from(p.start_weight, C * 4), *exact = (float*)malloc(n * 4), *rounded = (float*)malloc(n * 4), *scratch = (float*)malloc(n * 4);
+    float *exact_weight = (float*)malloc(C * 4), *rounded_weight = (float*)malloc(C * 4);
+    void* d_scratch = device_poisoned(matmul_rmsnorm_backward_scratch(N, C));
+    struct MatmulPlans* plans = matmul_open(device_malloc(matmul_workspace()), matmul_workspace());
+    matmul_rmsnorm_backward(d_dinp, d_dweight, d_dnorm, d_dout, d_product, d_inp, d_weight, d_rstd, d_sums, parts, N, C, OC, d_scratch, plans, NULL);
+    float *dinp = floats_from(d_dinp, n), *dweight = (float*)host_from(d_dweight, C * 4), *dnorm = floats_from(d_dnorm, n);
+    memcpy(exact, p.start, n * 4); memcpy(rounded, p.start, n * 4);
+    memcpy(exact_weight, p.start_weight, C * 4); memcpy(rounded_weight, p.start_weight, C * 4);
+    ref_matmul_rmsnorm_backward(exact, exact_weight, scratch, p.dout, p.product_weight, p.inp, p.weight, p.rstd, NULL, 0, N, C, OC, NULL, NULL, NULL);
+    rnd_matmul_rmsnorm_backward(rounded, rounded_weight, scratch, p.dout, p.product_weight, p.inp, p.weight, p.rstd, NULL, 0, N, C, OC, NULL, NULL, NULL);
+    check_budget("dinp", dinp, exact, rounded, n, 1);
+    check_budget("dweight", dweight, exact_weight, rounded_weight, C, N);
+    CHECK(isnan(dnorm[n - 1]) == in_registers, "N=%d C=%d OC=%d: dnorm was %swritten", N, C, OC, in_registers ? "" : "not ");
+    matmul_close(plans);
+    free(p.inp); free(p.weight); free(p.rstd); free(p.product_weight); free(p.dout); free(p.sums); free(p.start); free(p.start_weight);
+    free(exact); free(rounded); free(scratch); free(exact_weight); free(rounded_weight); free(dinp); free(dweight); free(dnorm);
+    device_free(d_inp); device_free(d_dout); device_free(d_product); device_free(d_dinp); device_free(d_dnorm); device_free(d_weight); device_free(d_rstd);
+    device_free(d_sums); device_free(d_dweight); device_free(d_scratch);
+}
+
+// rows that give each pair of multiprocessors `each` tiles of 256 x 256, but for `less` of the last
+static int rows_for(int each, int C, int less) {
+    int count;
+    CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, 0));
+    return ceil_div(each * count / 2, ceil_div(C, 256)) * 256 - less;
+}
+
+GPU_TEST(matmul_rmsnorm_backward_apart) {
+    norm_product_check(5, 72, 40, 2, false);                             // few rows
+    norm_product_check(rows_for(1, 256, 0), 256, 64, 0, false);          // sums not known
+}
+
+// one kernel on Hopper, with rows, columns and inner dimensions that end inside a tile
+GPU_TEST(matmul_rmsnorm_backward_within_budget) {
+    int major;
+    CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
+    norm_product_check(rows_for(1, 256, 0), 256, 128, 2, major == 9);
+    norm_product_check(rows_for(1, 200, 37), 200, 144, 2, major == 9);
+    norm_product_check(rows_for(2, 328, 140), 328, 400, 2, major == 9);
+}
 #endif
 
 TEST_MAIN()

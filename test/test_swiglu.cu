@@ -38,7 +38,7 @@ TEST(matmul_swiglu_is_the_product_and_the_pass) {
     CHECK(memcmp(gate_up, expected, sizeof gate_up) == 0 && memcmp(out, also, sizeof out) == 0, "forward differs");
     matmul_backward_input(also, dout, back, N, F, C, NULL, NULL);
     swiglu_backward(expected, also, gate_up, N, F, NULL);
-    matmul_swiglu_backward(dgate_up, dproduct, dout, back, gate_up, N, F, C, NULL, NULL);
+    CHECK(matmul_swiglu_backward(dgate_up, NULL, dproduct, dout, back, gate_up, N, F, C, NULL, NULL) == 0, "sums on the CPU");
     CHECK(memcmp(dgate_up, expected, sizeof dgate_up) == 0, "backward differs");
     free(inp); free(weight); free(dout); free(back);
 }
@@ -116,18 +116,31 @@ static void backward_check(int N, int F, int OC, bool in_registers) {
     floatX *d_dout = device_from_floats(dout, douts), *d_weight = device_from_floats(weight, weights), *d_gate_up = device_from_floats(gate_up, 2 * outs);
     floatX *d_dproduct = (floatX*)device_poisoned(outs * 2), *d_dgate_up = (floatX*)device_poisoned(outs * 4);
     struct MatmulPlans* plans = matmul_open(device_malloc(matmul_workspace()), matmul_workspace());
-    matmul_swiglu_backward(d_dgate_up, d_dproduct, d_dout, d_weight, d_gate_up, N, F, OC, plans, NULL);
-    matmul_swiglu_backward(d_gate_up, d_dproduct, d_dout, d_weight, d_gate_up, N, F, OC, plans, NULL);
+    float* d_sums = (float*)device_poisoned((size_t)N * matmul_swiglu_sums(F) * 4);
+    int parts = matmul_swiglu_backward(d_dgate_up, d_sums, d_dproduct, d_dout, d_weight, d_gate_up, N, F, OC, plans, NULL);
+    matmul_swiglu_backward(d_gate_up, d_sums, d_dproduct, d_dout, d_weight, d_gate_up, N, F, OC, plans, NULL);
+    float* sums = (float*)host_from(d_sums, (size_t)N * matmul_swiglu_sums(F) * 4);
     float *dgate_up = floats_from(d_dgate_up, 2 * outs), *in_place = floats_from(d_gate_up, 2 * outs), *dproduct = floats_from(d_dproduct, outs);
     float *exact = (float*)malloc(outs * 8), *rounded = (float*)malloc(outs * 8), *scratch = (float*)malloc(outs * 4);
-    ref_matmul_swiglu_backward(exact, scratch, dout, weight, gate_up, N, F, OC, NULL, NULL);
-    rnd_matmul_swiglu_backward(rounded, scratch, dout, weight, gate_up, N, F, OC, NULL, NULL);
+    ref_matmul_swiglu_backward(exact, NULL, scratch, dout, weight, gate_up, N, F, OC, NULL, NULL);
+    rnd_matmul_swiglu_backward(rounded, NULL, scratch, dout, weight, gate_up, N, F, OC, NULL, NULL);
     check_budget("dgate_up", dgate_up, exact, rounded, 2 * outs, 1);
     CHECK(memcmp(in_place, dgate_up, outs * 8) == 0, "N=%d F=%d OC=%d: in place differs", N, F, OC);
+    CHECK((parts > 0) == in_registers, "N=%d F=%d OC=%d: %d sums a row", N, F, OC, parts);
+    for (int i = 0; i < N && parts > 0; i++) {
+        double found = 0, expected = 0, size = 0;
+        for (int j = 0; j < parts; j++) { found += sums[(size_t)i * parts + j]; }
+        for (size_t j = 0; j < 2 * (size_t)F; j++) {
+            double product = (double)dgate_up[2 * F * (size_t)i + j] * gate_up[2 * F * (size_t)i + j];
+            expected += product;
+            size += fabs(product);
+        }
+        CHECK_NEAR(found, expected, 2e-6 * size);                        // fp32 sums of F products a lane
+    }
     CHECK(isnan(dproduct[outs - 1]) == in_registers, "N=%d F=%d OC=%d: dproduct was %swritten", N, F, OC, in_registers ? "" : "not ");
     matmul_close(plans);
-    free(dout); free(weight); free(gate_up); free(dgate_up); free(in_place); free(dproduct); free(exact); free(rounded); free(scratch);
-    device_free(d_dout); device_free(d_weight); device_free(d_gate_up); device_free(d_dproduct); device_free(d_dgate_up);
+    free(dout); free(weight); free(gate_up); free(dgate_up); free(in_place); free(dproduct); free(exact); free(rounded); free(scratch); free(sums);
+    device_free(d_sums); device_free(d_dout); device_free(d_weight); device_free(d_gate_up); device_free(d_dproduct); device_free(d_dgate_up);
 }
 
 // few rows: the product and the pass one after the other

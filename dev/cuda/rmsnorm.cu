@@ -1,6 +1,7 @@
 #include "bench.h"
 
-typedef struct { floatX *out, *inp, *add; float *rstd, *weight, *dweight; void* scratch; int N, C; } Rmsnorm;
+// The norms, and the backward one with the product before it: one after the other, and as one op.
+typedef struct { floatX *out, *inp, *add, *dout, *product; float *rstd, *weight, *dweight, *sums; void* scratch; struct MatmulPlans* plans; int N, C, OC; } Rmsnorm;
 
 static void forward(void* context) {
     Rmsnorm* r = (Rmsnorm*)context;
@@ -12,18 +13,43 @@ static void backward(void* context) {
     rmsnorm_backward(r->out, r->dweight, r->add, r->inp, r->weight, r->rstd, r->N, r->C, r->scratch, NULL);
 }
 
+static void product(void* context) {
+    Rmsnorm* r = (Rmsnorm*)context;
+    matmul_backward_input(r->add, r->dout, r->product, r->N, r->C, r->OC, r->plans, NULL);
+}
+
+static void apart(void* context) { product(context); backward(context); }
+
+static void joined(void* context) {
+    Rmsnorm* r = (Rmsnorm*)context;
+    matmul_rmsnorm_backward(r->out, r->dweight, r->add, r->dout, r->product, r->inp, r->weight, r->rstd, r->sums, matmul_swiglu_sums(r->OC / 2), r->N, r->C,
+                            r->OC, r->scratch, r->plans, NULL);
+}
+
+static void bench_shape(const char* model, int N, int C, int OC, struct MatmulPlans* plans) {
+    size_t n = (size_t)N * C;
+    Rmsnorm r = {bench_bf16(n, 1, 1), bench_bf16(n, 2, 1), bench_bf16(n, 3, 1), bench_bf16((size_t)N * OC, 7, 1), bench_bf16((size_t)OC * C, 8, 0.03f),
+                 bench_f32(N, 4, 1), bench_f32(C, 5, 1), bench_f32(C, 6, 1), bench_f32((size_t)N * matmul_swiglu_sums(OC / 2), 9, 1),
+                 device_malloc(matmul_rmsnorm_backward_scratch(N, C)), plans, N, C, OC};
+    char shape[128];
+    snprintf(shape, sizeof shape, "\"model\":\"%s\",\"N\":%d,\"C\":%d,\"OC\":%d", model, N, C, OC);
+    double flops = 2.0 * n * OC, product_bytes = 2.0 * ((double)N * OC + (double)OC * C);
+    bench_row("rmsnorm_forward", shape, forward, &r, 4.0 * n, 0);
+    bench_row("rmsnorm_backward", shape, backward, &r, 8.0 * n, 0);
+    bench_row("matmul_backward_input", shape, product, &r, product_bytes + 2.0 * n, flops);
+    bench_row("both", shape, apart, &r, product_bytes + 6.0 * n, flops);
+    bench_row("matmul_rmsnorm_backward", shape, joined, &r, product_bytes + 6.0 * n, flops);
+    floatX* all[] = {r.out, r.inp, r.add, r.dout, r.product};
+    for (floatX* x : all) { device_free(x); }
+    device_free(r.rstd); device_free(r.weight); device_free(r.dweight); device_free(r.sums); device_free(r.scratch);
+}
+
 int main(void) {
-    Rmsnorm r;
-    r.N = 32768, r.C = 1024;
-    size_t n = (size_t)r.N * r.C;
-    r.out = bench_bf16(n, 1, 1);
-    r.inp = bench_bf16(n, 2, 1);
-    r.add = bench_bf16(n, 3, 1);
-    r.rstd = bench_f32(r.N, 4, 1);
-    r.weight = bench_f32(r.C, 5, 1);
-    r.dweight = bench_f32(r.C, 6, 1);
-    r.scratch = device_malloc(rmsnorm_backward_scratch(r.N, r.C));
-    bench_row("rmsnorm_forward", "\"N\":32768,\"C\":1024", forward, &r, 4.0 * n, 0);
-    bench_row("rmsnorm_backward", "\"N\":32768,\"C\":1024", backward, &r, 8.0 * n, 0);
+    struct MatmulPlans* plans = matmul_open(device_malloc(matmul_workspace()), matmul_workspace());
+    matmul_measure(plans, 1);
+    bench_shape("124M", 32768, 768, 4096, plans);
+    bench_shape("340M", 32768, 1024, 5632, plans);
+    bench_shape("1B", 16384, 2048, 16384, plans);
+    matmul_close(plans);
     return 0;
 }

@@ -111,7 +111,7 @@ static Config config_of(const Row* row) {
     return config_parse(count, words);
 }
 
-// The products that have SwiGLU or the turn of q and k behind them, without it: by their plans the GEMM bound counts them. The activations hold
+// The products that have SwiGLU, a norm's backward or the turn of q and k behind them, without it: by their plans the GEMM bound counts them. The activations hold
 // nothing yet.
 static void measure_plain_products(Model* m) {
     LayerParams w = layer_params(&m->table, m->matrices, m->vectors, 0);
@@ -122,6 +122,7 @@ static void measure_plain_products(Model* m) {
         if (sizes[i] == 0) { continue; }
         matmul_forward(a.gate_up, a.norm2, w.w13, sizes[i], C, 2 * F, m->plans, m->stream);
         matmul_backward_input(m->acts.dproduct, m->acts.dx, w.w2, sizes[i], F, C, m->plans, m->stream);
+        matmul_backward_input(m->acts.dy, a.gate_up, w.w13, sizes[i], C, 2 * F, m->plans, m->stream);
     }
 }
 
@@ -228,7 +229,7 @@ static void write_history(const Row* row, const History* h) {
 // measured milliseconds of a product's plan, by its label (of the product alone, where something is behind it); 0: not a product
 static double plan_ms(const char* plans, const char* op) {
     static const char* const plain[][2] = {{"matmul_swiglu_forward", "matmul_forward"}, {"matmul_swiglu_backward", "matmul_backward_input"},
-                                           {"matmul_rope_forward", "matmul_forward"}};
+                                           {"matmul_rmsnorm_backward", "matmul_backward_input"}, {"matmul_rope_forward", "matmul_forward"}};
     char label[2 * LABEL_BYTES];
     snprintf(label, sizeof label, "%s", op);
     for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) {

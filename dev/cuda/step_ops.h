@@ -111,6 +111,16 @@ static double q_bytes(AttnShape s)               { return 2.0 * s.B * s.T * s.H 
         mark_end(mark, stream); \
     }
 
+// the same of an op that returns a number
+#define WRAP_INT(name, label, bytes, flops, parameters, arguments) \
+    extern "C" { decltype(name) __real_##name, __wrap_##name; } \
+    extern "C" int __wrap_##name parameters { \
+        Mark* mark = mark_begin(label, bytes, flops, stream); \
+        int result = __real_##name arguments; \
+        mark_end(mark, stream); \
+        return result; \
+    }
+
 WRAP(embedding_forward, "embedding_forward", 4.0 * N * C, 0,
      (floatX* out, const floatX* wte, const int* tokens, int N, int C, stream_t stream), (out, wte, tokens, N, C, stream))
 WRAP(embedding_backward, "embedding_backward", 2.0 * N * C + 8.0 * min_int(N, V) * C, 0,
@@ -177,10 +187,14 @@ WRAP(swiglu_backward, "swiglu_backward", 10.0 * N * F, 0,
 WRAP(matmul_swiglu_forward, product_label("matmul_swiglu_forward", N, C, 2 * F), 2.0 * N * (C + 3.0 * F), 4.0 * N * C * F,
      (floatX* out, floatX* gate_up, const floatX* inp, const floatX* weight, int N, int C, int F, struct MatmulPlans* plans, stream_t stream),
      (out, gate_up, inp, weight, N, C, F, plans, stream))
-WRAP(matmul_swiglu_backward, product_label("matmul_swiglu_backward", N, F, OC), 2.0 * N * (OC + 4.0 * F), 2.0 * N * F * OC,
-     (floatX* dgate_up, floatX* dproduct, const floatX* dout, const floatX* weight, const floatX* gate_up, int N, int F, int OC, struct MatmulPlans* plans,
-      stream_t stream),
-     (dgate_up, dproduct, dout, weight, gate_up, N, F, OC, plans, stream))
+WRAP_INT(matmul_swiglu_backward, product_label("matmul_swiglu_backward", N, F, OC), 2.0 * N * (OC + 4.0 * F), 2.0 * N * F * OC,
+     (floatX* dgate_up, float* sums, floatX* dproduct, const floatX* dout, const floatX* weight, const floatX* gate_up, int N, int F, int OC,
+      struct MatmulPlans* plans, stream_t stream),
+     (dgate_up, sums, dproduct, dout, weight, gate_up, N, F, OC, plans, stream))
+WRAP(matmul_rmsnorm_backward, product_label("matmul_rmsnorm_backward", N, C, OC), 2.0 * N * (OC + 3.0 * C), 2.0 * N * C * OC,
+     (floatX* dinp, float* dweight, floatX* dnorm, const floatX* dout, const floatX* product_weight, const floatX* inp, const float* weight,
+      const float* rstd, const float* sums, int parts, int N, int C, int OC, void* scratch, struct MatmulPlans* plans, stream_t stream),
+     (dinp, dweight, dnorm, dout, product_weight, inp, weight, rstd, sums, parts, N, C, OC, scratch, plans, stream))
 WRAP(crossentropy_forward_backward, "crossentropy_forward_backward", 4.0 * N * Vp, 0,
      (float* losses, floatX* logits, const int* targets, float scale, int N, int V, int Vp, stream_t stream),
      (losses, logits, targets, scale, N, V, Vp, stream))

@@ -3,6 +3,7 @@
 
 typedef struct {
     floatX *inp, *w13, *gate_up, *out, *w2, *dout, *dgate_up;            // dout: of w2's output, (N, C)
+    float* sums;
     struct MatmulPlans* plans;
     int N, C, F;
 } Mlp;
@@ -37,13 +38,13 @@ static void joined_forward(void* context) {
 
 static void joined_backward(void* context) {
     Mlp* m = (Mlp*)context;
-    matmul_swiglu_backward(m->dgate_up, m->out, m->dout, m->w2, m->gate_up, m->N, m->F, m->C, m->plans, NULL);
+    matmul_swiglu_backward(m->dgate_up, m->sums, m->out, m->dout, m->w2, m->gate_up, m->N, m->F, m->C, m->plans, NULL);
 }
 
 static void bench_shape(const char* model, int N, int C, int F, struct MatmulPlans* plans) {
     size_t inps = (size_t)N * C, outs = (size_t)N * F, weights = (size_t)C * F;
     Mlp m = {bench_bf16(inps, 1, 1), bench_bf16(2 * weights, 2, 0.03f), bench_bf16(2 * outs, 3, 1), bench_bf16(outs, 4, 1), bench_bf16(weights, 5, 0.03f),
-             bench_bf16(inps, 6, 1), bench_bf16(2 * outs, 7, 1), plans, N, C, F};
+             bench_bf16(inps, 6, 1), bench_bf16(2 * outs, 7, 1), bench_f32((size_t)N * matmul_swiglu_sums(F), 8, 1), plans, N, C, F};
     char shape[128];
     snprintf(shape, sizeof shape, "\"model\":\"%s\",\"N\":%d,\"C\":%d,\"F\":%d", model, N, C, F);
     double forward = 4.0 * N * C * F, backward = 2.0 * N * C * F, gate_up = 4.0 * outs, ends = 2.0 * inps;
@@ -57,6 +58,7 @@ static void bench_shape(const char* model, int N, int C, int F, struct MatmulPla
     bench_row("matmul_swiglu_backward", shape, joined_backward, &m, 2 * gate_up + ends + 2.0 * weights, backward);
     floatX* all[] = {m.inp, m.w13, m.gate_up, m.out, m.w2, m.dout, m.dgate_up};
     for (floatX* x : all) { device_free(x); }
+    device_free(m.sums);
 }
 
 int main(void) {

@@ -51,3 +51,13 @@ void rmsnorm_backward(floatX* dinp, float* dweight, const floatX* dout, const fl
         for (int j = 0; j < 8; j++) { dweight[c + j] += sum[j]; }
     }
 }
+
+size_t matmul_rmsnorm_backward_scratch(int N, int C) { return rmsnorm_backward_scratch(N, C); }
+
+void matmul_rmsnorm_backward(floatX* dinp, float* dweight, floatX* dnorm, const floatX* dout, const floatX* product_weight, const floatX* inp,
+                             const float* weight, const float* rstd, const float* sums, int parts, int N, int C, int OC, void* scratch,
+                             struct MatmulPlans* plans, stream_t stream) {
+    (void)sums; (void)parts;
+    matmul_backward_input(dnorm, dout, product_weight, N, C, OC, plans, stream);
+    rmsnorm_backward(dinp, dweight, dnorm, inp, weight, rstd, N, C, scratch, stream);
+}
