@@ -503,12 +503,11 @@ static int train(Config* cfg) {
 }
 
 int main(int argc, char** argv) {
-    keep_standard_streams();
+    program_start();
     Config cfg = config_parse(argc, argv);
     bool trains = !cfg.dry_run && !cfg.eval_only && !cfg.prompt[0];
     int status = cfg.dry_run ? dry_run(&cfg, plan_run) : cfg.eval_only ? trained_evaluate(&cfg) : cfg.prompt[0] ? trained_complete(&cfg) : train(&cfg);
-    bool said = fflush(stdout) == 0 && !ferror(stdout);
-    if (!said && !trains) { FAIL(EXIT_IO, "standard output cannot be written (disk full?): what was asked for is not all there"); }    // a run has its log
+    if (!trains) { require_printed(); }                          // a run has its log
     config_close(&cfg);
     return status;
 }

@@ -125,11 +125,13 @@ static int print_set(const char* pattern, const Options* o) {
 }
 
 int main(int argc, char** argv) {
+    program_start();
     Options o = parse_options(argc, argv);
     int status = 0;
     for (int i = optind; i < argc; i++) {
         int code = print_set(argv[i], &o);
         if (!status) { status = code; }
     }
+    require_printed();
     return status;
 }

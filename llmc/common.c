@@ -1,6 +1,7 @@
 #include "common.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <string.h>
 #include <unistd.h>
@@ -53,10 +54,16 @@ bool error_set(Error* err, int code, const char* format, ...) {
     return false;
 }
 
-void keep_standard_streams(void) {
+void program_start(void) {
     int file;
     do { file = open("/dev/null", O_RDWR); } while (file >= 0 && file <= STDERR_FILENO);
     if (file >= 0) { close(file); }
+    signal(SIGXFSZ, SIG_IGN);
+}
+
+void require_printed(void) {
+    bool printed = fflush(stdout) == 0 && !ferror(stdout);
+    if (!printed) { FAIL(EXIT_IO, "standard output cannot be written (disk full?): what was asked for is not all there"); }
 }
 
 void* xmalloc(size_t bytes) {

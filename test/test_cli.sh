@@ -59,6 +59,7 @@ else ok cli_every_option_with_bad_values; fi
 
 # what is asked for and cannot be written is no success; a stream that was closed is nobody's file
 expect cli_dry_run_on_a_full_disk 74 'standard output'     bash -c '"$@" > /dev/full' x "$PROGRAM" --dry-run
+expect cli_dry_run_beyond_a_limit 74 'standard output'     bash -c 'head -c 1024 /dev/zero > "$1"; ulimit -f 1; "${@:2}" >> "$1"' x "$WORK/limited" "$PROGRAM" --dry-run
 "$PROGRAM" "${small[@]}" --out "$WORK/closed" --train-data "$WORK/good.bin" --steps 100000 <&- >&- 2>&- &
 closed=$!
 for _ in $(seq 200); do [ -s "$WORK/closed/log.jsonl" ] && break; sleep 0.05; done

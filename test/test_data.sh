@@ -155,9 +155,21 @@ data_tools_refuse_in_sentences() {
 
 # written bytes beyond this limit are an error, as on a full disk
 data_tools_without_room_leave_nothing() {
-    (ulimit -f 8; trap '' XFSZ; refused 74 "full.bin: cannot be written: File too large" "$tools/synthetic" --tokens 100000 --out full.bin) || return 1
-    ls full.bin* 2> /dev/null | grep . && { echo "something half-written was left"; return 1; }
+    seq 1 20000 > long.txt
+    (ulimit -f 8
+     refused 74 "full.bin: cannot be written: File too large" "$tools/synthetic" --tokens 100000 --out full.bin &&
+     refused 74 "full.bin: cannot be written: File too large" "$tools/bytes" --out full.bin --val-out fullval.bin long.txt &&
+     refused 74 "full.bin: cannot be written: File too large" "$tools/tokenize" --out full.bin long.txt) || return 1
+    ls full*.bin* 2> /dev/null | grep . && { echo "something half-written was left"; return 1; }
     return 0
+}
+
+# what is in a shard or checkpoint and cannot be said is no success
+data_info_tools_without_room_are_no_success() {
+    "$tools/synthetic" --tokens 100 --out good.bin > /dev/null || return 1
+    refused 74 "standard output cannot be written" bash -c '"$1" good.bin > /dev/full' x "$tools/shardinfo" &&
+    refused 74 "standard output cannot be written" bash -c '"$1" --help > /dev/full' x "$tools/ckptinfo" &&
+    refused 74 "standard output cannot be written" bash -c 'head -c 8192 /dev/zero > said.txt; ulimit -f 8; "$1" good.bin >> said.txt' x "$tools/shardinfo"
 }
 
 data_shardinfo_reads_the_published_shard() {
@@ -169,7 +181,7 @@ for name in data_synthetic_writes_the_same_bytes_again data_synthetic_has_the_di
             data_synthetic_writes_both_widths data_bytes_writes_every_byte_and_an_end_of_text_before_each_document \
             data_bytes_first_last_and_doubled_separators_are_no_text \
             data_bytes_divides_at_a_line_and_loses_nothing data_shardinfo_says_what_is_there data_tools_refuse_in_sentences \
-            data_tools_without_room_leave_nothing; do
+            data_tools_without_room_leave_nothing data_info_tools_without_room_are_no_success; do
     run_case $name
 done
 if [ -e "$data/fineweb-edu/fineweb_edu_sample_1MB.gpt2.bin" ]; then run_case data_shardinfo_reads_the_published_shard
