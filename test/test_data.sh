@@ -118,6 +118,8 @@ all.bin
 END
     diff said.txt expected.txt | head -n 3 | tr '\n' ' '
     cmp -s said.txt expected.txt || return 1
+    mkfifo pipe.json; cp all.bin pipe.bin            # no sidecar, and nothing to wait for
+    same "$(timeout 20 "$tools/shardinfo" pipe.bin | grep -c sidecar)" 0 && same "$(timeout 20 "$tools/shardinfo" pipe.bin | grep -c header)" 1 || return 1
     cp all.bin all2.bin
     same "$("$tools/shardinfo" --seq-len 10 'all*.bin' | tail -n 1)" "all*.bin: 2 shards, 2308 bytes, 130 tokens, 12 rows"
 }
