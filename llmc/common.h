@@ -43,7 +43,7 @@ void fail_listen(void (*listener)(void* argument, const Error* err), void* argum
 void work_listen(void (*listener)(void* argument), void* argument);
 void work_done(void);
 
-// Fills *err and returns false, for `return error_set(err, EXIT_DATA, "...", ...)`. err may be NULL.
+// Fills *err and returns false, for `return error_set(err, EXIT_DATA, "...", ...)`. err may be NULL. What is too long for it loses its middle.
 __attribute__((format(printf, 3, 4)))
 bool error_set(Error* err, int code, const char* format, ...);
 

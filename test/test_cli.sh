@@ -23,6 +23,7 @@ mkdir "$WORK/mixed"; shard "$WORK/mixed/a.bin" 20240520 1 1000 2000; shard "$WOR
 
 bad() { expect "cli_shard_$1" "$2" "$3" timeout 5 "$PROGRAM" "${small[@]}" --out "$WORK/run_$1" --train-data "$4"; }
 bad none_match    66 'nothing\.bin'                         "$WORK/nothing.bin"
+bad long_path     66 "no token shard matches .* ... .*README"  "$WORK/$(printf '%0500d' 0)"
 bad glob_none     66 'nothing'                              "$WORK/nothing*.bin"
 bad wrong_magic   65 'magic\.bin.*20240520'                 "$WORK/magic.bin"
 bad wrong_version 65 'version\.bin.*version'                "$WORK/version.bin"
@@ -34,6 +35,11 @@ bad short_row     65 'short\.bin'                           "$WORK/short.bin"
 bad directory     65 'directory\.bin'                       "$WORK/directory.bin"
 bad both_magics   65 'mixed/'                               "$WORK/mixed/*.bin"
 bad token_id      65 'vocab\.bin.*257'                      "$WORK/vocab.bin"
+# more shards, for training and validation, than a process may have open files
+mkdir "$WORK/many"; for i in $(seq 70); do cp "$WORK/good.bin" "$WORK/many/$i.bin"; done
+(ulimit -n 64; "$PROGRAM" "${small[@]}" --out "$WORK/run_many" --train-data "$WORK/many/*.bin" --val-data "$WORK/many/*.bin" --eval-batches 2) > "$WORK/out" 2> "$WORK/err" \
+    && ok cli_many_shards_and_few_open_files || fail cli_many_shards_and_few_open_files "status $?: $(tail -n 1 "$WORK/err")"
+rm -r "$WORK/many"
 cp "$WORK/good.bin" "$WORK/secret.bin"; chmod 000 "$WORK/secret.bin"
 if [ "$(id -u)" != 0 ]; then bad unreadable 66 'secret\.bin' "$WORK/secret.bin"
 elif command -v setpriv > /dev/null; then          # root reads everything, unless the right to do so is taken away
