@@ -201,7 +201,8 @@ bool text_info(TextInfo* info, const Sidecar* sidecar, int64_t tokens, Error* er
         return error_set(err, EXIT_DATA, "evaluation sidecar %s: expected positive \"bytes\" and \"words\" and a text \"join\"", sidecar->path);
     }
     if (strcmp(info->join, "eot") != 0 && strcmp(info->join, "hf") != 0 && strcmp(info->join, JOIN_DOCUMENTS) != 0) {
-        return error_set(err, EXIT_DATA, "evaluation sidecar %s: \"join\" is '%.40s', none of eot, hf and " JOIN_DOCUMENTS " (data/README.md)", sidecar->path, info->join);
+        return error_set(err, EXIT_DATA, "evaluation sidecar %s: \"join\" is '%.40s', none of eot, hf and " JOIN_DOCUMENTS " (data/README.md)",
+                         sidecar->path, info->join);
     }
     JsonValue made;
     int64_t promised;
