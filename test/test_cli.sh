@@ -100,6 +100,13 @@ fi
 
 # ---- R8: resume with another network or data order is refused with both values; a changed schedule needs a word
 "$PROGRAM" "${small[@]}" --out "$WORK/run" --train-data "$WORK/good.bin" > /dev/null 2>&1 || fail cli_first_run "did not finish"
+expect cli_resume_from_a_run     66 "a run, with checkpoints, not a checkpoint; give one of them, such as $WORK/run/checkpoints/step_00000002, or" \
+    "$PROGRAM" "${small[@]}" --out "$WORK/other_run" --train-data "$WORK/good.bin" --resume "$WORK/run"
+expect cli_prompt_from_a_folder  66 "a folder of checkpoints, not a checkpoint; give one of them, such as $WORK/run/checkpoints/step_00000002, or" \
+    "$PROGRAM" --prompt hello --resume "$WORK/run/checkpoints"
+mkdir -p "$WORK/no_saves/checkpoints"
+expect cli_resume_from_no_run    66 "a run without checkpoints" \
+    "$PROGRAM" "${small[@]}" --out "$WORK/other_run" --train-data "$WORK/good.bin" --resume "$WORK/no_saves"
 again() { local name=$1 status=$2 pattern=$3; shift 3; expect "cli_resume_$name" "$status" "$pattern" "$PROGRAM" "${small[@]}" --out "$WORK/run" --train-data "$WORK/good.bin" "$@"; }
 again layers   64 'layers.*4.*2|layers.*2.*4'  --layers 4
 again heads    64 'heads'                       --heads 1
