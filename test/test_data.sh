@@ -81,7 +81,13 @@ data_bytes_first_last_and_doubled_separators_are_no_text() {
     for text in "$e\nA\n$e\nB\n" "A\n$e\nB\n$e\n" "A\n$e\nB\n$e" "A\n$e\n$e\nB\n" "$e\n$e\nA\n$e\n$e\n$e\nB\n$e"; do
         printf "$text" > odd.txt; "$tools/bytes" --out odd.bin odd.txt && cmp plain.bin odd.bin || { echo "of '$text'"; return 1; }
     done
-    printf '%s\n' "x$e" "$e " "$e$e" > literal.txt; "$tools/bytes" --out literal.bin literal.txt || return 1
+    for text in "A\r\n$e\r\nB\r\n" "$e\r\nA\r\n$e\r\n$e\r\nB" "A\n$e\r\nB\n" "A\r\n$e\nB\r\n$e\r\n"; do
+        printf "$text" > odd.txt; "$tools/bytes" --out odd.bin odd.txt && cmp plain.bin odd.bin || { echo "of '$text'"; return 1; }
+    done
+    printf 'A\r\nB\r\n\r\n%s\r\n\r\n%s\n' "$e" "$e" > odd.txt; "$tools/bytes" --out odd.bin odd.txt || return 1      # inside, empty lines too
+    same "$(tokens odd.bin | tr '\n' ' ')" "256 65 13 10 66 13 10 256 " || return 1
+    printf 'A\r\n' > odd.txt; "$tools/bytes" --out odd.bin odd.txt; same "$(tokens odd.bin | tr '\n' ' ')" "256 65 13 10 " || return 1
+    printf '%s\n' "x$e" "$e " "$e$e" "$e"$'\r\r' > literal.txt; "$tools/bytes" --out literal.bin literal.txt || return 1
     same "$(tokens literal.bin | wc -l)" $((1 + $(stat -c %s literal.txt))) || return 1
     printf '%s\n' "$e" > none.txt; "$tools/bytes" --out none.bin none.txt 2> said.txt; same $? 65 && grep -q 'holds no document' said.txt && [ ! -e none.bin ]
 }
