@@ -102,8 +102,11 @@ static void skip_step(Run* run, const StepOutcome* o) {
     if (run->progress.bad_steps >= run->cfg->max_bad_steps) {
         collect_save(run, true);                                 // one under way is of a good state
         Error err;
-        error_set(&err, EXIT_INTERNAL, "step %lld: %lld steps in a row were skipped (--max-bad-steps); stopped without saving, the checkpoints in %s are intact",
-             (long long)o->step, (long long)run->progress.bad_steps, run->dir.checkpoints);
+        char* good = run->saved_step ? xformat("over the good checkpoint of step %lld", (long long)run->saved_step)
+                                     : xstrdup("anything, and there is no checkpoint yet");
+        error_set(&err, EXIT_INTERNAL, "step %lld: %lld steps in a row were skipped (--max-bad-steps); stopped without saving %s",
+                  (long long)o->step, (long long)run->progress.bad_steps, good);
+        free(good);
         ranks_agree(&run->ranks, &err, "the end after skipped steps");
     }
 }
@@ -303,12 +306,20 @@ static void close_input(Run* run) {
     rundir_close(&run->dir);
 }
 
+// The reason was a warning when the save failed.
+static void say_not_saved(const Run* run) {
+    fprintf(stderr, "error: step %lld is not saved (the warning above says why); ", (long long)run->progress.step);
+    if (run->saved_step) { fprintf(stderr, "with room for it, the same command goes on from step %lld\n", (long long)run->saved_step); }
+    else                 { fprintf(stderr, "there is no checkpoint, the same command begins anew\n"); }
+}
+
 static void close_run(Run* run, bool saved, double seconds) {
     Error err;
     bool finished = run->progress.step >= run->cfg->steps;
     int status = !saved ? EXIT_IO : finished ? 0 : EXIT_STOPPED;
-    char why[64];
-    snprintf(why, sizeof why, finished ? "finished" : "stopped by %s", stop_requested() ? stop_signal_name() : "a signal to another rank");
+    char why[96];
+    const char* signal = stop_requested() ? stop_signal_name() : "a signal to another rank";
+    snprintf(why, sizeof why, "%s%s%s", finished ? "finished" : "stopped by ", finished ? "" : signal, saved ? "" : ", but not saved");
     EndRecord end = {(int)run->progress.step, status, why, seconds, run->last.loss, run->progress.rows * run->cfg->seq_len};
     err.code = 0;
     if (run->log) {
@@ -320,6 +331,7 @@ static void close_run(Run* run, bool saved, double seconds) {
         report_communication(comm_times(run->ranks.comm));
     }
     ranks_agree(&run->ranks, &err, "the end of the log");
+    if (!saved && run->log) { say_not_saved(run); }
     saver_close(run->saver);
     stepper_close(&run->stepper);
     loader_close(run->train);
@@ -503,12 +515,11 @@ static int train(Config* cfg) {
 }
 
 int main(int argc, char** argv) {
-    keep_standard_streams();
+    program_start();
     Config cfg = config_parse(argc, argv);
     bool trains = !cfg.dry_run && !cfg.eval_only && !cfg.prompt[0];
     int status = cfg.dry_run ? dry_run(&cfg, plan_run) : cfg.eval_only ? trained_evaluate(&cfg) : cfg.prompt[0] ? trained_complete(&cfg) : train(&cfg);
-    bool said = fflush(stdout) == 0 && !ferror(stdout);
-    if (!said && !trains) { FAIL(EXIT_IO, "standard output cannot be written (disk full?): what was asked for is not all there"); }    // a run has its log
+    if (!trains) { require_printed(); }                          // a run has its log
     config_close(&cfg);
     return status;
 }

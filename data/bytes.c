@@ -185,6 +185,7 @@ static void report(const Output* out) {
 }
 
 int main(int argc, char** argv) {
+    program_start();
     Options o = parse_options(argc, argv);
     Documents docs = { 0 };
     for (int i = optind; i < argc; i++) { find_documents(&docs, argv[i]); }

@@ -1,10 +1,10 @@
 // Says what is in checkpoints, and whether it is whole:
 //
 //   build/data/ckptinfo list RUN                       every checkpoint of a run directory, read and verified to the last byte
-//   build/data/ckptinfo show RUN/checkpoints/step_N    its options, counters and tensors
+//   build/data/ckptinfo show RUN/checkpoints/step_N    its tensors, with range and norm where they are numbers
 //   build/data/ckptinfo diff STEP_DIR STEP_DIR         tensor by tensor; the parts they are written in do not matter
 //
-// Exit status: 0; 1: diff found a difference; 65: one is damaged; 66: there is none.
+// Exit status: 0; 1: diff found a difference; 65: one is damaged; 66: there is none; 74: what was found could not be printed.
 #include "tool.h"
 
 #include <inttypes.h>
@@ -164,11 +164,18 @@ static int diff(const char* first, const char* second) {
     return different ? 1 : 0;
 }
 
-int main(int argc, char** argv) {
+static int run(int argc, char** argv) {
     if (argc == 3 && strcmp(argv[1], "list") == 0) { return list(argv[2]); }
     if (argc == 3 && strcmp(argv[1], "show") == 0) { return show(argv[2]); }
     if (argc == 4 && strcmp(argv[1], "diff") == 0) { return diff(argv[2], argv[3]); }
     bool help = argc == 2 && strcmp(argv[1], "--help") == 0;
     fprintf(help ? stdout : stderr, "usage: ckptinfo list RUN | show CHECKPOINT | diff CHECKPOINT CHECKPOINT\n");
     return help ? 0 : EXIT_USAGE;
+}
+
+int main(int argc, char** argv) {
+    program_start();
+    int status = run(argc, argv);
+    require_printed();
+    return status;
 }

@@ -79,8 +79,10 @@ READERS = {"hellaswag": hellaswag_docs, "lambada": lambada_docs, "arc_easy": arc
 def read_docs(task, path):
     try:
         docs = READERS[task](path, read_text(path))
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except KeyError as error:
         raise ToolError(EXIT_DATA, f"evaluation set {path}: a row lacks {error}; see --help for what {task} is read from")
+    except (TypeError, IndexError, AttributeError) as error:
+        raise ToolError(EXIT_DATA, f"evaluation set {path}: a row has another form than {task}'s have, or too few choices ({error}); see --help for what it is read from")
     if not docs:
         raise ToolError(EXIT_DATA, f"evaluation set {path}: it holds nothing")
     return docs

@@ -7,6 +7,8 @@
 
 #include "shard.h"
 
+#include <sys/stat.h>
+
 enum { GPT2_EOT = 50256, BYTE_EOT = 256, CHUNK = 1 << 16 };
 
 typedef struct {
@@ -68,7 +70,8 @@ static bool count_ids(Counts* counts, const ShardSet* set, int shard, int64_t eo
 // the sidecar as it stands, on one line and cut where its list of documents is long
 static void print_sidecar(const char* shard) {
     char* name = tool_sidecar_name(shard);
-    FILE* file = fopen(name, "rb");
+    struct stat info;
+    FILE* file = stat(name, &info) == 0 && S_ISREG(info.st_mode) ? fopen(name, "rb") : NULL;
     if (file) {
         char text[401];
         size_t n = fread(text, 1, 400, file);
@@ -125,11 +128,13 @@ static int print_set(const char* pattern, const Options* o) {
 }
 
 int main(int argc, char** argv) {
+    program_start();
     Options o = parse_options(argc, argv);
     int status = 0;
     for (int i = optind; i < argc; i++) {
         int code = print_set(argv[i], &o);
         if (!status) { status = code; }
     }
+    require_printed();
     return status;
 }

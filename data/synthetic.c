@@ -90,6 +90,7 @@ static uint32_t token_at(const Options* o, const double* below, uint64_t stream,
 }
 
 int main(int argc, char** argv) {
+    program_start();
     Options o = parse_options(argc, argv);
     double entropy = log(o.vocab), *below = NULL;
     if (o.kind == ZIPF) { below = zipf_table(o.vocab, &entropy); }

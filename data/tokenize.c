@@ -95,6 +95,7 @@ static double total_bytes(char* const* paths, int count) {
 }
 
 int main(int argc, char** argv) {
+    program_start();
     Options options = parse_options(argc, argv);
     Error err;
     Tokenizer* tok = tokenizer_open(options.tokenizer, &err);

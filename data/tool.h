@@ -58,11 +58,23 @@ static inline char* tool_sidecar_name(const char* shard) {
     return name;
 }
 
+// bytes of the line end at text[at]: "\n" or "\r\n", 0: there is none
+static inline size_t tool_line_end(const char* text, size_t n, size_t at) {
+    size_t carriage = at < n && text[at] == '\r';
+    return at + carriage < n && text[at + carriage] == '\n' ? carriage + 1 : 0;
+}
+
 // Is the line that begins at text[at] one that holds only <|endoftext|>?
 static inline bool tool_separates(const char* text, size_t n, size_t at) {
     static const char mark[] = "<|endoftext|>";
     const size_t length = sizeof mark - 1;
-    return n - at >= length && memcmp(text + at, mark, length) == 0 && (n - at == length || text[at + length] == '\n');
+    return n - at >= length && memcmp(text + at, mark, length) == 0 && (n - at == length || tool_line_end(text, n, at + length) > 0);
+}
+
+// where text[begin, end) ends without the line end that is its last, if one is
+static inline size_t tool_without_line_end(const char* text, size_t begin, size_t end) {
+    if (end == begin || text[end - 1] != '\n') { return end; }
+    return end - 1 - (end - 1 > begin && text[end - 2] == '\r');
 }
 
 // The next document of a file's text: *begin and *bytes; *at is where to look on, 0 at first. False: there is none. Lines that hold only
@@ -77,11 +89,11 @@ static inline bool tool_next_document(const char* text, size_t n, size_t* at, si
     for (const char* end; (end = (const char*)memchr(text + *at, '\n', n - *at)) != NULL;) {
         *at = (size_t)(end - text) + 1;
         if (!tool_separates(text, n, *at)) { continue; }
-        *bytes = *at - 1 - *begin;
+        *bytes = tool_without_line_end(text, *begin, *at) - *begin;
         return true;
     }
     *at = n;
-    *bytes = n - *begin - (*begin > 0 && text[n - 1] == '\n');
+    *bytes = (*begin > 0 ? tool_without_line_end(text, *begin, n) : n) - *begin;
     return true;
 }
 

@@ -165,12 +165,13 @@ def write_picture(path, runs, title):
 def main():
     parser = common.Parser("Draws runs of the trainer: one self-contained HTML page, and a PNG where matplotlib is.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run directory (the trainer's --out)")
-    parser.add_argument("--out", metavar="NAME", help="writes NAME.html and NAME.png (default: plot in the first run's directory)")
+    parser.add_argument("--out", metavar="NAME", help="writes NAME.html and NAME.png, for NAME/ plot in it (default: plot in the first run's directory)")
     parser.add_argument("--title", help="above the curves (default: the runs' names)")
     parser.add_argument("--no-png", action="store_true", help="the page alone")
     options = parser.parse_args()
     runs = runlog.read_runs(options.runs)
     out = options.out or os.path.join(options.runs[0] if os.path.isdir(options.runs[0]) else os.path.dirname(options.runs[0]), "plot")
+    out += "plot" if out.endswith(os.sep) else ""
     title = options.title or ", ".join(run.name for run in runs)
     common.make_directory(os.path.dirname(out))
     write_page(out + ".html", runs, title)

@@ -1,6 +1,7 @@
 #include "common.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <string.h>
 #include <unistd.h>
@@ -25,13 +26,30 @@ void work_done(void) {
     if (work_listener) { work_listener(work_argument); }
 }
 
+// A sentence that is too long loses its middle, where a path stands: what to do is said at its end.
+static void set_sentence(Error* err, const char* format, va_list args) {
+    static const char gap[] = " ... ";
+    enum { ROOM = sizeof err->text, HEAD = ROOM / 3, TAIL = ROOM - HEAD - (sizeof gap - 1) };    // the tail's bytes with the final zero
+    va_list again;
+    va_copy(again, args);
+    int length = vsnprintf(err->text, ROOM, format, args);
+    if (length >= ROOM) {
+        char* whole = (char*)xmalloc((size_t)length + 1);
+        vsnprintf(whole, (size_t)length + 1, format, again);
+        memcpy(err->text + HEAD, gap, sizeof gap - 1);
+        memcpy(err->text + ROOM - TAIL, whole + length + 1 - TAIL, TAIL);
+        free(whole);
+    }
+    va_end(again);
+}
+
 void fail_at(int code, const char* file, int line, const char* format, ...) {
     fflush(stdout);
     va_list args;
     va_start(args, format);
     if (fail_listener) {
         Error err;
-        vsnprintf(err.text, sizeof err.text, format, args);
+        set_sentence(&err, format, args);
         err.code = code;
         fail_listener(fail_argument, &err);
     }
@@ -46,17 +64,23 @@ bool error_set(Error* err, int code, const char* format, ...) {
     if (err) {
         va_list args;
         va_start(args, format);
-        vsnprintf(err->text, sizeof err->text, format, args);
+        set_sentence(err, format, args);
         va_end(args);
         err->code = code;
     }
     return false;
 }
 
-void keep_standard_streams(void) {
+void program_start(void) {
     int file;
     do { file = open("/dev/null", O_RDWR); } while (file >= 0 && file <= STDERR_FILENO);
     if (file >= 0) { close(file); }
+    signal(SIGXFSZ, SIG_IGN);
+}
+
+void require_printed(void) {
+    bool printed = fflush(stdout) == 0 && !ferror(stdout);
+    if (!printed) { FAIL(EXIT_IO, "standard output cannot be written (disk full?): what was asked for is not all there"); }
 }
 
 void* xmalloc(size_t bytes) {

@@ -43,12 +43,15 @@ void fail_listen(void (*listener)(void* argument, const Error* err), void* argum
 void work_listen(void (*listener)(void* argument), void* argument);
 void work_done(void);
 
-// Fills *err and returns false, for `return error_set(err, EXIT_DATA, "...", ...)`. err may be NULL.
+// Fills *err and returns false, for `return error_set(err, EXIT_DATA, "...", ...)`. err may be NULL. What is too long for it loses its middle.
 __attribute__((format(printf, 3, 4)))
 bool error_set(Error* err, int code, const char* format, ...);
 
-// A standard stream that was closed reads and writes nothing: else the next file opened gets its number, and what is printed goes into that file.
-void keep_standard_streams(void);
+// First in every main. A standard stream that was closed reads and writes nothing: else the next file opened gets its number, and what is printed goes
+// into that file. And what goes beyond a limit of file size (ulimit -f) fails and is reported where it is written, instead of ending the program.
+void program_start(void);
+// Last in a main whose result is what it printed: ends the program with 74 if that is not all there.
+void require_printed(void);
 
 void* xmalloc(size_t bytes);               // never NULL
 void* xcalloc(size_t count, size_t size);  // zeroed, never NULL

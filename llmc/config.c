@@ -180,10 +180,24 @@ static const char* nearest_option(const char* name, size_t length) {
     return config_options[best].name;
 }
 
+// Is argv[i] what a shell put behind the first of several names, where it saw a pattern without quotes? Then the option it belongs to, else NULL.
+static const char* option_of_a_pattern(char** argv, int i) {
+    static const char* const patterns[] = { "--train-data", "--val-data", "--eval-data" };
+    for (size_t p = 0; i >= 3 && p < sizeof patterns / sizeof *patterns; p++) {
+        if (strcmp(argv[i - 2], patterns[p]) == 0) { return patterns[p]; }
+    }
+    return NULL;
+}
+
 // argv[*i] is an option, perhaps argv[*i + 1] its value; *i moves to the last one used.
 static bool parse_argument(Config* cfg, int argc, char** argv, int* i, Error* err) {
     const char* argument = argv[*i];
     if (strncmp(argument, "--", 2) != 0 || argument[2] == 0) {
+        const char* pattern = option_of_a_pattern(argv, *i);
+        if (pattern) {
+            return error_set(err, EXIT_USAGE, "'%.*s' is not an option, and %s takes one name; a pattern needs quotes, so that the shell leaves it as it is: "
+                             "%s 'data/*.bin'", shown(argument), argument, pattern, pattern);
+        }
         return error_set(err, EXIT_USAGE, "'%.*s' is not an option; options are --name value (--help lists them)", shown(argument), argument);
     }
     const char* name = argument + 2;

@@ -1,7 +1,10 @@
 #include "eval.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 // scored of all ranks; adds up the model's total too
 static int64_t total_of_ranks(Model* m, const Ranks* ranks, int64_t scored) {
@@ -122,12 +125,23 @@ static char* sidecar_path(const char* shard_path) {
     return xformat("%.*s.json", (int)(has_bin ? length - 4 : length), shard_path);
 }
 
-static char* read_small_file(const char* path, size_t* bytes, Error* err) {
-    FILE* file = fopen(path, "rb");
-    if (!file) {
+// NULL and *err unless it is a regular file.
+static FILE* open_sidecar_file(const char* path, Error* err) {
+    struct stat info;
+    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);      // non-blocking: a named pipe must not hang the start
+    if (file < 0) {
         error_set(err, EXIT_NO_INPUT, "evaluation sidecar %s: %s (the tools in data/ write it beside the shard)", path, strerror(errno));
         return NULL;
     }
+    if (fstat(file, &info) == 0 && S_ISREG(info.st_mode)) { return fdopen(file, "rb"); }
+    close(file);
+    error_set(err, EXIT_DATA, "evaluation sidecar %s: a %s, expected a file with a JSON object", path, S_ISDIR(info.st_mode) ? "directory" : "pipe or device");
+    return NULL;
+}
+
+static char* read_small_file(const char* path, size_t* bytes, Error* err) {
+    FILE* file = open_sidecar_file(path, err);
+    if (!file) { return NULL; }
     char* text = (char*)xmalloc(SIDECAR_MAX_BYTES);
     *bytes = fread(text, 1, SIDECAR_MAX_BYTES, file);
     fclose(file);
@@ -185,6 +199,10 @@ bool text_info(TextInfo* info, const Sidecar* sidecar, int64_t tokens, Error* er
           json_member(sidecar->json, "words", &words) && json_get_int(words, &info->words) && info->words > 0 &&
           json_member(sidecar->json, "join", &join) && (info->join = json_get_text(join)))) {
         return error_set(err, EXIT_DATA, "evaluation sidecar %s: expected positive \"bytes\" and \"words\" and a text \"join\"", sidecar->path);
+    }
+    if (strcmp(info->join, "eot") != 0 && strcmp(info->join, "hf") != 0 && strcmp(info->join, JOIN_DOCUMENTS) != 0) {
+        return error_set(err, EXIT_DATA, "evaluation sidecar %s: \"join\" is '%.40s', none of eot, hf and " JOIN_DOCUMENTS " (data/README.md)",
+                         sidecar->path, info->join);
     }
     JsonValue made;
     int64_t promised;

@@ -31,7 +31,7 @@ typedef struct {
 typedef struct {
     int         step;
     int         status;        // exit status
-    const char* why;           // "finished", "stopped by SIGTERM"
+    const char* why;           // "finished", "stopped by SIGTERM", "finished, but not saved"
     double      seconds;       // of this process
     double      loss;          // of the last step
     int64_t     tokens;

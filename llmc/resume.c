@@ -1,12 +1,31 @@
 #include "resume.h"
 
 #include <string.h>
+#include <sys/stat.h>
+
+// A run, or its folder of checkpoints, in a checkpoint's place: says so.
+static void refuse_a_run(const char* path) {
+    struct stat info;
+    int64_t* steps = NULL;
+    char* inner = xformat("%s/checkpoints", path);
+    bool is_run = stat(inner, &info) == 0 && S_ISDIR(info.st_mode);
+    int count = checkpoint_steps(is_run ? inner : path, &steps);
+    if (count > 0) {
+        char* newest = checkpoint_path(is_run ? inner : path, steps[count - 1]);
+        FAIL(EXIT_NO_INPUT, "--resume %s: it is %s, not a checkpoint; give one of them, such as %s, or the run as --out with --resume auto", path,
+             is_run ? "a run, with checkpoints" : "a folder of checkpoints", newest);
+    }
+    if (is_run) { FAIL(EXIT_NO_INPUT, "--resume %s: it is a run without checkpoints; expected a checkpoint's directory, step_N", path); }
+    free(steps);
+    free(inner);
+}
 
 Checkpoint* resume_open(const Config* cfg, const char* checkpoints_dir) {
     Error err;
     memset(&err, 0, sizeof err);
     if (strcmp(cfg->resume, "none") == 0) { return NULL; }
     if (strcmp(cfg->resume, "auto") != 0) {
+        refuse_a_run(cfg->resume);
         Checkpoint* checkpoint = checkpoint_open(cfg->resume, &err);
         TRY(checkpoint);
         return checkpoint;

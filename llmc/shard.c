@@ -5,6 +5,7 @@
 #include <glob.h>
 #include <limits.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -13,7 +14,7 @@ _Static_assert(sizeof(off_t) == 8, "shards may be larger than 2 GiB");
 
 enum {
     CHECKED_AT_OPEN = 256 * 1000 * 1000,   // bytes of a set whose ids are all checked before training
-    KEPT_OPEN       = 512,                 // descriptors held, well under the usual limit of 1024
+    KEPT_OPEN       = 512,                 // descriptors held at most
     CHUNK_BYTES     = 65536,               // of one read, on the stack
 };
 
@@ -59,7 +60,7 @@ bool shard_parse_header(const void* bytes, size_t n, int64_t file_bytes, ShardHe
 static bool name_error(Error* err, const char* path) {
     if (err) {
         Error bare = *err;
-        error_set(err, bare.code, "shard %s: %.300s", path, bare.text);
+        error_set(err, bare.code, "shard %s: %s", path, bare.text);
     }
     return false;
 }
@@ -180,8 +181,21 @@ static bool find_shards(ShardSet* set, const char* pattern, Error* err) {
     return true;
 }
 
+// How many of `count` shards stay open: a quarter of what the process may open, since training and validation are two sets and others open files
+// too. The limit is raised for it as far as that goes.
+static int files_to_keep(int count) {
+    struct rlimit files;
+    int kept = min_int(count, KEPT_OPEN);
+    rlim_t wanted = 4 * (rlim_t)kept;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0) { return 0; }
+    if (files.rlim_cur >= wanted) { return kept; }
+    struct rlimit raised = { .rlim_cur = files.rlim_max < wanted ? files.rlim_max : wanted, .rlim_max = files.rlim_max };
+    if (setrlimit(RLIMIT_NOFILE, &raised) == 0) { files = raised; }
+    return min_int(kept, (int)(files.rlim_cur / 4));
+}
+
 // opens one shard, reads its header and counts its rows; the sentence of an error does not name it yet
-static bool open_shard(ShardSet* set, int index, Error* err) {
+static bool open_shard(ShardSet* set, int index, bool keep, Error* err) {
     Shard* s = &set->shards[index];
     struct stat info;
     unsigned char head[SHARD_HEADER_BYTES];
@@ -211,7 +225,7 @@ static bool open_shard(ShardSet* set, int index, Error* err) {
     set->rows += s->rows;
     set->tokens += s->header.tokens;
     set->bytes += info.st_size;
-    if (index >= KEPT_OPEN) { close(s->file); s->file = -1; }
+    if (!keep) { close(s->file); s->file = -1; }
     return true;
 }
 
@@ -236,8 +250,9 @@ ShardSet* shard_open(const char* pattern, int row_tokens, int vocab, Error* err)
     set->row_tokens = row_tokens;
     set->vocab = vocab;
     bool ok = find_shards(set, pattern, err);
+    int kept = ok ? files_to_keep(set->count) : 0;
     for (int i = 0; ok && i < set->count; i++) {
-        ok = open_shard(set, i, err) || name_error(err, set->shards[i].path);
+        ok = open_shard(set, i, i < kept, err) || name_error(err, set->shards[i].path);
         work_done();
     }
     if (ok && vocab > 0 && set->bytes < CHECKED_AT_OPEN) { ok = check_ids(set, err); }

@@ -23,7 +23,7 @@ typedef struct {
     char*       path;
     ShardHeader header;
     int64_t     first_row, rows;       // its rows are [first_row, first_row + rows) of the set
-    int         file;                  // open descriptor, or -1: opened for each read (sets of many hundred shards)
+    int         file;                  // open descriptor, or -1: opened for each read (sets of many shards)
 } Shard;
 
 typedef struct {

@@ -23,6 +23,7 @@ mkdir "$WORK/mixed"; shard "$WORK/mixed/a.bin" 20240520 1 1000 2000; shard "$WOR
 
 bad() { expect "cli_shard_$1" "$2" "$3" timeout 5 "$PROGRAM" "${small[@]}" --out "$WORK/run_$1" --train-data "$4"; }
 bad none_match    66 'nothing\.bin'                         "$WORK/nothing.bin"
+bad long_path     66 "no token shard matches .* ... .*README"  "$WORK/$(printf '%0500d' 0)"
 bad glob_none     66 'nothing'                              "$WORK/nothing*.bin"
 bad wrong_magic   65 'magic\.bin.*20240520'                 "$WORK/magic.bin"
 bad wrong_version 65 'version\.bin.*version'                "$WORK/version.bin"
@@ -34,6 +35,11 @@ bad short_row     65 'short\.bin'                           "$WORK/short.bin"
 bad directory     65 'directory\.bin'                       "$WORK/directory.bin"
 bad both_magics   65 'mixed/'                               "$WORK/mixed/*.bin"
 bad token_id      65 'vocab\.bin.*257'                      "$WORK/vocab.bin"
+# more shards, for training and validation, than a process may have open files
+mkdir "$WORK/many"; for i in $(seq 70); do cp "$WORK/good.bin" "$WORK/many/$i.bin"; done
+(ulimit -n 64; "$PROGRAM" "${small[@]}" --out "$WORK/run_many" --train-data "$WORK/many/*.bin" --val-data "$WORK/many/*.bin" --eval-batches 2) > "$WORK/out" 2> "$WORK/err" \
+    && ok cli_many_shards_and_few_open_files || fail cli_many_shards_and_few_open_files "status $?: $(tail -n 1 "$WORK/err")"
+rm -r "$WORK/many"
 cp "$WORK/good.bin" "$WORK/secret.bin"; chmod 000 "$WORK/secret.bin"
 if [ "$(id -u)" != 0 ]; then bad unreadable 66 'secret\.bin' "$WORK/secret.bin"
 elif command -v setpriv > /dev/null; then          # root reads everything, unless the right to do so is taken away
@@ -59,6 +65,7 @@ else ok cli_every_option_with_bad_values; fi
 
 # what is asked for and cannot be written is no success; a stream that was closed is nobody's file
 expect cli_dry_run_on_a_full_disk 74 'standard output'     bash -c '"$@" > /dev/full' x "$PROGRAM" --dry-run
+expect cli_dry_run_beyond_a_limit 74 'standard output'     bash -c 'head -c 1024 /dev/zero > "$1"; ulimit -f 1; "${@:2}" >> "$1"' x "$WORK/limited" "$PROGRAM" --dry-run
 "$PROGRAM" "${small[@]}" --out "$WORK/closed" --train-data "$WORK/good.bin" --steps 100000 <&- >&- 2>&- &
 closed=$!
 for _ in $(seq 200); do [ -s "$WORK/closed/log.jsonl" ] && break; sleep 0.05; done
@@ -93,6 +100,13 @@ fi
 
 # ---- R8: resume with another network or data order is refused with both values; a changed schedule needs a word
 "$PROGRAM" "${small[@]}" --out "$WORK/run" --train-data "$WORK/good.bin" > /dev/null 2>&1 || fail cli_first_run "did not finish"
+expect cli_resume_from_a_run     66 "a run, with checkpoints, not a checkpoint; give one of them, such as $WORK/run/checkpoints/step_00000002, or" \
+    "$PROGRAM" "${small[@]}" --out "$WORK/other_run" --train-data "$WORK/good.bin" --resume "$WORK/run"
+expect cli_prompt_from_a_folder  66 "a folder of checkpoints, not a checkpoint; give one of them, such as $WORK/run/checkpoints/step_00000002, or" \
+    "$PROGRAM" --prompt hello --resume "$WORK/run/checkpoints"
+mkdir -p "$WORK/no_saves/checkpoints"
+expect cli_resume_from_no_run    66 "a run without checkpoints" \
+    "$PROGRAM" "${small[@]}" --out "$WORK/other_run" --train-data "$WORK/good.bin" --resume "$WORK/no_saves"
 again() { local name=$1 status=$2 pattern=$3; shift 3; expect "cli_resume_$name" "$status" "$pattern" "$PROGRAM" "${small[@]}" --out "$WORK/run" --train-data "$WORK/good.bin" "$@"; }
 again layers   64 'layers.*4.*2|layers.*2.*4'  --layers 4
 again heads    64 'heads'                       --heads 1

@@ -62,6 +62,9 @@ TEST(config_names_what_is_wrong_with_an_option) {
     check_refused("--", "'--' is not an option");
     check_refused("~", "'' is not an option");
     check_refused("--dry-run yes", "'yes' is not an option");
+    check_refused("--train-data a.bin b.bin c.bin", "'b.bin' is not an option, and --train-data takes one name; a pattern needs quotes");
+    check_refused("--steps 3 --eval-data a.bin b.bin", "--eval-data 'data/*.bin'");
+    check_refused("--train-data a.bin --steps 3 b.bin", "'b.bin' is not an option; options are --name value");
     check_refused("--dry-run=1", "--dry-run takes no value, found '1'");
     check_refused("--steps", "--steps needs a value");
     check_refused("--train-data --steps 5", "--train-data needs a value, found '--steps'");

@@ -81,7 +81,13 @@ data_bytes_first_last_and_doubled_separators_are_no_text() {
     for text in "$e\nA\n$e\nB\n" "A\n$e\nB\n$e\n" "A\n$e\nB\n$e" "A\n$e\n$e\nB\n" "$e\n$e\nA\n$e\n$e\n$e\nB\n$e"; do
         printf "$text" > odd.txt; "$tools/bytes" --out odd.bin odd.txt && cmp plain.bin odd.bin || { echo "of '$text'"; return 1; }
     done
-    printf '%s\n' "x$e" "$e " "$e$e" > literal.txt; "$tools/bytes" --out literal.bin literal.txt || return 1
+    for text in "A\r\n$e\r\nB\r\n" "$e\r\nA\r\n$e\r\n$e\r\nB" "A\n$e\r\nB\n" "A\r\n$e\nB\r\n$e\r\n"; do
+        printf "$text" > odd.txt; "$tools/bytes" --out odd.bin odd.txt && cmp plain.bin odd.bin || { echo "of '$text'"; return 1; }
+    done
+    printf 'A\r\nB\r\n\r\n%s\r\n\r\n%s\n' "$e" "$e" > odd.txt; "$tools/bytes" --out odd.bin odd.txt || return 1      # inside, empty lines too
+    same "$(tokens odd.bin | tr '\n' ' ')" "256 65 13 10 66 13 10 256 " || return 1
+    printf 'A\r\n' > odd.txt; "$tools/bytes" --out odd.bin odd.txt; same "$(tokens odd.bin | tr '\n' ' ')" "256 65 13 10 " || return 1
+    printf '%s\n' "x$e" "$e " "$e$e" "$e"$'\r\r' > literal.txt; "$tools/bytes" --out literal.bin literal.txt || return 1
     same "$(tokens literal.bin | wc -l)" $((1 + $(stat -c %s literal.txt))) || return 1
     printf '%s\n' "$e" > none.txt; "$tools/bytes" --out none.bin none.txt 2> said.txt; same $? 65 && grep -q 'holds no document' said.txt && [ ! -e none.bin ]
 }
@@ -118,6 +124,8 @@ all.bin
 END
     diff said.txt expected.txt | head -n 3 | tr '\n' ' '
     cmp -s said.txt expected.txt || return 1
+    mkfifo pipe.json; cp all.bin pipe.bin            # no sidecar, and nothing to wait for
+    same "$(timeout 20 "$tools/shardinfo" pipe.bin | grep -c sidecar)" 0 && same "$(timeout 20 "$tools/shardinfo" pipe.bin | grep -c header)" 1 || return 1
     cp all.bin all2.bin
     same "$("$tools/shardinfo" --seq-len 10 'all*.bin' | tail -n 1)" "all*.bin: 2 shards, 2308 bytes, 130 tokens, 12 rows"
 }
@@ -155,9 +163,21 @@ data_tools_refuse_in_sentences() {
 
 # written bytes beyond this limit are an error, as on a full disk
 data_tools_without_room_leave_nothing() {
-    (ulimit -f 8; trap '' XFSZ; refused 74 "full.bin: cannot be written: File too large" "$tools/synthetic" --tokens 100000 --out full.bin) || return 1
-    ls full.bin* 2> /dev/null | grep . && { echo "something half-written was left"; return 1; }
+    seq 1 20000 > long.txt
+    (ulimit -f 8
+     refused 74 "full.bin: cannot be written: File too large" "$tools/synthetic" --tokens 100000 --out full.bin &&
+     refused 74 "full.bin: cannot be written: File too large" "$tools/bytes" --out full.bin --val-out fullval.bin long.txt &&
+     refused 74 "full.bin: cannot be written: File too large" "$tools/tokenize" --out full.bin long.txt) || return 1
+    ls full*.bin* 2> /dev/null | grep . && { echo "something half-written was left"; return 1; }
     return 0
+}
+
+# what is in a shard or checkpoint and cannot be said is no success
+data_info_tools_without_room_are_no_success() {
+    "$tools/synthetic" --tokens 100 --out good.bin > /dev/null || return 1
+    refused 74 "standard output cannot be written" bash -c '"$1" good.bin > /dev/full' x "$tools/shardinfo" &&
+    refused 74 "standard output cannot be written" bash -c '"$1" --help > /dev/full' x "$tools/ckptinfo" &&
+    refused 74 "standard output cannot be written" bash -c 'head -c 8192 /dev/zero > said.txt; ulimit -f 8; "$1" good.bin >> said.txt' x "$tools/shardinfo"
 }
 
 data_shardinfo_reads_the_published_shard() {
@@ -169,7 +189,7 @@ for name in data_synthetic_writes_the_same_bytes_again data_synthetic_has_the_di
             data_synthetic_writes_both_widths data_bytes_writes_every_byte_and_an_end_of_text_before_each_document \
             data_bytes_first_last_and_doubled_separators_are_no_text \
             data_bytes_divides_at_a_line_and_loses_nothing data_shardinfo_says_what_is_there data_tools_refuse_in_sentences \
-            data_tools_without_room_leave_nothing; do
+            data_tools_without_room_leave_nothing data_info_tools_without_room_are_no_success; do
     run_case $name
 done
 if [ -e "$data/fineweb-edu/fineweb_edu_sample_1MB.gpt2.bin" ]; then run_case data_shardinfo_reads_the_published_shard

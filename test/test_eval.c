@@ -274,12 +274,28 @@ TEST(eval_sidecars_of_texts_are_checked) {
     check_sidecar(TEXT_SIDECAR("\"join\":\"documents\",\"documents\":[1]"), 9, EXIT_DATA, "from 0");
     check_sidecar(TEXT_SIDECAR("\"join\":\"documents\",\"documents\":[]"), 9, EXIT_DATA, "ascending");
     check_sidecar(TEXT_SIDECAR("\"join\":\"documents\""), 9, EXIT_DATA, "ascending");
+    check_sidecar(TEXT_SIDECAR("\"join\":\"eot\""), 9, 0, "");
+    check_sidecar(TEXT_SIDECAR("\"join\":\"what\""), 9, EXIT_DATA, "'what', none of eot, hf and documents");
     check_sidecar("{\"bytes\":9,\"join\":\"hf\"}", 9, EXIT_DATA, "\"words\"");
     check_sidecar(TEXT_SIDECAR("\"join\":\"hf\",\"tokens\":9"), 9, 0, "");
     check_sidecar(TEXT_SIDECAR("\"join\":\"hf\",\"tokens\":8"), 9, EXIT_DATA, "of 8 tokens, the shard has 9");
     check_sidecar(TEXT_SIDECAR("\"join\":\"hf\",\"tokens\":\"9\""), 9, EXIT_DATA, "of \"9\" tokens");
     check_sidecar("{\"bytes\":9,\"words\":2,\"jo", 9, EXIT_DATA, "cut copy");
     check_sidecar("[1]", 9, EXIT_DATA, "not a JSON object");
+}
+
+TEST(eval_sidecars_that_are_no_files_are_refused) {
+    char *path = xformat("%s/set.json", temp_dir()), *shard = xformat("%.*s.bin", (int)strlen(path) - 5, path);
+    Sidecar sidecar;
+    Error err = {0};
+    CHECK(mkdir(path, 0777) == 0, "mkdir %s", path);
+    CHECK(!sidecar_open(&sidecar, shard, 257, &err) && err.code == EXIT_DATA && strstr(err.text, "a directory, expected a file"), "%s", err.text);
+    sidecar_close(&sidecar);
+    CHECK(rmdir(path) == 0 && mkfifo(path, 0666) == 0, "mkfifo %s", path);
+    CHECK(!sidecar_open(&sidecar, shard, 257, &err) && err.code == EXIT_DATA && strstr(err.text, "a pipe or device, expected a file"), "%s", err.text);
+    sidecar_close(&sidecar);
+    free(path);
+    free(shard);
 }
 
 TEST(eval_sidecars_of_tasks_are_checked) {

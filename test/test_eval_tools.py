@@ -125,6 +125,8 @@ def eval_tasks_refuses_in_sentences():
     refuse(65, "lines 7 to 12", *BYTE, "--task", "hellaswag", "--out", out, write("cut.txt", HELLASWAG_TEXT.replace("Bread", "Bread:")[:-4]))
     refuse(65, "cut copy", *BYTE, "--task", "hellaswag", "--out", out, write("cut.txt.bz2", bz2.compress(HELLASWAG_TEXT.encode())[:-9]))
     refuse(65, "lacks 'choices'", *BYTE, "--task", "piqa", "--out", out, write("x.jsonl", '{"query":"a","gold":0}'))
+    for row in ('{"query":"a","choices":["b"],"gold":0}', '{"query":"a","choices":7,"gold":0}', '{"query":7,"choices":["b","c"],"gold":0}', '"a row"'):
+        refuse(65, "a row has another form than piqa's", *BYTE, "--task", "piqa", "--out", out, write("form.jsonl", row))
     refuse(65, "none of its 2 choices", *BYTE, "--task", "arc_easy", "--out", out, write("y.jsonl", '{"query":"a","choices":["b","c"],"gold":2}'))
     refuse(65, "item 0 lacks", *BYTE, "--task", "hellaswag", "--out", out, write("test.jsonl", HELLASWAG_JSON.replace('"label"', '"split"')))
     refuse(65, "item 0 lacks", *BYTE, "--task", "piqa", "--out", out, write("z.jsonl", '{"query":"a","choices":["b","c"],"gold":null}'))

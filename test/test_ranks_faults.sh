@@ -132,7 +132,8 @@ check ranks_micro_batch_finds_no_room_is_said_once said_once
 # ---- a part that cannot be written: said once, with the ranks it was; training goes on
 MOBA_TEST_RANK=1 MOBA_TEST_FILE_BYTES=5000 ranks 3 "$WORK/full" --steps 4 --save-every 2; status=$?
 check ranks_save_that_fails_is_74     [ $status = 74 ]
-check ranks_save_that_fails_is_said_once       [ "$(grep -c 'is not saved' "$WORK/err")" = 2 -a "$(grep -c '^warning' "$WORK/err")" = 2 ]
+check ranks_save_that_fails_is_said_once       [ "$(grep -c '^warning: .* is not saved' "$WORK/err")" = 2 -a "$(grep -c '^warning' "$WORK/err")" = 2 ]
+check ranks_last_save_that_fails_is_an_error   [ "$(grep -c '^error:' "$WORK/err")" = 1 -a -n "$(grep '^error: step 4 is not saved' "$WORK/err")" ]
 check ranks_save_that_fails_names_the_rank     words '^warning: step 2 is not saved: rank 1 \(.*\): checkpoint .*step_00000002 cannot be written: File too large'
 
 # ---- an old checkpoint that cannot be removed is warned of

@@ -149,6 +149,9 @@ def plot_page_stands_alone_and_holds_the_runs():
     one, other, out = made_up("one", 50), made_up("other", 30, start={"pattern": "S256,D"}), fresh("compare")
     said = dev_tool("plot", one, other, "--out", out, "--no-png")
     equal(said.split(), [out + ".html"], "what was written")
+    folder = fresh("folder") + os.sep
+    equal(dev_tool("plot", one, "--out", folder, "--no-png").split(), [folder + "plot.html"], "what was written into a folder")
+    equal(os.listdir(folder), ["plot.html"], "what is in the folder")
     data, page = page_of(out)
     equal(page.tags.count("script"), 2, "scripts: the device's name must not end one")
     equal([run["name"] for run in data["runs"]], ["one", "other"], "names")

@@ -5,6 +5,7 @@
 
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <time.h>
 
 static double now(void) {
@@ -269,6 +270,52 @@ TEST(shard_writer_and_reader_agree) {
         shard_close(set);
         CHECK(unlink(path) == 0, "unlink %s", path);
     }
+}
+
+static int open_files(const ShardSet* set) {
+    int open = 0;
+    for (int i = 0; i < set->count; i++) { open += set->shards[i].file >= 0; }
+    return open;
+}
+
+// Two sets of 40 shards each where a process may open 64 files: opened and read to the last row; the soft limit alone is raised.
+TEST(shard_sets_keep_as_many_files_open_as_the_process_may) {
+    char name[40];
+    for (int i = 0; i < 40; i++) {
+        snprintf(name, sizeof name, "kept_%02d.bin", i);
+        CHECK(file_u16(name, 100, (uint64_t)i, 50), "%s", name);
+    }
+    for (int hard = 0; hard < 2; hard++) {
+        Error err = { 0 };
+        pid_t child = fork();
+        if (child == 0) {                                                     // a hard limit cannot be raised again
+            struct rlimit few;
+            if (getrlimit(RLIMIT_NOFILE, &few) != 0) { _exit(2); }
+            few.rlim_cur = 64;
+            if (hard) { few.rlim_max = 64; }
+            if (setrlimit(RLIMIT_NOFILE, &few) != 0) { _exit(3); }
+            ShardSet *train = shard_open(file_path("kept_*.bin"), 8, 50, &err), *valid = train ? shard_open(file_path("kept_*.bin"), 8, 50, &err) : NULL;
+            if (!valid) { fprintf(stderr, "%s\n", err.text); _exit(4); }
+            int kept = hard ? 16 : 40, row[9];
+            if (open_files(train) != kept || open_files(valid) != kept) { _exit(5); }
+            if (train->count != 40 || !shard_read_row(train, 0, row, &err) || !shard_read_row(valid, valid->rows - 1, row, &err)) { _exit(6); }
+            _exit(0);
+        }
+        int status;
+        waitpid(child, &status, 0);
+        CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%s limit of 64 files: status %d", hard ? "hard" : "soft", WEXITSTATUS(status));
+    }
+}
+
+// A sentence keeps its beginning and its remedy, however long the path between them is.
+TEST(shard_errors_of_long_paths_say_what_to_do) {
+    char path[3000];
+    for (size_t i = 0; i + 1 < sizeof path; i++) { path[i] = i % 100 ? 'x' : '/'; }
+    path[sizeof path - 1] = 0;
+    Error err = { 0 };
+    CHECK(!shard_open(path, 8, 50, &err), "a path of %zu bytes", strlen(path));
+    CHECK(strstr(err.text, "no token shard matches '/xxx") == err.text && strstr(err.text, "xx'; data/README.md says how to make some"), "%s", err.text);
+    CHECK_EQ((int)strlen(err.text), (int)sizeof err.text - 1);
 }
 
 TEST(shard_writer_without_room_leaves_nothing) {

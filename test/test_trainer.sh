@@ -33,12 +33,30 @@ check trainer_nan_is_overcome                 [ "$(columns "$WORK/nan" | tail -n
 MOBA_TEST_NAN_STEPS=5-9 run "$WORK/stuck" --max-bad-steps 3; status=$?
 check trainer_bad_steps_in_a_row_stop         [ $status = 70 ]
 check trainer_bad_steps_are_named             grep -q '^error: step 7: 3 steps in a row were skipped' "$WORK/err"
+check trainer_bad_steps_name_what_is_good     grep -q 'stopped without saving over the good checkpoint of step 6' "$WORK/err"
 check trainer_bad_steps_stop_without_saving   [ ! -e "$(step "$WORK/stuck" 7)" ]
 same  trainer_bad_steps_keep_the_good_state   "$(step "$WORK/stuck" 4)" "$(step "$WORK/stuck" 6)"
 MOBA_TEST_NAN_STEPS=7-7 run "$WORK/stuck" --max-bad-steps 3; status=$?
 check trainer_bad_steps_count_across_a_resume [ $status = 70 ]
 run "$WORK/stuck" --max-bad-steps 3; status=$?
 check trainer_bad_steps_can_be_resumed_from   [ $status = 0 ]
+
+MOBA_TEST_NAN_STEPS=2-4 run "$WORK/unsaved" --max-bad-steps 3 --save-every 0
+check trainer_bad_steps_promise_no_checkpoint grep -q 'stopped without saving anything, and there is no checkpoint yet' "$WORK/err"
+
+# ---- the last state of a run cannot be saved: an error, and nothing says that all is well
+ends() { grep '^{"kind":"end",' "$1/log.jsonl" | tail -n 1; }
+(ulimit -f 24; run "$WORK/full" --save-every 0); status=$?
+check trainer_unsaved_run_is_an_error         [ $status = 74 -a "$(grep -c '^error:' "$WORK/err")" = 1 ]
+check trainer_unsaved_run_says_what_is_lost   grep -q '^error: step 12 is not saved (the warning above says why); there is no checkpoint' "$WORK/err"
+check trainer_unsaved_run_says_why            grep -q '^warning: step 12 is not saved: .*File too large' "$WORK/err"
+check trainer_unsaved_run_is_logged_so        grep -q '"status":74,"why":"finished, but not saved"' <(ends "$WORK/full")
+check trainer_unsaved_run_is_shown_so         grep -q '^finished, but not saved at step 12/12' "$WORK/console"
+run "$WORK/full" --steps 4 --save-every 4
+check trainer_saved_run_is_logged_so          grep -q '"status":0,"why":"finished"' <(ends "$WORK/full")
+(ulimit -f 24; MOBA_TEST_STOP_STEP=6 run "$WORK/full" --steps 12 --new-schedule --save-every 0); status=$?
+check trainer_unsaved_stop_is_an_error        [ $status = 74 -a -n "$(grep '^error: step 6 is not saved.*the same command goes on from step 4$' "$WORK/err")" ]
+check trainer_unsaved_stop_is_logged_so       grep -q '"status":74,"why":"stopped by SIG[A-Z0-9]*, but not saved"' <(ends "$WORK/full")
 
 # ---- R12: a signal that comes when step 5 is wholly done still finds it saved
 MOBA_TEST_STOP_STEP=5 run "$WORK/stopped" --save-every 0; status=$?
