@@ -135,7 +135,7 @@ extern "C" void crossentropy_forward_backward(float* losses, floatX* logits, con
     const size_t ROOM = 226 << 10;                                       // of a multiprocessor's shared memory, beside the reductions'
     size_t rows = 2 * (size_t)Vp * sizeof(floatX);
     int threads = threads_for(V, Vp);
-    if (rows <= ROOM && device_attribute(cudaDevAttrComputeCapabilityMajor) == 9) {
+    if (threads == MAX_THREADS && rows <= ROOM && device_attribute(cudaDevAttrComputeCapabilityMajor) == 9) {
         int blocks = min_int(N, device_attribute(cudaDevAttrMultiProcessorCount));
         allow_shared(crossentropy_hopper_kernel, rows);
         crossentropy_hopper_kernel<<<blocks, threads, rows, stream>>>(losses, logits, targets, scale, N, V, Vp);

@@ -4,7 +4,7 @@
 // A CTA makes tiles of 128 rows and 256 columns of accumulators. Two warpgroups of 64 rows each multiply; a warp of a third fetches their
 // operands with TMA, steps of 64 of the inner dimension, some steps ahead. CTAs come in pairs that make tiles below each other and share b:
 // each fetches half of it for both, without which the way from L2 were too narrow (48 KB a step and CTA instead of 32). Tiles are taken in
-// turn, and the second warpgroup starts LEAD steps late, so that the epilogue of one lies beside products of the other.
+// turn, and the second warpgroup starts as late as the steps in shared memory allow, so that the epilogue of one lies beside products of the other.
 //
 // An epilogue is a warp's own affair: its 16 rows go by panels of 64 columns through its corner of shared memory, TMA on the other side.
 //
@@ -19,10 +19,7 @@
 #include "hopper_tile.cuh"
 #include "ops.h"
 
-#ifndef PRODUCT_LEAD
-#define PRODUCT_LEAD 2
-#endif
-enum { PAIR = 2, BOTH = 3, LEAD = PRODUCT_LEAD, PRODUCT_ROWS = 128, PRODUCT_COLUMNS = 256, PRODUCT_WARPS = 8, PRODUCT_THREADS = 3 * WARPGROUP,
+enum { PAIR = 2, BOTH = 3, PRODUCT_ROWS = 128, PRODUCT_COLUMNS = 256, PRODUCT_WARPS = 8, PRODUCT_THREADS = 3 * WARPGROUP,
        CORNER_ROWS = 16, CORNER = CORNER_ROWS * PANEL };                         // BOTH: the CTAs of a pair, as bits
 
 typedef struct { floatX a[PRODUCT_ROWS * PANEL], b[PRODUCT_COLUMNS * PANEL]; } ProductStep;
@@ -32,7 +29,7 @@ template <class Kind> struct ProductShared {
     typename Kind::Corner corner[PRODUCT_WARPS];
     uint64_t full[Kind::STEPS], empty[Kind::STEPS];
     uint64_t loaded[PRODUCT_WARPS][2];                                          // for prologues: something has come to a corner
-    uint64_t ahead;                                                             // the first warpgroup is LEAD steps ahead
+    uint64_t ahead;                                                             // the first warpgroup is as far ahead as it should be
 };
 
 // ---- the walk over tiles and steps ------------------------------------------------------------------------------------------
@@ -76,9 +73,17 @@ __device__ inline void product_fetch(ProductShared<Kind>& shared, const typename
 }
 
 // ---- the warps that multiply ------------------------------------------------------------------------------------------------
-// a step's operands may be overwritten, in both CTAs: half of them came from the other
-__device__ inline void product_release(uint64_t* empty) {
+// Steps that the first warpgroup has done when the second begins, which frees none before: one more is under way, and one may be on its way.
+#ifdef PRODUCT_LEAD
+template <class Kind> __device__ inline constexpr int product_lead() { return PRODUCT_LEAD; }
+#else
+template <class Kind> __device__ inline constexpr int product_lead() { return Kind::STEPS - 2; }
+#endif
+
+// A step is done. Its operands may be overwritten, in both CTAs: half of them came from the other. The first thread counts down its lead.
+__device__ inline void product_release(uint64_t* empty, uint64_t* ahead, int& lead) {
     if (threadIdx.x % WARP < PAIR) { mbarrier_arrive_at(empty, threadIdx.x % WARP); }
+    if (threadIdx.x == 0 && --lead == 0) { mbarrier_arrive(ahead); }
 }
 
 template <class Kind>
@@ -95,7 +100,9 @@ __device__ inline void product_multiply(float (&d)[128], const ProductStep& step
 
 template <class Kind>
 __device__ inline void product_work(ProductShared<Kind>& shared, const typename Kind::Arguments& x, const ProductShape& s, int rank) {
+    const int LEAD = product_lead<Kind>();
     int warp = threadIdx.x / WARP, group = threadIdx.x / WARPGROUP, lead = min(LEAD, (s.inner + PANEL - 1) / PANEL);
+    static_assert(LEAD < Kind::STEPS, "the second warpgroup frees no step while it waits");
     ProductRing ring = {0, 0};
     if (LEAD > 0 && group == 1) { mbarrier_wait(&shared.ahead, 0); }
     for (int tile = blockIdx.x / PAIR; tile < product_tiles(s); tile += gridDim.x / PAIR) {
@@ -105,10 +112,9 @@ __device__ inline void product_work(ProductShared<Kind>& shared, const typename 
         for (int k = 0; k < s.inner; k += PANEL) {
             mbarrier_wait(&shared.full[ring.step], ring.parity);
             product_multiply<Kind>(d, shared.step[ring.step], group, k > 0);
-            if (threadIdx.x == 0 && --lead == 0) { mbarrier_arrive(&shared.ahead); }
             if (k > 0) {
                 wgmma_wait<1>();
-                product_release(&shared.empty[before]);
+                product_release(&shared.empty[before], &shared.ahead, lead);
             } else {
                 Kind::prologue(shared.corner[warp], shared.loaded[warp], x, row, at.column);
             }
@@ -116,7 +122,7 @@ __device__ inline void product_work(ProductShared<Kind>& shared, const typename 
             product_next<Kind>(ring);
         }
         wgmma_wait<0>();
-        product_release(&shared.empty[before]);
+        product_release(&shared.empty[before], &shared.ahead, lead);
         wgmma_ready(d);
         Kind::epilogue(shared.corner[warp], shared.loaded[warp], d, x, row, at.column);
     }

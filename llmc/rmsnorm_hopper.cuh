@@ -3,7 +3,7 @@
 // A norm's backward wants, for each row, the sum over its columns of dnorm * norm, and a tile sees but 256 of them. That sum is known before:
 // the product forward was out = norm w^T, the one here is dnorm = dout w, so that  sum_c dnorm_c norm_c = sum_j dout_j out_j,  both of which the
 // op before had in its registers (matmul_swiglu_backward leaves that sum, in parts). What is left is a row's own affair:
-//   dinp += rstd * (dnorm * weight - inp * rstd^2 * that sum / C)
+//   dinp += rstd * (dnorm * weight - inp * rstd * that sum / C)
 #ifndef RMSNORM_HOPPER_CUH
 #define RMSNORM_HOPPER_CUH
 
@@ -35,6 +35,7 @@ struct NormBackward {
     static __device__ float2 factors(const Arguments& x, int row) {
         if (row >= x.N) { return make_float2(0, 0); }
         float sum = 0, r = x.rstd[row];
+        #pragma unroll 4
         for (int i = 0; i < x.parts; i++) { sum += x.sums[(size_t)row * x.parts + i]; }
         return make_float2(r, r * r * sum / x.C);
     }

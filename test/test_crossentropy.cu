@@ -55,6 +55,7 @@ TEST(crossentropy_total_is_added) {
     CHECK_NEAR(total, 110.5, 0);
 }
 #else
+#include "cuda_common.cuh"
 #include "ref.h"
 
 // logits of a row: normals, or with `spread` normals times 30; every ninth target is -1; the padding is NaN
@@ -97,6 +98,14 @@ GPU_TEST(crossentropy_within_budget) {
     crossentropy_check(20, 50257, 50304, 2, 1);
 }
 GPU_TEST(crossentropy_within_budget_on_peaked_logits) { crossentropy_check(30, 1001, 1024, 30, 1); }
+
+// several rows a multiprocessor: on Hopper one block walks them, the next on its way
+GPU_TEST(crossentropy_of_many_rows) {
+    int count;
+    CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, 0));
+    crossentropy_check(3 * count + count / 2, 8190, 8192, 1, 3);
+    crossentropy_check(2 * count - 1, 300, 304, 1, 2);                   // few columns: a block a row
+}
 GPU_TEST(crossentropy_repeats_to_the_bit)             { crossentropy_check(9, 50257, 50304, 1, 12); }
 
 GPU_TEST(crossentropy_of_equal_and_huge_logits) {

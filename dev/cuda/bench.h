@@ -131,4 +131,33 @@ static inline void bench_row(const char* op, const char* shape_json, BenchFn fn,
     fflush(stdout);
 }
 
+// ---- two ways to the same numbers -----------------------------------------------------------------------------------------
+// squares[2i] and [2i+1]: block i's sums of (a - b)^2 and of b^2
+__global__ static void bench_difference_kernel(double* squares, const floatX* a, const floatX* b, size_t n) {
+    double apart = 0, size = 0;
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) {
+        float x = __bfloat162float(a[i]), y = __bfloat162float(b[i]);
+        apart += (double)(x - y) * (x - y);
+        size += (double)y * y;
+    }
+    apart = block_sum(apart);
+    size = block_sum(size);
+    if (threadIdx.x == 0) { squares[2 * blockIdx.x] = apart; squares[2 * blockIdx.x + 1] = size; }
+}
+
+// Ends the program unless a and b, n numbers that are to be the same but for their rounding, differ by less than 1 % in the mean.
+static inline void bench_same(const char* what, const floatX* a, const floatX* b, size_t n) {
+    enum { BLOCKS = 1024 };
+    double host[2 * BLOCKS], apart = 0, size = 0, *squares = (double*)device_malloc(sizeof host);
+    bench_difference_kernel<<<BLOCKS, 256>>>(squares, a, b, n);
+    LAUNCH_CHECK();
+    device_download(host, squares, sizeof host, NULL);
+    stream_sync(NULL);
+    device_free(squares);
+    for (int i = 0; i < BLOCKS; i++) { apart += host[2 * i]; size += host[2 * i + 1]; }
+    double difference = sqrt(apart / size);
+    REQUIRE(difference < 0.01, "%s: as one op and apart differ by %.3g of their size", what, difference);       // NaN is not less
+    fprintf(stderr, "%s: as one op and apart differ by %.2g of their size\n", what, difference);
+}
+
 #endif

@@ -24,6 +24,11 @@ static void bench_shape(const char* model, int N, int H, int D, struct MatmulPla
     enum { T = 8192 };
     size_t C = (size_t)H * D;
     Rope r = {bench_bf16(N * C, 1, 1), bench_bf16(3 * C * C, 2, 0.03f), bench_bf16(3 * N * C, 3, 1), bench_angles(T, D), plans, N, T, H, D};
+    floatX* other = bench_bf16(3 * N * C, 4, 1);
+    matmul_rope_forward(other, r.inp, r.weight, r.table, N, T, 2 * H, D, (int)C, 3 * (int)C, plans, NULL);
+    apart(&r);
+    bench_same("qkv", other, r.qkv, 3 * N * C);
+    device_free(other);
     char shape[128];
     snprintf(shape, sizeof shape, "\"model\":\"%s\",\"N\":%d,\"heads\":%d,\"D\":%d", model, N, H, D);
     double flops = 6.0 * N * C * C, product_bytes = 2.0 * (4 * N * C + 3 * C * C);

@@ -47,6 +47,15 @@ static void bench_shape(const char* model, int N, int C, int F, struct MatmulPla
              bench_bf16(inps, 6, 1), bench_bf16(2 * outs, 7, 1), bench_f32((size_t)N * matmul_swiglu_sums(F), 8, 1), plans, N, C, F};
     char shape[128];
     snprintf(shape, sizeof shape, "\"model\":\"%s\",\"N\":%d,\"C\":%d,\"F\":%d", model, N, C, F);
+    floatX *other_out = bench_bf16(outs, 9, 1), *other_gate_up = bench_bf16(2 * outs, 10, 1);
+    matmul_swiglu_forward(other_out, other_gate_up, m.inp, m.w13, N, C, F, plans, NULL);
+    apart_forward(&m);
+    bench_same("gate_up", other_gate_up, m.gate_up, 2 * outs);
+    bench_same("out", other_out, m.out, outs);
+    matmul_swiglu_backward(other_gate_up, m.sums, m.out, m.dout, m.w2, m.gate_up, N, F, C, plans, NULL);
+    apart_backward(&m);
+    bench_same("dgate_up", other_gate_up, m.dgate_up, 2 * outs);
+    device_free(other_out); device_free(other_gate_up);
     double forward = 4.0 * N * C * F, backward = 2.0 * N * C * F, gate_up = 4.0 * outs, ends = 2.0 * inps;
     bench_row("swiglu_forward", shape, pass_forward, &m, gate_up + 2.0 * outs, 0);
     bench_row("matmul_forward", shape, product_forward, &m, gate_up + ends + 4.0 * weights, forward);
