@@ -9,7 +9,6 @@
 
 #include "shard.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -81,7 +80,7 @@ static void add_document(Documents* d, const char* text, size_t bytes) {
 
 // the documents of a file, which stays mapped until the end of the program
 static void find_documents(Documents* d, const char* path) {
-    int file = open(path, O_RDONLY | O_NONBLOCK);
+    int file = open_to_read(path);
     struct stat info;
     if (file < 0 || fstat(file, &info) != 0) { FAIL(EXIT_NO_INPUT, "text %s cannot be read: %s", path, strerror(errno)); }
     if (!S_ISREG(info.st_mode)) { FAIL(EXIT_DATA, "text %s is not a file", path); }

@@ -10,7 +10,6 @@
 #include "shard.h"
 #include "tokenizer.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -73,7 +72,7 @@ __attribute__((noreturn)) static void refuse(Output* o, int code, const char* pa
 }
 
 static void write_text_file(Output* o, const char* path) {
-    int fd = open(path, O_RDONLY);
+    int fd = open_to_read(path);
     struct stat info;
     if (fd < 0 || fstat(fd, &info) != 0) { refuse(o, EXIT_NO_INPUT, path, strerror(errno)); }
     if (!S_ISREG(info.st_mode) || info.st_size == 0) { refuse(o, EXIT_DATA, path, "expected a file that is not empty"); }

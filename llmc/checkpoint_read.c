@@ -2,7 +2,6 @@
 #include "checkpoint.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -98,7 +97,7 @@ static bool read_part(Checkpoint* checkpoint, int part, int file, bool verify, E
 // Opens part `part`, -1 and *err without the file's name if it cannot be.
 static int open_part(const char* path, int part, Error* err) {
     char* name = checkpoint_part_path(path, part);
-    int file = open(name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);          // non-blocking: a pipe under that name must not hang the start
+    int file = open_to_read(name);
     if (file < 0) { error_set(err, errno == ENOENT || errno == ENOTDIR ? EXIT_NO_INPUT : EXIT_DATA, "%s", strerror(errno)); }
     free(name);
     return file;

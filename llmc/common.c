@@ -83,6 +83,8 @@ void require_printed(void) {
     if (!printed) { FAIL(EXIT_IO, "standard output cannot be written (disk full?): what was asked for is not all there"); }
 }
 
+int open_to_read(const char* path) { return open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); }
+
 void* xmalloc(size_t bytes) {
     void* memory = malloc(bytes ? bytes : 1);
     if (!memory) { FAIL(EXIT_INTERNAL, "out of host memory: %zu bytes asked for", bytes); }

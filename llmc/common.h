@@ -53,6 +53,9 @@ void program_start(void);
 // Last in a main whose result is what it printed: ends the program with 74 if that is not all there.
 void require_printed(void);
 
+// The file, open for reading, or -1 and errno. A named pipe without a writer does not hang the start: what it is, is the caller's to ask.
+int open_to_read(const char* path);
+
 void* xmalloc(size_t bytes);               // never NULL
 void* xcalloc(size_t count, size_t size);  // zeroed, never NULL
 char* xstrdup(const char* text);           // never NULL

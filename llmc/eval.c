@@ -1,7 +1,6 @@
 #include "eval.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -128,7 +127,7 @@ static char* sidecar_path(const char* shard_path) {
 // NULL and *err unless it is a regular file.
 static FILE* open_sidecar_file(const char* path, Error* err) {
     struct stat info;
-    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);      // non-blocking: a named pipe must not hang the start
+    int file = open_to_read(path);
     if (file < 0) {
         error_set(err, EXIT_NO_INPUT, "evaluation sidecar %s: %s (the tools in data/ write it beside the shard)", path, strerror(errno));
         return NULL;

@@ -1,7 +1,6 @@
 #include "shard.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <glob.h>
 #include <limits.h>
 #include <string.h>
@@ -86,7 +85,7 @@ static bool read_exactly(int file, void* out, size_t bytes, int64_t offset, Erro
 }
 
 static int open_file(const char* path, Error* err) {
-    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);      // non-blocking: a named pipe must not hang the start
+    int file = open_to_read(path);
     if (file < 0) { error_set(err, EXIT_NO_INPUT, "cannot be opened: %s", strerror(errno)); }
     return file;
 }

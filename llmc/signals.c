@@ -27,7 +27,6 @@ void signals_install(void) {
     action.sa_handler = handle_stop;
     action.sa_flags = SA_RESTART;                      // reads and writes under way go on
     for (int i = 0; i < 3; i++) { sigaction(stops[i], &action, NULL); }
-    signal(SIGXFSZ, SIG_IGN);
     signal(SIGPIPE, SIG_IGN);
 }
 

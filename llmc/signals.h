@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-// Installs the handlers. SIGXFSZ and SIGPIPE are ignored: a write that fails is reported where it is made.
+// Installs the handlers. SIGPIPE is ignored (SIGXFSZ is since program_start): a write that fails is reported where it is made.
 void signals_install(void);
 bool stop_requested(void);
 int  stop_signal(void);                // the first one's number, 0: none

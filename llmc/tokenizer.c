@@ -1,7 +1,6 @@
 #include "tokenizer.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -175,7 +174,7 @@ static Tokenizer* byte_tokenizer(void) {
 
 // The whole of a regular file of at most MAX_FILE bytes; NULL and *err otherwise.
 static void* read_whole(const char* path, size_t* n, Error* err) {
-    int fd = open(path, O_RDONLY | O_NONBLOCK);          // a pipe without a writer must not block
+    int fd = open_to_read(path);
     struct stat info;
     if (fd < 0 || fstat(fd, &info) != 0) {
         error_set(err, EXIT_NO_INPUT, "tokenizer %s: %s (give 'byte' or a file written by data/gpt2_tokenizer.py)", path, strerror(errno));

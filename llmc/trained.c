@@ -81,12 +81,13 @@ static void open_trained(Model* m, const Config* cfg, const Checkpoint* checkpoi
     Error err;
     ModelShape shape = shape_of(cfg);
     Device device = device_open(0);
+    AttnPath path = attn_path_of(cfg, &device);
     model_plan(m, shape, B, T, FORWARD_ONLY, (size_t)cfg->scratch << 20);
     if (cfg->prompt[0]) { plan_sampling(m, cfg, strlen(cfg->prompt)); }
     model_allocate(m);
     TRY(state_load_weights(m, checkpoint, &err));
     m->dense_moba = cfg->eval_attention == EVAL_DENSE;
-    m->attn_path = attn_path_of(cfg, &device);
+    m->attn_path = path;
 }
 
 static void evaluate_loss(Model* m, const Config* cfg, ShardSet* set) {

@@ -134,7 +134,7 @@ data_tools_refuse_in_sentences() {
     text_of_two_files
     "$tools/synthetic" --tokens 100 --out good.bin > /dev/null || return 1
     head -c 1223 good.bin > cut.bin
-    : > empty.txt
+    : > empty.txt; mkfifo pipe.txt
     printf 'one line alone' > line.txt
     for tool in synthetic shardinfo bytes; do
         "$tools/$tool" --help | grep -q '^usage:' || { echo "$tool --help says no usage"; return 1; }
@@ -151,6 +151,8 @@ data_tools_refuse_in_sentences() {
     refused 64 "both 'x.bin'" "$tools/bytes" --out x.bin --val-out x.bin one.txt &&
     refused 65 "no line starts in the validation part" "$tools/bytes" --out x.bin --val-out y.bin line.txt &&
     refused 65 "text empty.txt is empty" "$tools/bytes" --out x.bin empty.txt &&
+    refused 65 "text pipe.txt is not a file" timeout 20 "$tools/bytes" --out x.bin pipe.txt &&
+    refused 65 "expected a file that is not empty" timeout 20 "$tools/tokenize" --out x.bin pipe.txt &&
     refused 66 "text absent.txt cannot be read" "$tools/bytes" --out x.bin absent.txt &&
     refused 73 "absent/x.bin: cannot be created" "$tools/bytes" --out absent/x.bin one.txt &&
     refused 73 "absent/x.bin: cannot be created" "$tools/synthetic" --tokens 5 --out absent/x.bin &&

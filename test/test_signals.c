@@ -1,4 +1,5 @@
 // SIGTERM, SIGINT and SIGUSR1: the first asks for a stop, the second ends the process with 128+n (RELIABILITY.md R12).
+#include "common.h"
 #include "signals.h"
 #include "tempdir.h"
 #include "test.h"
@@ -44,6 +45,7 @@ TEST(signals_leave_failed_writes_to_the_writer) {
     snprintf(path, sizeof path, "%s/full", temp_dir());
     pid_t child = fork();
     if (child == 0) {
+        program_start();
         signals_install();
         int ends[2];
         int file = open(path, O_WRONLY | O_CREAT, 0666);
