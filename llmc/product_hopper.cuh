@@ -3,8 +3,7 @@
 //
 // A CTA makes tiles of 128 rows and 256 columns of accumulators. Two warpgroups of 64 rows each multiply; a warp of a third fetches their
 // operands with TMA, steps of 64 of the inner dimension, some steps ahead. CTAs come in pairs that make tiles below each other and share b:
-// each fetches half of it for both, without which the way from L2 were too narrow (48 KB a step and CTA instead of 32). Tiles are taken in
-// turn, and the second warpgroup starts as late as the steps in shared memory allow, so that the epilogue of one lies beside products of the other.
+// each fetches half of it for both, without which the way from L2 were too narrow (48 KB a step and CTA instead of 32). Tiles are taken in turn.
 //
 // An epilogue is a warp's own affair: its 16 rows go by panels of 64 columns through its corner of shared memory, TMA on the other side.
 //
@@ -29,7 +28,6 @@ template <class Kind> struct ProductShared {
     typename Kind::Corner corner[PRODUCT_WARPS];
     uint64_t full[Kind::STEPS], empty[Kind::STEPS];
     uint64_t loaded[PRODUCT_WARPS][2];                                          // for prologues: something has come to a corner
-    uint64_t ahead;                                                             // the first warpgroup is as far ahead as it should be
 };
 
 // ---- the walk over tiles and steps ------------------------------------------------------------------------------------------
@@ -73,17 +71,9 @@ __device__ inline void product_fetch(ProductShared<Kind>& shared, const typename
 }
 
 // ---- the warps that multiply ------------------------------------------------------------------------------------------------
-// Steps that the first warpgroup has done when the second begins, which frees none before: one more is under way, and one may be on its way.
-#ifdef PRODUCT_LEAD
-template <class Kind> __device__ inline constexpr int product_lead() { return PRODUCT_LEAD; }
-#else
-template <class Kind> __device__ inline constexpr int product_lead() { return Kind::STEPS - 2; }
-#endif
-
-// A step is done. Its operands may be overwritten, in both CTAs: half of them came from the other. The first thread counts down its lead.
-__device__ inline void product_release(uint64_t* empty, uint64_t* ahead, int& lead) {
+// A step is done. Its operands may be overwritten, in both CTAs: half of them came from the other.
+__device__ inline void product_release(uint64_t* empty) {
     if (threadIdx.x % WARP < PAIR) { mbarrier_arrive_at(empty, threadIdx.x % WARP); }
-    if (threadIdx.x == 0 && --lead == 0) { mbarrier_arrive(ahead); }
 }
 
 template <class Kind>
@@ -100,11 +90,8 @@ __device__ inline void product_multiply(float (&d)[128], const ProductStep& step
 
 template <class Kind>
 __device__ inline void product_work(ProductShared<Kind>& shared, const typename Kind::Arguments& x, const ProductShape& s, int rank) {
-    const int LEAD = product_lead<Kind>();
-    int warp = threadIdx.x / WARP, group = threadIdx.x / WARPGROUP, lead = min(LEAD, (s.inner + PANEL - 1) / PANEL);
-    static_assert(LEAD < Kind::STEPS, "the second warpgroup frees no step while it waits");
+    int warp = threadIdx.x / WARP, group = threadIdx.x / WARPGROUP;
     ProductRing ring = {0, 0};
-    if (LEAD > 0 && group == 1) { mbarrier_wait(&shared.ahead, 0); }
     for (int tile = blockIdx.x / PAIR; tile < product_tiles(s); tile += gridDim.x / PAIR) {
         ProductTile at = product_tile<Kind>(s, tile, rank);
         int row = at.row + warp * CORNER_ROWS, before = 0;
@@ -114,7 +101,7 @@ __device__ inline void product_work(ProductShared<Kind>& shared, const typename 
             product_multiply<Kind>(d, shared.step[ring.step], group, k > 0);
             if (k > 0) {
                 wgmma_wait<1>();
-                product_release(&shared.empty[before], &shared.ahead, lead);
+                product_release(&shared.empty[before]);
             } else {
                 Kind::prologue(shared.corner[warp], shared.loaded[warp], x, row, at.column);
             }
@@ -122,7 +109,7 @@ __device__ inline void product_work(ProductShared<Kind>& shared, const typename 
             product_next<Kind>(ring);
         }
         wgmma_wait<0>();
-        product_release(&shared.empty[before], &shared.ahead, lead);
+        product_release(&shared.empty[before]);
         wgmma_ready(d);
         Kind::epilogue(shared.corner[warp], shared.loaded[warp], d, x, row, at.column);
     }
@@ -203,7 +190,6 @@ __global__ IN_PAIRS __launch_bounds__(PRODUCT_THREADS, 1) void product_kernel(co
             mbarrier_init(&shared.empty[i], PAIR * PRODUCT_WARPS);
         }
         for (int i = 0; i < 2 * PRODUCT_WARPS; i++) { mbarrier_init(&shared.loaded[i / 2][i % 2], 1); }
-        mbarrier_init(&shared.ahead, 1);
         mbarrier_init_fence();
     }
     cluster_barrier();
