@@ -89,6 +89,7 @@ class MobaAttention(nn.Module):
         Among equal scores the lower block wins."""
         block, topk = self.numbers
         blocks, own = -(-keys // block), t // block
+        centroids = centroids[..., :blocks, :]                                                      # later blocks are not among the past ones
         past = torch.arange(centroids.shape[-2], device=q.device) < own[:, None]                    # (Q, n): whole blocks before the own one
         scores = (q.float() @ centroids.transpose(-1, -2)).nan_to_num(nan=-torch.inf).masked_fill(~past, -torch.inf)
         best = scores.sort(dim=-1, descending=True, stable=True).indices[..., :topk - 1]
