@@ -10,7 +10,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 program=${PROGRAM:-./train_moba}
-[ -x "$program" ] || { echo "error: $program is not there: make train_moba builds it" >&2; exit 69; }
+command -v "$program" > /dev/null || { echo "error: $program is not there: make train_moba builds it" >&2; exit 69; }
 exec ${LAUNCH:-} "$program" --preset 124M --pattern S256,M128:8 --kconv 3 --seq-len 8192 --micro-batch 8 --total-batch 524288 --steps 4768 --lr 6e-4 \
     --train-data "${DATA:-data/edu_fineweb100B}/edu_fineweb_train_*.bin" --val-data "${DATA:-data/edu_fineweb100B}/edu_fineweb_val_*.bin" \
     --tokenizer "${TOKENIZER:-gpt2.tok}" --sample-every 500 --save-every 500 --out "${OUT:-runs/124M}" "$@"

@@ -12,9 +12,8 @@ cd "$(dirname "$0")/.."
 gpus=${GPUS:-8}
 case "$gpus" in ''|0*|*[!0-9]*) echo "error: GPUS=$gpus is no number of GPUs" >&2; exit 64 ;; esac
 export OUT=${OUT:-runs/340M_100B}
-run() { scripts/train_340M.sh --steps 190735 --zero 1 "$@"; }
+train=(scripts/train_340M.sh --steps 190735 --zero 1 "$@")
 estimate=(--dry-run --ranks "$gpus" --gpu-tok-s "${GPU_TOK_S:-204950}")
-case " $* " in *" --help "*|*" --dry-run "*) run "$@" "${estimate[@]}"; exit ;; esac
-run "$@" "${estimate[@]}" | grep '^time'
-export LAUNCH="scripts/multi_node/local.sh $gpus"
-run "$@"
+case " $* " in *" --help "*|*" --dry-run "*) exec "${train[@]}" "${estimate[@]}" ;; esac
+"${train[@]}" "${estimate[@]}" | grep '^time'
+LAUNCH="scripts/multi_node/local.sh $gpus" exec "${train[@]}"          # signals are the ranks'

@@ -40,6 +40,17 @@ grep -qE '^time +17\.4 hours for 190735 steps on 8 GPUs' "$WORK/out" && ok recip
 env GPUS=2 GPU_TOK_S=4e5 PROGRAM="$PROGRAM" OUT="$WORK/8gpu" scripts/train_340M_8gpu.sh --steps 1000 > "$WORK/out" 2> "$WORK/err"; status=$?        # then it is begun, which needs GPUs
 [ $status = 64 ] && grep -q 'tcp and file are for GPUs' "$WORK/err" && grep -qE '^time +0\.2 hours for 1000 steps on 2 GPUs' "$WORK/out" && ok recipe_8gpu_says_its_hours_first || fail recipe_8gpu_says_its_hours_first "status $status, $(head -n 1 "$WORK/out") $(head -n 1 "$WORK/err")"
 expect recipe_8gpu_names_a_wrong_number 64 'GPUS=0 is no number' env GPUS=0 scripts/train_340M_8gpu.sh
+cat > "$WORK/waits" <<'EOF'
+#!/usr/bin/env bash
+case " $* " in *" --dry-run "*) echo "time 1 hour"; exit ;; esac
+trap 'exit 75' TERM; : > "$OUT.$BASHPID"; while :; do sleep 0.05; done
+EOF
+chmod +x "$WORK/waits"
+GPUS=2 OUT="$WORK/begun" PROGRAM="$WORK/waits" scripts/train_340M_8gpu.sh > /dev/null 2>&1 &
+recipe=$!
+for _ in $(seq 200); do [ "$(compgen -G "$WORK/begun.*" | wc -l)" = 2 ] && break; sleep 0.05; done
+kill -TERM $recipe; wait $recipe; status=$?
+[ $status = 75 ] && ok recipe_8gpu_passes_signals_on || fail recipe_8gpu_passes_signals_on "status $status"
 expect recipe_names_a_program_that_is_missing 69 'make train_moba' env PROGRAM="$WORK/nothing" scripts/train_340M.sh
 check recipe_launch_stands_in_front     env LAUNCH="env SAID=1" PROGRAM="$PROGRAM" scripts/train_124M.sh --dry-run
 refused() { "$@" > "$WORK/out" 2> "$WORK/err"; [ $? = 64 ]; }
