@@ -70,8 +70,8 @@ void matmul_backward_weight(float* dweight, const floatX* dout, const floatX* in
                             struct MatmulPlans* plans, stream_t stream);
 
 // The product before a norm's backward, and that: dnorm = dout product_weight, then rmsnorm_backward with dnorm as its `dout`. dnorm: (N, C), scratch; dout: (N, OC)
-// sums: (N, parts) fp32, whose rows add up to the sum of dout * (norm product_weight^T), which is that of dnorm * norm: with them the GPU keeps dnorm
-// in registers. parts 0: not known.
+// sums: (N, parts) fp32, whose rows add up to the sum of dout * (norm product_weight^T), which is that of dnorm * norm: with them the GPU may leave
+// dnorm unwritten. parts 0: not known.
 void matmul_rmsnorm_backward(floatX* dinp, float* dweight, floatX* dnorm, const floatX* dout, const floatX* product_weight, const floatX* inp,
                              const float* weight, const float* rstd, const float* sums, int parts, int N, int C, int OC, void* scratch,
                              struct MatmulPlans* plans, stream_t stream);
@@ -175,7 +175,7 @@ void matmul_swiglu_forward(floatX* out, floatX* gate_up, const floatX* inp, cons
                            struct MatmulPlans* plans, stream_t stream);
 
 // dproduct = dout weight, dgate_up = swiglu_backward of it (set)      dgate_up may be gate_up      dout: (N, OC)   weight: (OC, F)
-// dproduct: (N, F), scratch: rounded there, or not at all where the GPU keeps it in registers. Then a row of `sums` (fp32) holds as many parts of
+// dproduct: (N, F), scratch, which the GPU may leave unwritten. Then a row of `sums` (fp32) holds as many parts of
 // the row's sum of dgate_up * gate_up as the return value says; 0: there are none. Room for (N, matmul_swiglu_sums(F)).
 int matmul_swiglu_backward(floatX* dgate_up, float* sums, floatX* dproduct, const floatX* dout, const floatX* weight, const floatX* gate_up,
                            int N, int F, int OC, struct MatmulPlans* plans, stream_t stream);

@@ -170,7 +170,7 @@ extern "C" void rmsnorm_backward(floatX* dinp, float* dweight, const floatX* dou
 }
 
 extern "C" size_t matmul_rmsnorm_backward_scratch(int N, int C) {
-    return max_size(rmsnorm_backward_scratch(N, C), (size_t)ceil_div(N, CORNER_ROWS) * C * sizeof(float));
+    return max_size(rmsnorm_backward_scratch(N, C), (size_t)ceil_div(N, FINISH_ROWS) * C * sizeof(float));
 }
 
 extern "C" void matmul_rmsnorm_backward(floatX* dinp, float* dweight, floatX* dnorm, const floatX* dout, const floatX* product_weight, const floatX* inp,
@@ -180,7 +180,7 @@ extern "C" void matmul_rmsnorm_backward(floatX* dinp, float* dweight, floatX* dn
     if (parts > 0 && product_serves<NormBackward>(N, C)) {
         float* partial = (float*)scratch;
         hopper_norm_product(dinp, dout, product_weight, inp, weight, rstd, sums, parts, N, C, OC, partial, stream);
-        add_partials_to(dweight, partial, ceil_div(N, CORNER_ROWS), C, stream);
+        add_partials_to(dweight, partial, ceil_div(N, FINISH_ROWS), C, stream);
         return;
     }
     matmul_backward_input(dnorm, dout, product_weight, N, C, OC, plans, stream);
