@@ -175,7 +175,7 @@ void matmul_swiglu_forward(floatX* out, floatX* gate_up, const floatX* inp, cons
                            struct MatmulPlans* plans, stream_t stream);
 
 // dproduct = dout weight, dgate_up = swiglu_backward of it (set)      dgate_up may be gate_up      dout: (N, OC)   weight: (OC, F)
-// dproduct: (N, F), scratch, which the GPU may leave unwritten. Then a row of `sums` (fp32) holds as many parts of
+// dproduct: (N, F), scratch, which the GPU may leave unwritten: then a row of `sums` (fp32) holds as many parts of
 // the row's sum of dgate_up * gate_up as the return value says; 0: there are none. Room for (N, matmul_swiglu_sums(F)).
 int matmul_swiglu_backward(floatX* dgate_up, float* sums, floatX* dproduct, const floatX* dout, const floatX* weight, const floatX* gate_up,
                            int N, int F, int OC, struct MatmulPlans* plans, stream_t stream);

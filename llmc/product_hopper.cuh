@@ -13,7 +13,7 @@
 //   WIDTH, TRANS_B      columns of the result that a tile makes; 0: b's rows are columns of the result, 1: inner ones
 //   Arguments           tensor maps a, b and whatever else
 //   fetch_half          one thread: this CTA's half of a step of b, to both CTAs
-//   Ahead, look_ahead   what a lane that finishes has on its way for the first panel of a tile; `row` is the first of the warp's 32
+//   Ahead, look_ahead   what a lane that finishes has on its way when a tile begins, whose row is the first of the warp's 32
 //   finish              of a warp's 32 rows; looks ahead to the next tile's
 #ifndef PRODUCT_HOPPER_CUH
 #define PRODUCT_HOPPER_CUH
@@ -21,10 +21,11 @@
 #include "hopper_tile.cuh"
 #include "ops.h"
 
-enum { PAIR = 2, BOTH = 3, PRODUCT_ROWS = 128, PRODUCT_COLUMNS = 256, PRODUCT_PANELS = PRODUCT_COLUMNS / PANEL, PRODUCT_STEPS = 3,      // BOTH: the CTAs of a pair, as bits
-       MULTIPLYING = 8, FINISHING = 4, PRODUCT_THREADS = 3 * WARPGROUP,                                                                 // warps
-       CORNER_ROWS = 16, CORNER_PANEL = CORNER_ROWS * PANEL, CORNER = PRODUCT_PANELS * CORNER_PANEL,
-       FINISH_ROWS = 2 * CORNER_ROWS, ROW_CHUNKS = PANEL / 8, ROWS_AT_ONCE = WARP / ROW_CHUNKS, FINISH_TURNS = FINISH_ROWS / ROWS_AT_ONCE };
+enum { PAIR = 2, BOTH = 3 };                                                   // CTAs; both of a pair, as bits
+enum { PRODUCT_ROWS = 128, PRODUCT_COLUMNS = 256, PRODUCT_PANELS = PRODUCT_COLUMNS / PANEL, PRODUCT_STEPS = 3 };      // of a tile; in shared memory
+enum { MULTIPLYING = 8, PRODUCT_THREADS = 3 * WARPGROUP };                      // warps; threads of a CTA
+enum { CORNER_ROWS = 16, CORNER_PANEL = CORNER_ROWS * PANEL, CORNER = PRODUCT_PANELS * CORNER_PANEL };
+enum { FINISH_ROWS = 2 * CORNER_ROWS, ROW_CHUNKS = PANEL / 8, ROWS_AT_ONCE = WARP / ROW_CHUNKS, FINISH_TURNS = FINISH_ROWS / ROWS_AT_ONCE };
 
 typedef struct { floatX a[PRODUCT_ROWS * PANEL], b[PRODUCT_COLUMNS * PANEL]; } ProductStep;
 
@@ -118,7 +119,7 @@ __device__ inline void product_multiply(ProductShared& shared, const typename Ki
     ProductRing ring = {0, 0};
     ProductFetch next = {(int)blockIdx.x / PAIR, 0, {0, 0}, {0, 0}};
     if (threadIdx.x == 0) {
-        for (int i = 0; i < PRODUCT_STEPS; i++) { product_fetch<Kind>(next, shared, x, s, rank); }
+        for (int i = 0; i < PRODUCT_STEPS - 1; i++) { product_fetch<Kind>(next, shared, x, s, rank); }
     }
     __syncwarp();
     for (int tile = blockIdx.x / PAIR; tile < product_tiles(s); tile += gridDim.x / PAIR) {
@@ -130,16 +131,14 @@ __device__ inline void product_multiply(ProductShared& shared, const typename Ki
             if (k > 0) {
                 wgmma_wait<1>();
                 product_release(&shared.empty[before]);
-                if (threadIdx.x == 0) { product_fetch<Kind>(next, shared, x, s, rank); }
-                __syncwarp();
             }
+            if (threadIdx.x == 0) { product_fetch<Kind>(next, shared, x, s, rank); }       // to where the step before this one was
+            __syncwarp();
             before = ring.step;
             product_next(ring);
         }
         wgmma_wait<0>();
         product_release(&shared.empty[before]);
-        if (threadIdx.x == 0) { product_fetch<Kind>(next, shared, x, s, rank); }
-        __syncwarp();
         wgmma_ready(d);
         mbarrier_wait(&shared.taken[warp], parity ^ 1);
         write_corner(shared.corner[warp], d);
@@ -158,7 +157,9 @@ __device__ inline void product_finish(ProductShared& shared, const typename Kind
     typename Kind::Ahead ahead;
     Kind::look_ahead(ahead, x, at);
     for (int tile = blockIdx.x / PAIR; tile < tiles; tile += gridDim.x / PAIR) {
-        ProductTile next = product_tile<Kind>(s, min(tile + (int)gridDim.x / PAIR, tiles - 1), rank);       // behind the last: one that is there
+        int later = tile + gridDim.x / PAIR;
+        ProductTile next = {s.down * PAIR * PRODUCT_ROWS, 0};                   // behind the last tile: no row is there
+        if (later < tiles) { next = product_tile<Kind>(s, later, rank); }
         next.row += warp * FINISH_ROWS;
         for (int i = 0; i < 2; i++) { mbarrier_wait(&shared.made[2 * warp + i], parity); }
         Kind::finish(ahead, shared.corner[2 * warp], x, at, next);

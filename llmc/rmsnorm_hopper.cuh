@@ -20,23 +20,13 @@ struct NormBackward {
         float* partial;                                                         // (ceil(N/32), C)
         int N, C, parts;
     } Arguments;
-    typedef struct { uint4 inp[FINISH_TURNS], dinp[FINISH_TURNS]; } Ahead;      // a panel of both
+    typedef struct { } Ahead;
 
     static __device__ void fetch_half(floatX* b, const Arguments& x, int column, int k, int rank, uint64_t* full) {
         fetch_half_rows(b, &x.b, column, k, rank, full);
     }
 
-    static __device__ void ask(Ahead& ahead, int i, const Arguments& x, int row, int column) {
-        bool live = row < x.N && column < x.C;
-        size_t at = (size_t)row * x.C + column;
-        ahead.inp[i] = load_16(x.inp + at, live);
-        ahead.dinp[i] = load_16(x.dinp + at, live);
-    }
-
-    static __device__ void look_ahead(Ahead& ahead, const Arguments& x, ProductTile at) {
-        #pragma unroll
-        for (int i = 0; i < FINISH_TURNS; i++) { ask(ahead, i, x, at.row + i * ROWS_AT_ONCE + lane_row(), at.column + 8 * lane_chunk()); }
-    }
+    static __device__ void look_ahead(Ahead&, const Arguments&, ProductTile) { }        // tiles are long: a panel's loads need no company
 
     // rstd of a row, and what of its inp goes away
     static __device__ float2 factors(const Arguments& x, int row) {
@@ -48,11 +38,12 @@ struct NormBackward {
     }
 
     // dinp becomes the new one; products: += what a row gives to dweight
-    static __device__ void turn(uint4& dinps, float (&products)[8], uint4 dnorms, uint4 inps, const float (&weight)[8], float2 factor) {
+    static __device__ void turn(uint4& dinps, float (&products)[8], uint4 dnorms, uint4 inps, const float4 (&weights)[2], float2 factor) {
         float dnorm[8], inp[8], dinp[8];
         unpack8(dnorm, dnorms);
         unpack8(inp, inps);
         unpack8(dinp, dinps);
+        const float weight[8] = {weights[0].x, weights[0].y, weights[0].z, weights[0].w, weights[1].x, weights[1].y, weights[1].z, weights[1].w};
         #pragma unroll
         for (int e = 0; e < 8; e++) {
             float scaled = factor.x * dnorm[e];
@@ -74,21 +65,29 @@ struct NormBackward {
         to[1] = make_float4(products[4], products[5], products[6], products[7]);
     }
 
-    static __device__ void finish(Ahead& ahead, const floatX* corners, const Arguments& x, ProductTile at, ProductTile next) {
+    static __device__ void finish(Ahead&, const floatX* corners, const Arguments& x, ProductTile at, ProductTile) {
+        const int HALF = FINISH_ROWS / 2, TURNS = FINISH_TURNS / 2;             // rows whose loads are on their way together
         float2 mine = factors(x, at.row + threadIdx.x % WARP);                  // of the lane-th of the 32 rows
-        for (int panel = 0; panel < PRODUCT_PANELS; panel++) {
-            bool last = panel == PRODUCT_PANELS - 1;
-            int column = at.column + panel * PANEL + 8 * lane_chunk(), later_column = last ? next.column + 8 * lane_chunk() : column + PANEL;
-            float weight[8], products[8] = {0};
-            #pragma unroll
-            for (int e = 0; e < 8; e++) { weight[e] = column < x.C ? x.weight[column + e] : 0; }
-            #pragma unroll
-            for (int i = 0; i < FINISH_TURNS; i++) {
-                int within = i * ROWS_AT_ONCE + lane_row(), row = at.row + within;
-                float2 factor = {__shfl_sync(0xffffffffu, mine.x, within), __shfl_sync(0xffffffffu, mine.y, within)};
-                turn(ahead.dinp[i], products, corner_chunk(corners, panel, within, lane_chunk()), ahead.inp[i], weight, factor);
-                if (row < x.N && column < x.C) { store_16(x.dinp + (size_t)row * x.C + column, ahead.dinp[i]); }
-                ask(ahead, i, x, (last ? next.row : at.row) + within, later_column);
+        for (int column = at.column + 8 * lane_chunk(), panel = 0; panel < PRODUCT_PANELS; panel++, column += PANEL) {
+            float4 weight[2] = {};
+            float products[8] = {0};
+            if (column < x.C) { for (int half = 0; half < 2; half++) { weight[half] = reinterpret_cast<const float4*>(x.weight + column)[half]; } }
+            for (int within = lane_row(); within < FINISH_ROWS; within += HALF) {
+                uint4 inp[TURNS], dinp[TURNS];
+                size_t first = (size_t)(at.row + within) * x.C + column, step = (size_t)ROWS_AT_ONCE * x.C;
+                int live = column < x.C ? x.N - at.row - within : 0;            // rows from this one on that are there
+                #pragma unroll
+                for (int i = 0; i < TURNS; i++) {
+                    inp[i] = load_16(x.inp + first + i * step, i * ROWS_AT_ONCE < live);
+                    dinp[i] = load_16(x.dinp + first + i * step, i * ROWS_AT_ONCE < live);
+                }
+                #pragma unroll
+                for (int i = 0; i < TURNS; i++) {
+                    int row = within + i * ROWS_AT_ONCE;
+                    float2 factor = {__shfl_sync(0xffffffffu, mine.x, row), __shfl_sync(0xffffffffu, mine.y, row)};
+                    turn(dinp[i], products, corner_chunk(corners, panel, row, lane_chunk()), inp[i], weight, factor);
+                    if (i * ROWS_AT_ONCE < live) { store_16(x.dinp + first + i * step, dinp[i]); }
+                }
             }
             put_partial(products, x, at.row, column);
         }

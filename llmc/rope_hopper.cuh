@@ -31,10 +31,10 @@ template <int D> struct RopeProduct {
     }
 
     static __device__ void finish(Ahead&, const floatX* corners, const Arguments& x, ProductTile at, ProductTile) {
-        const int ROWS = WARP / HALF;                                           // at once
-        int chunk = threadIdx.x % WARP % HALF;
+        const int ROWS = WARP / HALF;                                           // at once; D 64: eight lanes have rows r and r + 4, whose banks differ
+        int lane = threadIdx.x % WARP, chunk = lane % HALF, first_row = HALF < ROW_CHUNKS ? lane / 8 + lane / 4 % 2 * 4 : lane / 8;
         #pragma unroll 2
-        for (int within = threadIdx.x % WARP / HALF; within < FINISH_ROWS; within += ROWS) {
+        for (int within = first_row; within < FINISH_ROWS; within += ROWS) {
             int row = at.row + within;
             float4 angles[4];
             #pragma unroll

@@ -46,24 +46,27 @@ struct SwigluForward {
 // 256 columns of dproduct
 struct SwigluBackward {
     static const int WIDTH = PRODUCT_COLUMNS, TRANS_B = 1;
-    typedef struct { CUtensorMap a, b; const floatX* gate_up; floatX* dgate_up; float* sums; int N, F, parts; } Arguments;      // b: w2 (C, F); sums: (N, parts)
-    typedef struct { uint4 gate[FINISH_TURNS], up[FINISH_TURNS]; } Ahead;       // a panel of both
+    typedef struct { CUtensorMap a, b; const floatX* gate_up; floatX* dgate_up; float* sums; int N, F, parts; } Arguments;  // b: w2 (C, F)
+    typedef struct { uint4 gate[FINISH_TURNS], up[FINISH_TURNS]; } Ahead;       // of a panel, one half on its way while the other is worked on
 
     static __device__ void fetch_half(floatX* b, const Arguments& x, int column, int k, int rank, uint64_t* full) {
         fetch_half_rows(b, &x.b, column, k, rank, full);
     }
 
-    static __device__ void ask(Ahead& ahead, int i, const Arguments& x, int row, int column) {
-        bool live = row < x.N && column < x.F;
-        const floatX* from = x.gate_up + (size_t)row * 2 * x.F + column;
-        ahead.gate[i] = load_16(from, live);
-        ahead.up[i] = load_16(from + x.F, live);
+    // the panel at (row, column), turns from `first` on to half of all
+    static __device__ void ask(Ahead& ahead, int first, const Arguments& x, int row, int column) {
+        column += 8 * lane_chunk();
+        #pragma unroll
+        for (int i = first; i < first + FINISH_TURNS / 2; i++) {
+            int mine = row + i * ROWS_AT_ONCE + lane_row();
+            const floatX* from = x.gate_up + (size_t)mine * 2 * x.F + column;
+            bool live = mine < x.N && column < x.F;
+            ahead.gate[i] = load_16(from, live);
+            ahead.up[i] = load_16(from + x.F, live);
+        }
     }
 
-    static __device__ void look_ahead(Ahead& ahead, const Arguments& x, ProductTile at) {
-        #pragma unroll
-        for (int i = 0; i < FINISH_TURNS; i++) { ask(ahead, i, x, at.row + i * ROWS_AT_ONCE + lane_row(), at.column + 8 * lane_chunk()); }
-    }
+    static __device__ void look_ahead(Ahead& ahead, const Arguments& x, ProductTile at) { ask(ahead, 0, x, at.row, at.column); }
 
     // gate and up become their gradients; the return value: this lane's part of the sum of their products, of what is stored
     static __device__ float turn(uint4 dproduct, uint4& gates, uint4& ups) {
@@ -90,10 +93,13 @@ struct SwigluBackward {
     static __device__ void finish(Ahead& ahead, const floatX* corners, const Arguments& x, ProductTile at, ProductTile next) {
         float sums[FINISH_TURNS] = {0};
         for (int panel = 0; panel < PRODUCT_PANELS; panel++) {
-            bool last = panel == PRODUCT_PANELS - 1;
-            int column = at.column + panel * PANEL + 8 * lane_chunk(), later_column = last ? next.column + 8 * lane_chunk() : column + PANEL;
+            ProductTile here = {at.row, at.column + panel * PANEL}, later = {at.row, here.column + PANEL};
+            if (panel == PRODUCT_PANELS - 1) { later = next; }
+            int column = here.column + 8 * lane_chunk();
             #pragma unroll
             for (int i = 0; i < FINISH_TURNS; i++) {
+                if (i == 0) { ask(ahead, FINISH_TURNS / 2, x, here.row, here.column); }
+                if (i == FINISH_TURNS / 2) { ask(ahead, 0, x, later.row, later.column); }
                 int within = i * ROWS_AT_ONCE + lane_row(), row = at.row + within;
                 sums[i] += turn(corner_chunk(corners, panel, within, lane_chunk()), ahead.gate[i], ahead.up[i]);
                 if (row < x.N && column < x.F) {
@@ -101,7 +107,6 @@ struct SwigluBackward {
                     store_16(to, ahead.gate[i]);
                     store_16(to + x.F, ahead.up[i]);
                 }
-                ask(ahead, i, x, (last ? next.row : at.row) + within, later_column);
             }
         }
         #pragma unroll

@@ -153,6 +153,7 @@ GPU_TEST(matmul_swiglu_of_few_rows) {
 GPU_TEST(matmul_swiglu_forward_within_budget) {
     forward_check(rows_for(1, 128, 128, 0), 64, 128);
     forward_check(rows_for(1, 232, 128, 37), 72, 232);
+    forward_check(rows_for(5, 128, 128, 0), 8, 128);                     // many tiles of one short step
     forward_check(rows_for(2, 456, 128, 140), 328, 456);                 // the last pair's second half has no row
 }
 
@@ -161,6 +162,7 @@ GPU_TEST(matmul_swiglu_backward_within_budget_and_in_place) {
     backward_check(rows_for(1, 256, 256, 0), 256, 64, hopper);
     backward_check(rows_for(1, 232, 256, 37), 232, 72, hopper);
     backward_check(rows_for(2, 456, 256, 140), 456, 328, hopper);
+    for (int steps = 1; steps <= 4; steps++) { backward_check(rows_for(4, 256, 256, 0), 256, 64 * steps, hopper); }      // around the steps that shared memory holds
 }
 #endif
 
