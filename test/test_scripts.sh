@@ -35,6 +35,11 @@ for recipe in train_124M train_340M; do
     check "recipe_${recipe}_is_accepted" env PROGRAM="$PROGRAM" "scripts/$recipe.sh" --dry-run
     grep -qE '^tokens +524288 a step' "$WORK/out" && ok "recipe_${recipe}_steps_have_524288_tokens" || fail "recipe_${recipe}_steps_have_524288_tokens" "$(grep ^tokens "$WORK/out")"
 done
+said() { env PROGRAM="$PROGRAM" "$@" scripts/train_340M_8gpu.sh --dry-run > "$WORK/out" 2> "$WORK/err" && head -n 1 "$WORK/out"; }
+line=$(said GPUS=2 TOKENS=1e9 RATE=4e5)
+[ "$line" = "340M: 1e+09 tokens in 1908 steps on 2 GPUs, 0.7 hours at 4e+05 tokens/s" ] && ok recipe_8gpu_says_its_hours || fail recipe_8gpu_says_its_hours "$line $(tail -n 1 "$WORK/err")"
+grep -qE '^ +steps +1908$' "$WORK/out" && ok recipe_8gpu_is_accepted || fail recipe_8gpu_is_accepted "$(grep steps "$WORK/out" | head -n 1)"
+expect recipe_8gpu_names_a_wrong_number 64 'RATE=fast is no number' env RATE=fast scripts/train_340M_8gpu.sh
 check recipe_launch_stands_in_front     env LAUNCH="env SAID=1" PROGRAM="$PROGRAM" scripts/train_124M.sh --dry-run
 refused() { "$@" > "$WORK/out" 2> "$WORK/err"; [ $? = 64 ]; }
 check recipes_want_their_input          eval 'refused scripts/fineweb_edu_340M.sh && refused scripts/paper_table.sh "$WORK/none" && refused scripts/own_data.sh && refused scripts/evaluate.sh'
