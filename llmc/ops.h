@@ -166,7 +166,8 @@ size_t attn_step_forward_scratch(int H, int D, int rows, int slots);            
 // out = silu(gate) * up       out: (N, F)    gate_up: (N, 2F), row = [gate (F) ; up (F)]    F % 8 == 0
 void swiglu_forward(floatX* out, const floatX* gate_up, int N, int F, stream_t stream);
 
-// dgate_up = (set)            dgate_up may be gate_up (each element is read before it is written)
+// s = 1 / (1 + exp(-gate)):   dgate = dout * up * s * (1 + gate * (1 - s)), dup = dout * gate * s  (set)
+// dgate_up may be gate_up (each element is read before it is written)
 void swiglu_backward(floatX* dgate_up, const floatX* dout, const floatX* gate_up, int N, int F, stream_t stream);
 
 // SwiGLU with the product before it:  gate_up = inp weight^T, out = silu(gate) * up of gate_up as it is rounded      (both set)

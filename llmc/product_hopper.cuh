@@ -60,7 +60,8 @@ __device__ inline void product_next(ProductRing& ring) {
 // ---- fetching; one thread ------------------------------------------------------------------------------------------------------
 typedef struct { int tile, k; ProductTile at; ProductRing ring; } ProductFetch;             // the step to be fetched next
 
-// waits until the step's place is free in both CTAs
+// Waits until the step's place is free in both CTAs: so neither's copies can come a phase too early. The other's half may come before this CTA
+// says how many bytes it expects; the barrier's phase ends with both.
 template <class Kind>
 __device__ inline void product_fetch(ProductFetch& next, ProductShared& shared, const typename Kind::Arguments& x, const ProductShape& s, int rank) {
     if (next.tile >= product_tiles(s)) { return; }
@@ -102,7 +103,7 @@ __device__ inline void product_step(float (&d)[128], const ProductStep& step, in
     wgmma_commit();
 }
 
-// A warp's accumulators, rounded, to its corner. d[4n], d[4n + 1] are columns 8n + 2c and the next of row g, d[4n + 2], d[4n + 3] of row g + 8.
+// A warp's accumulators, rounded, to its corner. Of lane 4g + c, d[4n], d[4n + 1] are columns 8n + 2c and the next of row g, d[4n + 2], d[4n + 3] of row g + 8.
 __device__ inline void write_corner(floatX* corner, const float (&d)[128]) {
     int lane = threadIdx.x % WARP;
     #pragma unroll
