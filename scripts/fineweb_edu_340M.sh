@@ -16,7 +16,8 @@ gpus=${GPUS:-1}
 export DATA=${DATA:-data/edu_fineweb100B} OUT=${OUT:-runs/340M} TOKENIZER=${TOKENIZER:-gpt2.tok}
 if [ "$gpus" -gt 1 ]; then export LAUNCH="scripts/multi_node/local.sh $gpus"; fi
 
-scripts/setup.sh
+scripts/setup.sh data                                 # the test set is prepared by Python
+export PYTHONPATH=$PWD/build/python${PYTHONPATH:+:$PYTHONPATH}
 make -s train_moba
 [ -f "$TOKENIZER" ] || python3 data/gpt2_tokenizer.py "$TOKENIZER"
 [ -f "$OUT/wikitext2.bin" ] || python3 data/wikitext2.py --out "$OUT/wikitext2.bin" "$wiki"

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Installs what a fresh Debian or Ubuntu machine lacks, from its package manager alone; says nothing when all is there.
 #   scripts/setup.sh          what building and training on the CPU needs
-#   scripts/setup.sh test     and what the tests of the Python tools need; what pip brings goes into build/python, not among the system's packages
+#   scripts/setup.sh data     and what data's Python tools need for GPT-2's tokens; what pip brings goes into build/python, not among the system's packages
+#   scripts/setup.sh test     and what the tests need; what cannot be had for them is a note
 set -eu
 cd "$(dirname "$0")/.."
+what=${1:-}
 
 # install PACKAGE...: false, and a sentence, when that cannot be done
 install() {
@@ -26,17 +28,20 @@ command -v cc > /dev/null || missing+=(gcc)
 header stdio.h || missing+=(libc6-dev)
 header zlib.h || missing+=(zlib1g-dev)
 command -v make > /dev/null || missing+=(make)
-if [ "${1:-}" = test ]; then command -v python3 > /dev/null || missing+=(python3); fi
+if [ -n "$what" ]; then command -v python3 > /dev/null || missing+=(python3); fi
 if [ ${#missing[@]} -gt 0 ]; then install "${missing[@]}" || exit 66; fi
 
 # several ranks on the CPU: without MPI one process is all there is, and the tests of many are skipped
-if [ "${1:-}" = test ] && ! { command -v mpicc && command -v mpirun; } > /dev/null 2>&1; then
+if [ "$what" = test ] && ! { command -v mpicc && command -v mpirun; } > /dev/null 2>&1; then
     install openmpi-bin libopenmpi-dev || echo "note: Open MPI could not be installed, tests of several ranks are skipped"
 fi
 
-# tests that need these packages are skipped where they are not to be had: without them, no more than a note
-if [ "${1:-}" = test ] && ! PYTHONPATH=build/python python3 -c 'import tiktoken, tokenizers' 2> /dev/null; then
+case "$what" in data) packages=(tiktoken) ;; test) packages=(tiktoken tokenizers) ;; *) exit 0 ;; esac
+imports=$(IFS=,; echo "${packages[*]}")
+if ! PYTHONPATH=build/python${PYTHONPATH:+:$PYTHONPATH} python3 -c "import $imports" 2> /dev/null; then
     if ! python3 -m pip --version > /dev/null 2>&1; then install python3-pip || true; fi
-    said=$(python3 -m pip install -q --retries 1 --timeout 10 --target build/python tiktoken tokenizers 2>&1) \
-        || echo "note: tiktoken and tokenizers could not be installed, tests that need them are skipped: $(tail -n 1 <<< "$said")"
+    if ! said=$(python3 -m pip install -q --retries 1 --timeout 10 --target build/python "${packages[@]}" 2>&1); then
+        if [ "$what" = data ]; then echo "error: pip could not install ${packages[*]}: $(tail -n 1 <<< "$said")" >&2; exit 66; fi
+        echo "note: ${packages[*]} could not be installed, tests that need them are skipped: $(tail -n 1 <<< "$said")"
+    fi
 fi

@@ -9,6 +9,8 @@
 # Run it again after any interruption: it goes on where it was. DATA, OUT, TOKENIZER, LAUNCH and PROGRAM may be set from outside.
 set -eu
 cd "$(dirname "$0")/.."
-exec ${LAUNCH:-} "${PROGRAM:-./train_moba}" --preset 340M --pattern S256,M128:8 --kconv 3 --seq-len 8192 --micro-batch 4 --total-batch 524288 --steps 13733 --lr 6e-4 \
+program=${PROGRAM:-./train_moba}
+command -v "$program" > /dev/null || { echo "error: $program is not there: make train_moba builds it" >&2; exit 69; }
+exec ${LAUNCH:-} "$program" --preset 340M --pattern S256,M128:8 --kconv 3 --seq-len 8192 --micro-batch 4 --total-batch 524288 --steps 13733 --lr 6e-4 \
     --train-data "${DATA:-data/edu_fineweb100B}/edu_fineweb_train_*.bin" --val-data "${DATA:-data/edu_fineweb100B}/edu_fineweb_val_*.bin" \
     --tokenizer "${TOKENIZER:-gpt2.tok}" --sample-every 500 --save-every 500 --out "${OUT:-runs/340M}" "$@"

@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# The paper's run, 340M over 100e9 tokens, on the eight GPUs of one host: scripts/train_340M_8gpu.sh [options of the trainer]. Begins by saying how long it takes.
+# The paper's run, 340M over 100e9 tokens, on the eight GPUs of one host: scripts/train_340M_8gpu.sh [options of the trainer]. Says first how long it takes.
 #
-# tokens   TOKENS, 100e9: 1001 shards                            (data/download_fineweb_edu.py --count 1001)
+# tokens   100e9: 1001 shards of 100M                            (data/download_fineweb_edu.py --count 1001)
 # steps    190735 of 524288 tokens: 64 rows of 8192, eight a GPU in 2 micro-batches of 4; master weights and moments are divided (--zero 1)
-# rate     RATE tokens/s of all GPUs together: 1.64e6, which README estimates for eight H200 from two; set it to what your own log says
+# hours    17.4 on eight H200: the trainer's estimate from GPU_TOK_S, what one GPU alone does with such steps (an H200 205k tokens/s, dev/results/ranks.jsonl;
+#          an H100 198.7k, README's table of speed: 18.0). Eight have not been measured yet
 #
-# GPUS=4 goes on with half of them: the curve stays the same. DATA, OUT, TOKENIZER and PROGRAM as in train_340M.sh.
-set -eu
+# GPUS=4 goes on with half of them: the curve stays the same. OUT is runs/340M_100B; DATA, TOKENIZER and PROGRAM as in train_340M.sh.
+set -eu -o pipefail
 cd "$(dirname "$0")/.."
-GPUS=${GPUS:-8} TOKENS=${TOKENS:-100e9} RATE=${RATE:-1.64e6}
-steps=$(awk -v tokens="$TOKENS" 'BEGIN { n = tokens / 524288; steps = int(n) + (n > int(n)); if (steps < 1) exit 1; print steps }') \
-    || { echo "error: TOKENS=$TOKENS is no number of tokens" >&2; exit 64; }
-awk -v steps="$steps" -v rate="$RATE" -v gpus="$GPUS" 'BEGIN { if (rate + 0 <= 0) exit 1
-    printf "340M: %.3g tokens in %d steps on %d GPUs, %.1f hours at %.3g tokens/s\n", steps * 524288, steps, gpus, steps * 524288 / rate / 3600, rate }' \
-    || { echo "error: RATE=$RATE is no number of tokens a second" >&2; exit 64; }
-LAUNCH="scripts/multi_node/local.sh $GPUS" exec scripts/train_340M.sh --steps "$steps" --zero 1 "$@"
+gpus=${GPUS:-8}
+case "$gpus" in ''|0*|*[!0-9]*) echo "error: GPUS=$gpus is no number of GPUs" >&2; exit 64 ;; esac
+export OUT=${OUT:-runs/340M_100B}
+train=(scripts/train_340M.sh --steps 190735 --zero 1 "$@")
+estimate=(--dry-run --ranks "$gpus" --gpu-tok-s "${GPU_TOK_S:-204950}")
+case " $* " in *" --help "*|*" --dry-run "*) exec "${train[@]}" "${estimate[@]}" ;; esac
+"${train[@]}" "${estimate[@]}" | grep '^time'
+LAUNCH="scripts/multi_node/local.sh $gpus" exec "${train[@]}"          # signals are the ranks'

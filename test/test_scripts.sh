@@ -35,11 +35,23 @@ for recipe in train_124M train_340M; do
     check "recipe_${recipe}_is_accepted" env PROGRAM="$PROGRAM" "scripts/$recipe.sh" --dry-run
     grep -qE '^tokens +524288 a step' "$WORK/out" && ok "recipe_${recipe}_steps_have_524288_tokens" || fail "recipe_${recipe}_steps_have_524288_tokens" "$(grep ^tokens "$WORK/out")"
 done
-said() { env PROGRAM="$PROGRAM" "$@" scripts/train_340M_8gpu.sh --dry-run > "$WORK/out" 2> "$WORK/err" && head -n 1 "$WORK/out"; }
-line=$(said GPUS=2 TOKENS=1e9 RATE=4e5)
-[ "$line" = "340M: 1e+09 tokens in 1908 steps on 2 GPUs, 0.7 hours at 4e+05 tokens/s" ] && ok recipe_8gpu_says_its_hours || fail recipe_8gpu_says_its_hours "$line $(tail -n 1 "$WORK/err")"
-grep -qE '^ +steps +1908$' "$WORK/out" && ok recipe_8gpu_is_accepted || fail recipe_8gpu_is_accepted "$(grep steps "$WORK/out" | head -n 1)"
-expect recipe_8gpu_names_a_wrong_number 64 'RATE=fast is no number' env RATE=fast scripts/train_340M_8gpu.sh
+check recipe_8gpu_is_accepted           env PROGRAM="$PROGRAM" scripts/train_340M_8gpu.sh --dry-run
+grep -qE '^time +17\.4 hours for 190735 steps on 8 GPUs' "$WORK/out" && ok recipe_8gpu_estimates_its_hours || fail recipe_8gpu_estimates_its_hours "$(grep ^time "$WORK/out")"
+env GPUS=2 GPU_TOK_S=4e5 PROGRAM="$PROGRAM" OUT="$WORK/8gpu" scripts/train_340M_8gpu.sh --steps 1000 > "$WORK/out" 2> "$WORK/err"; status=$?        # then it is begun, which needs GPUs
+[ $status = 64 ] && grep -q 'tcp and file are for GPUs' "$WORK/err" && grep -qE '^time +0\.2 hours for 1000 steps on 2 GPUs' "$WORK/out" && ok recipe_8gpu_says_its_hours_first || fail recipe_8gpu_says_its_hours_first "status $status, $(head -n 1 "$WORK/out") $(head -n 1 "$WORK/err")"
+expect recipe_8gpu_names_a_wrong_number 64 'GPUS=0 is no number' env GPUS=0 scripts/train_340M_8gpu.sh
+cat > "$WORK/waits" <<'EOF'
+#!/usr/bin/env bash
+case " $* " in *" --dry-run "*) echo "time 1 hour"; exit ;; esac
+trap 'exit 75' TERM; : > "$OUT.$BASHPID"; while :; do sleep 0.05; done
+EOF
+chmod +x "$WORK/waits"
+GPUS=2 OUT="$WORK/begun" PROGRAM="$WORK/waits" scripts/train_340M_8gpu.sh > /dev/null 2>&1 &
+recipe=$!
+for _ in $(seq 200); do [ "$(compgen -G "$WORK/begun.*" | wc -l)" = 2 ] && break; sleep 0.05; done
+kill -TERM $recipe; wait $recipe; status=$?
+[ $status = 75 ] && ok recipe_8gpu_passes_signals_on || fail recipe_8gpu_passes_signals_on "status $status"
+expect recipe_names_a_program_that_is_missing 69 'make train_moba' env PROGRAM="$WORK/nothing" scripts/train_340M.sh
 check recipe_launch_stands_in_front     env LAUNCH="env SAID=1" PROGRAM="$PROGRAM" scripts/train_124M.sh --dry-run
 refused() { "$@" > "$WORK/out" 2> "$WORK/err"; [ $? = 64 ]; }
 check recipes_want_their_input          eval 'refused scripts/fineweb_edu_340M.sh && refused scripts/paper_table.sh "$WORK/none" && refused scripts/own_data.sh && refused scripts/evaluate.sh'

@@ -76,6 +76,13 @@ static inline float* bench_angles(int T, int D) {
 }
 
 // ---- timing -------------------------------------------------------------------------------------------------------------
+// matmul's plans, measured as the trainer measures them; the caller closes them
+static inline struct MatmulPlans* bench_plans(void) {
+    struct MatmulPlans* plans = matmul_open(device_malloc(matmul_workspace()), matmul_workspace());
+    matmul_measure(plans, 1);
+    return plans;
+}
+
 static inline double bench_bandwidth(int device) {                       // bytes/s of the memory's clock and bus, two transfers a clock
     int khz = 0, bits = 0;
     CUDA_CHECK(cudaDeviceGetAttribute(&khz, cudaDevAttrMemoryClockRate, device));

@@ -36,8 +36,7 @@ static void bench_shape(const char* layer, int N, int C, int OC, struct MatmulPl
 }
 
 int main(void) {
-    struct MatmulPlans* plans = matmul_open(device_malloc(matmul_workspace()), matmul_workspace());
-    matmul_measure(plans, 1);
+    struct MatmulPlans* plans = bench_plans();
     bench_shape("qkv",  32768, 1024, 3072, plans);
     bench_shape("proj", 32768, 1024, 1024, plans);
     bench_shape("w13",  32768, 1024, 5632, plans);

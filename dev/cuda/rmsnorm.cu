@@ -72,8 +72,7 @@ static void bench_shape(const char* model, int N, int C, int OC, struct MatmulPl
 }
 
 int main(void) {
-    struct MatmulPlans* plans = matmul_open(device_malloc(matmul_workspace()), matmul_workspace());
-    matmul_measure(plans, 1);
+    struct MatmulPlans* plans = bench_plans();
     bench_shape("124M", 32768, 768, 4096, plans);
     bench_shape("340M", 32768, 1024, 5632, plans);
     bench_shape("1B", 16384, 2048, 16384, plans);

@@ -40,8 +40,7 @@ static void bench_shape(const char* model, int N, int H, int D, struct MatmulPla
 }
 
 int main(void) {
-    struct MatmulPlans* plans = matmul_open(device_malloc(matmul_workspace()), matmul_workspace());
-    matmul_measure(plans, 1);
+    struct MatmulPlans* plans = bench_plans();
     bench_shape("124M", 65536, 12, 64, plans);
     bench_shape("340M", 32768, 16, 64, plans);
     bench_shape("1B", 16384, 32, 64, plans);

@@ -71,8 +71,7 @@ static void bench_shape(const char* model, int N, int C, int F, struct MatmulPla
 }
 
 int main(void) {
-    struct MatmulPlans* plans = matmul_open(device_malloc(matmul_workspace()), matmul_workspace());
-    matmul_measure(plans, 1);
+    struct MatmulPlans* plans = bench_plans();
     bench_shape("124M", 32768, 768, 2048, plans);
     bench_shape("340M", 32768, 1024, 2816, plans);
     bench_shape("1B", 16384, 2048, 8192, plans);
