@@ -110,7 +110,7 @@ static void attention_backward(Model* m, int l) {
                      spec->window, acts->scratch, m->stream);
     }
     matmul_backward_input(acts->dy, acts->dqkv, w.wqkv, N, C, 3 * C, m->plans, m->stream);
-    rmsnorm_backward(acts->dx, g.norm1, acts->dy, acts->x[l], w.norm1, a.rstd1, N, C, acts->scratch, m->stream);                // while L2 has dy
+    rmsnorm_backward(acts->dx, g.norm1, acts->dy, acts->x[l], w.norm1, a.rstd1, N, C, acts->scratch, m->stream);
     matmul_backward_weight(g.wqkv, acts->dqkv, a.norm1, N, C, 3 * C, m->adding, m->plans, m->stream);
 }
 
