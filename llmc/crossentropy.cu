@@ -83,10 +83,9 @@ __device__ inline void loss_and_gradient(float* loss, floatX* row, const floatX*
     }
 }
 
-// One block per row, two passes: the second finds the row in L2 and overwrites it with its gradient. From the last row on, here and below: the
-// product before has left it in L2, and the one after begins with the first.
+// One block per row, two passes: the second finds the row in L2 and overwrites it with its gradient.
 __global__ void crossentropy_forward_backward_kernel(float* losses, floatX* logits, const int* targets, float scale, int V, int Vp) {
-    int i = gridDim.x - 1 - blockIdx.x;
+    int i = blockIdx.x;
     floatX* row = logits + (size_t)i * Vp;
     loss_and_gradient(losses + i, row, row, targets[i], scale, V, Vp);
 }
@@ -98,20 +97,20 @@ void crossentropy_hopper_kernel(float* losses, floatX* logits, const int* target
 #ifdef HOPPER_CODE
     extern __shared__ __align__(128) floatX rows[];                      // (2, Vp)
     __shared__ uint64_t full[2];
-    int bytes = Vp * (int)sizeof(floatX), blocks = gridDim.x, last = N - 1 - (int)blockIdx.x;
+    int bytes = Vp * (int)sizeof(floatX), blocks = gridDim.x;
     if (threadIdx.x == 0) {
         mbarrier_init(&full[0], 1);
         mbarrier_init(&full[1], 1);
         mbarrier_init_fence();
         mbarrier_arrive_expect(&full[0], bytes);
-        bulk_load(rows, logits + (size_t)last * Vp, bytes, &full[0]);
+        bulk_load(rows, logits + (size_t)blockIdx.x * Vp, bytes, &full[0]);
     }
     __syncthreads();
-    for (int i = last, n = 0; i >= 0; i -= blocks, n++) {
+    for (int i = blockIdx.x, n = 0; i < N; i += blocks, n++) {
         int mine = n % 2, other = mine ^ 1;
-        if (threadIdx.x == 0 && i >= blocks) {
+        if (threadIdx.x == 0 && i + blocks < N) {
             mbarrier_arrive_expect(&full[other], bytes);
-            bulk_load(rows + other * Vp, logits + (size_t)(i - blocks) * Vp, bytes, &full[other]);
+            bulk_load(rows + other * Vp, logits + (size_t)(i + blocks) * Vp, bytes, &full[other]);
         }
         mbarrier_wait(&full[mine], n / 2 % 2);
         loss_and_gradient(losses + i, logits + (size_t)i * Vp, rows + mine * Vp, targets[i], scale, V, Vp);

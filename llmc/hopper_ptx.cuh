@@ -1,4 +1,4 @@
-// The instructions of Hopper (sm_90a) that its attention kernels need: products of a warpgroup (wgmma), tile copies (TMA), the barriers in
+// The instructions of Hopper (sm_90a) that kernels need: products of a warpgroup (wgmma), tile copies (TMA), the barriers in
 // shared memory they complete on, and the fence between the two ways to shared memory. PTX ISA 8, chapters 9.7.9, 9.7.13, 9.7.15.
 //
 // A warpgroup is 4 warps, the first one's index a multiple of 4. Its product D (64 x N) has rows 16w .. 16w+15 in warp w; in a warp, lane
@@ -178,16 +178,6 @@ __device__ inline void tma_load_to(int ranks, void* shared, const void* map, int
                  : "memory");
 }
 
-// A box in shared memory to (column, row, matrix) of a tensor map; what lies outside of the tensor is not written. One thread calls it,
-// fence_proxy_async of the writers before; its stores are committed in groups, and the box may be written again when its group was read.
-__device__ inline void tma_store(const void* map, int column, int row, int matrix, const void* shared) {
-    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3}], [%4];"
-                 :: "l"(map), "r"(column), "r"(row), "r"(matrix), "r"(shared_address(shared)) : "memory");
-}
-__device__ inline void tma_store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-// waits until of this thread's groups all but the newest PENDING were read
-template <int PENDING> __device__ inline void tma_store_wait_read() { asm volatile("cp.async.bulk.wait_group.read %0;" :: "n"(PENDING) : "memory"); }
-
 // bytes that follow each other to shared memory, counted on the barrier; both 16-byte aligned. One thread calls it.
 __device__ inline void bulk_load(void* shared, const void* from, int bytes, uint64_t* barrier) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
@@ -218,10 +208,5 @@ __device__ inline void stmatrix_x4_trans(void* row, const uint32_t (&in)[4]) {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};"
                  :: "r"(shared_address(row)), "r"(in[0]), "r"(in[1]), "r"(in[2]), "r"(in[3]) : "memory");
 }
-
-// ---- registers a thread may hold --------------------------------------------------------------------------------------
-// All warps of a warpgroup call it. Takes effect in kernels with __launch_bounds__(threads, 1) whose warpgroups' roles are branches.
-template <int REGISTERS> __device__ inline void registers_raise() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(REGISTERS)); }
-template <int REGISTERS> __device__ inline void registers_lower() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(REGISTERS)); }
 
 #endif

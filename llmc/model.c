@@ -65,7 +65,7 @@ static void attention_forward(Model* m, int l) {
     LayerParams w = params_of(m, l);
     LayerActs a = m->acts.layer[l];
     int N = rows(m), C = s->C;
-    bool step = m->cache.use == CACHE_STEP, turned = s->layer[l].kind == LAYER_S && !step;      // kvcache_step turns by itself
+    bool step = m->cache.use == CACHE_STEP, turned = s->layer[l].kind == LAYER_S && !step;      // q and k by RoPE; kvcache_step turns by itself
     if (turned) { matmul_rope_forward(a.qkv, a.norm1, w.wqkv, m->acts.rope, N, m->T, 2 * s->H, s->D, C, 3 * C, m->plans, m->stream); }
     else        { matmul_forward(a.qkv, a.norm1, w.wqkv, N, C, 3 * C, m->plans, m->stream); }
     if (step) {
@@ -80,7 +80,7 @@ static void attention_forward(Model* m, int l) {
     matmul_forward_add(a.x2, a.att, w.wo, m->acts.x[l], N, C, C, m->plans, m->stream);
 }
 
-// Of layer l all but wqkv, and of the layers behind it all gradients are final: their reduction may begin. That is said in front of an attention's
+// Of layer l all from wo on (not norm1, wqkv, kconv), and of the layers behind it all gradients are final: their reduction may begin. That is said in front of an attention's
 // backward, whose blocks are many and short; a product keeps every SM to its end, and one that NCCL has taken costs it a wave (dev/LOG.md, where
 // the gain was not to be told from the scatter of that machine).
 static void say_final(const Model* m, int l) {
@@ -110,7 +110,7 @@ static void attention_backward(Model* m, int l) {
                      spec->window, acts->scratch, m->stream);
     }
     matmul_backward_input(acts->dy, acts->dqkv, w.wqkv, N, C, 3 * C, m->plans, m->stream);
-    rmsnorm_backward(acts->dx, g.norm1, acts->dy, acts->x[l], w.norm1, a.rstd1, N, C, acts->scratch, m->stream);                // while L2 has dy
+    rmsnorm_backward(acts->dx, g.norm1, acts->dy, acts->x[l], w.norm1, a.rstd1, N, C, acts->scratch, m->stream);
     matmul_backward_weight(g.wqkv, acts->dqkv, a.norm1, N, C, 3 * C, m->adding, m->plans, m->stream);
 }
 

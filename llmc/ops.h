@@ -70,8 +70,8 @@ void matmul_backward_weight(float* dweight, const floatX* dout, const floatX* in
                             struct MatmulPlans* plans, stream_t stream);
 
 // The product before a norm's backward, and that: dnorm = dout product_weight, then rmsnorm_backward with dnorm as its `dout`. dnorm: (N, C), scratch; dout: (N, OC)
-// sums: (N, parts) fp32, whose rows add up to the sum of dout * (norm product_weight^T), which is that of dnorm * norm: with them the GPU keeps dnorm
-// in registers. parts 0: not known.
+// sums: (N, parts) fp32, whose rows add up to the sum of dout * (norm product_weight^T), which is that of dnorm * norm: with them the GPU may leave
+// dnorm unwritten. parts 0: not known.
 void matmul_rmsnorm_backward(floatX* dinp, float* dweight, floatX* dnorm, const floatX* dout, const floatX* product_weight, const floatX* inp,
                              const float* weight, const float* rstd, const float* sums, int parts, int N, int C, int OC, void* scratch,
                              struct MatmulPlans* plans, stream_t stream);
@@ -166,7 +166,8 @@ size_t attn_step_forward_scratch(int H, int D, int rows, int slots);            
 // out = silu(gate) * up       out: (N, F)    gate_up: (N, 2F), row = [gate (F) ; up (F)]    F % 8 == 0
 void swiglu_forward(floatX* out, const floatX* gate_up, int N, int F, stream_t stream);
 
-// dgate_up = (set)            dgate_up may be gate_up (each element is read before it is written)
+// s = 1 / (1 + exp(-gate)):   dgate = dout * up * s * (1 + gate * (1 - s)), dup = dout * gate * s  (set)
+// dgate_up may be gate_up (each element is read before it is written)
 void swiglu_backward(floatX* dgate_up, const floatX* dout, const floatX* gate_up, int N, int F, stream_t stream);
 
 // SwiGLU with the product before it:  gate_up = inp weight^T, out = silu(gate) * up of gate_up as it is rounded      (both set)
@@ -175,7 +176,7 @@ void matmul_swiglu_forward(floatX* out, floatX* gate_up, const floatX* inp, cons
                            struct MatmulPlans* plans, stream_t stream);
 
 // dproduct = dout weight, dgate_up = swiglu_backward of it (set)      dgate_up may be gate_up      dout: (N, OC)   weight: (OC, F)
-// dproduct: (N, F), scratch: rounded there, or not at all where the GPU keeps it in registers. Then a row of `sums` (fp32) holds as many parts of
+// dproduct: (N, F), scratch, which the GPU may leave unwritten: then a row of `sums` (fp32) holds as many parts of
 // the row's sum of dgate_up * gate_up as the return value says; 0: there are none. Room for (N, matmul_swiglu_sums(F)).
 int matmul_swiglu_backward(floatX* dgate_up, float* sums, floatX* dproduct, const floatX* dout, const floatX* weight, const floatX* gate_up,
                            int N, int F, int OC, struct MatmulPlans* plans, stream_t stream);

@@ -1,34 +1,39 @@
-// Products on Hopper that end in something of their own (an epilogue): what a product has in registers need not be read again from memory
-// only to pass through it. out (N x columns) = a (N x inner) b, with `a` rows and `b` rows or columns of the inner dimension.
+// Products on Hopper that end in something of their own: what a product has made need not be read again from memory only to pass through it.
+// out (N x columns) = a (N x inner) b, with `a` rows and `b` rows or columns of the inner dimension.
 //
-// A CTA makes tiles of 128 rows and 256 columns of accumulators. Two warpgroups of 64 rows each multiply; a warp of a third fetches their
-// operands with TMA, steps of 64 of the inner dimension, some steps ahead. CTAs come in pairs that make tiles below each other and share b:
-// each fetches half of it for both, without which the way from L2 were too narrow (48 KB a step and CTA instead of 32). Tiles are taken in turn.
+// A CTA makes tiles of 128 rows and 256 columns in three warpgroups. Two multiply, 64 rows each; their first thread fetches the operands with TMA,
+// steps of 64 of the inner dimension, some steps ahead. CTAs come in pairs that make tiles below each other and share b: each fetches half of it for
+// both, without which the way from L2 were too narrow (48 KB a step and CTA instead of 32). Tiles are taken in turn.
 //
-// An epilogue is a warp's own affair: its 16 rows go by panels of 64 columns through its corner of shared memory, TMA on the other side.
+// A warp that multiplies leaves its 16 rows in a corner of shared memory, rounded, and goes on with the next tile. The third warpgroup finishes
+// them meanwhile, each warp the 32 rows of two corners: whatever a kind of product does to its results, as a pass of its own would, with rows of
+// 16-byte chunks that lie side by side in memory. An epilogue in the warps that multiply costs its whole length instead (dev/LOG.md).
 //
 // A kind of product is a struct:
-//   STEPS, WIDTH, TRANS_B     steps in shared memory; columns of the result that a tile makes; 0: b's rows are columns of the result, 1: inner ones
-//   Corner, Arguments         what a warp has of shared memory; tensor maps a, b and whatever else
-//   fetch_half                one thread: this CTA's half of a step of b, to both CTAs
-//   prologue, epilogue        of a warp's 16 rows from `row` on, while the tile's products run, and after
+//   WIDTH, TRANS_B      columns of the result that a tile makes; 0: b's rows are columns of the result, 1: inner ones
+//   Arguments           tensor maps a, b and whatever else
+//   fetch_half          one thread: this CTA's half of a step of b, to both CTAs
+//   Ahead, look_ahead   what a lane that finishes has on its way when a tile begins, whose row is the first of the warp's 32
+//   finish              of a warp's 32 rows; looks ahead to the next tile's
 #ifndef PRODUCT_HOPPER_CUH
 #define PRODUCT_HOPPER_CUH
 
 #include "hopper_tile.cuh"
 #include "ops.h"
 
-enum { PAIR = 2, BOTH = 3, PRODUCT_ROWS = 128, PRODUCT_COLUMNS = 256, PRODUCT_WARPS = 8, PRODUCT_THREADS = 3 * WARPGROUP,
-       CORNER_ROWS = 16, CORNER = CORNER_ROWS * PANEL };                         // BOTH: the CTAs of a pair, as bits
+enum { PAIR = 2, BOTH = 3 };                                                   // CTAs; both of a pair, as bits
+enum { PRODUCT_ROWS = 128, PRODUCT_COLUMNS = 256, PRODUCT_PANELS = PRODUCT_COLUMNS / PANEL, PRODUCT_STEPS = 3 };      // of a tile; in shared memory
+enum { MULTIPLYING = 8, PRODUCT_THREADS = 3 * WARPGROUP };                      // warps; threads of a CTA
+enum { CORNER_ROWS = 16, CORNER_PANEL = CORNER_ROWS * PANEL, CORNER = PRODUCT_PANELS * CORNER_PANEL };
+enum { FINISH_ROWS = 2 * CORNER_ROWS, ROW_CHUNKS = PANEL / 8, ROWS_AT_ONCE = WARP / ROW_CHUNKS, FINISH_TURNS = FINISH_ROWS / ROWS_AT_ONCE };
 
 typedef struct { floatX a[PRODUCT_ROWS * PANEL], b[PRODUCT_COLUMNS * PANEL]; } ProductStep;
 
-template <class Kind> struct ProductShared {
-    ProductStep step[Kind::STEPS];
-    typename Kind::Corner corner[PRODUCT_WARPS];
-    uint64_t full[Kind::STEPS], empty[Kind::STEPS];
-    uint64_t loaded[PRODUCT_WARPS][2];                                          // for prologues: something has come to a corner
-};
+typedef struct {
+    ProductStep step[PRODUCT_STEPS];
+    floatX corner[MULTIPLYING][CORNER];                                         // four panels of 16 rows
+    uint64_t full[PRODUCT_STEPS], empty[PRODUCT_STEPS], made[MULTIPLYING], taken[MULTIPLYING];
+} ProductShared;
 
 // ---- the walk over tiles and steps ------------------------------------------------------------------------------------------
 typedef struct { int columns, inner, across, down; } ProductShape;             // of the result; tiles beside, and pairs of them below each other
@@ -47,27 +52,37 @@ template <class Kind> __device__ inline ProductTile product_tile(const ProductSh
 
 typedef struct { int step, parity; } ProductRing;
 
-template <class Kind> __device__ inline void product_next(ProductRing& ring) {
+__device__ inline void product_next(ProductRing& ring) {
     ring.step++;
-    if (ring.step == Kind::STEPS) { ring.step = 0; ring.parity ^= 1; }
+    if (ring.step == PRODUCT_STEPS) { ring.step = 0; ring.parity ^= 1; }
 }
 
-// the warp that fetches; one thread
+// ---- fetching; one thread ------------------------------------------------------------------------------------------------------
+typedef struct { int tile, k; ProductTile at; ProductRing ring; } ProductFetch;             // the step to be fetched next
+
+// Waits until the step's place is free in both CTAs: so neither's copies can come a phase too early. The other's half may come before this CTA
+// says how many bytes it expects; the barrier's phase ends with both.
 template <class Kind>
-__device__ inline void product_fetch(ProductShared<Kind>& shared, const typename Kind::Arguments& x, const ProductShape& s, int rank) {
-    ProductRing ring = {0, 0};
-    for (int tile = blockIdx.x / PAIR; tile < product_tiles(s); tile += gridDim.x / PAIR) {
-        ProductTile at = product_tile<Kind>(s, tile, rank);
-        for (int k = 0; k < s.inner; k += PANEL) {
-            ProductStep& step = shared.step[ring.step];
-            uint64_t* full = &shared.full[ring.step];
-            mbarrier_wait(&shared.empty[ring.step], ring.parity ^ 1);
-            mbarrier_arrive_expect(full, (int)sizeof(ProductStep));
-            tma_load(step.a, &x.a, k, at.row, 0, full);
-            Kind::fetch_half(step.b, x, at.column, k, rank, full);
-            product_next<Kind>(ring);
-        }
+__device__ inline void product_fetch(ProductFetch& next, ProductShared& shared, const typename Kind::Arguments& x, const ProductShape& s, int rank) {
+    if (next.tile >= product_tiles(s)) { return; }
+    if (next.k == 0) { next.at = product_tile<Kind>(s, next.tile, rank); }
+    ProductStep& step = shared.step[next.ring.step];
+    uint64_t* full = &shared.full[next.ring.step];
+    mbarrier_wait(&shared.empty[next.ring.step], next.ring.parity ^ 1);
+    mbarrier_arrive_expect(full, (int)sizeof(ProductStep));
+    tma_load(step.a, &x.a, next.k, next.at.row, 0, full);
+    Kind::fetch_half(step.b, x, next.at.column, next.k, rank, full);
+    product_next(next.ring);
+    next.k += PANEL;
+    if (next.k >= s.inner) {
+        next.k = 0;
+        next.tile += gridDim.x / PAIR;
     }
+}
+
+// half of a step of a b whose rows are inner ones: two panels of 64 x 64
+__device__ inline void fetch_half_rows(floatX* b, const CUtensorMap* map, int column, int k, int rank, uint64_t* full) {
+    for (int panel = 2 * rank; panel < 2 * rank + 2; panel++) { tma_load_to(BOTH, b + panel * PANEL * PANEL, map, column + panel * PANEL, k, 0, full); }
 }
 
 // ---- the warps that multiply ------------------------------------------------------------------------------------------------
@@ -77,7 +92,7 @@ __device__ inline void product_release(uint64_t* empty) {
 }
 
 template <class Kind>
-__device__ inline void product_multiply(float (&d)[128], const ProductStep& step, int group, bool add) {
+__device__ inline void product_step(float (&d)[128], const ProductStep& step, int group, bool add) {
     wgmma_fence();
     #pragma unroll
     for (int i = 0; i < PANEL / 16; i++) {
@@ -88,87 +103,98 @@ __device__ inline void product_multiply(float (&d)[128], const ProductStep& step
     wgmma_commit();
 }
 
+// A warp's accumulators, rounded, to its corner. Of lane 4g + c, d[4n], d[4n + 1] are columns 8n + 2c and the next of row g, d[4n + 2], d[4n + 3] of row g + 8.
+__device__ inline void write_corner(floatX* corner, const float (&d)[128]) {
+    int lane = threadIdx.x % WARP;
+    #pragma unroll
+    for (int n = 0; n < PRODUCT_COLUMNS / 8; n += 2) {
+        const uint32_t four[4] = {pack_bf16(d[4 * n], d[4 * n + 1]), pack_bf16(d[4 * n + 2], d[4 * n + 3]),
+                                  pack_bf16(d[4 * n + 4], d[4 * n + 5]), pack_bf16(d[4 * n + 6], d[4 * n + 7])};
+        stmatrix_x4(corner + panel_at<CORNER_ROWS>(lane % CORNER_ROWS, n + lane / CORNER_ROWS), four);
+    }
+}
+
 template <class Kind>
-__device__ inline void product_work(ProductShared<Kind>& shared, const typename Kind::Arguments& x, const ProductShape& s, int rank) {
-    int warp = threadIdx.x / WARP, group = threadIdx.x / WARPGROUP;
+__device__ inline void product_multiply(ProductShared& shared, const typename Kind::Arguments& x, const ProductShape& s, int rank) {
+    int warp = threadIdx.x / WARP, group = threadIdx.x / WARPGROUP, parity = 0;
     ProductRing ring = {0, 0};
+    ProductFetch next = {(int)blockIdx.x / PAIR, 0, {0, 0}, {0, 0}};
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < PRODUCT_STEPS - 1; i++) { product_fetch<Kind>(next, shared, x, s, rank); }
+    }
+    __syncwarp();
     for (int tile = blockIdx.x / PAIR; tile < product_tiles(s); tile += gridDim.x / PAIR) {
-        ProductTile at = product_tile<Kind>(s, tile, rank);
-        int row = at.row + warp * CORNER_ROWS, before = 0;
+        int before = 0;
         float d[128];
         for (int k = 0; k < s.inner; k += PANEL) {
             mbarrier_wait(&shared.full[ring.step], ring.parity);
-            product_multiply<Kind>(d, shared.step[ring.step], group, k > 0);
+            product_step<Kind>(d, shared.step[ring.step], group, k > 0);
             if (k > 0) {
                 wgmma_wait<1>();
                 product_release(&shared.empty[before]);
-            } else {
-                Kind::prologue(shared.corner[warp], shared.loaded[warp], x, row, at.column);
             }
+            if (threadIdx.x == 0) { product_fetch<Kind>(next, shared, x, s, rank); }       // to where the step before this one was
+            __syncwarp();
             before = ring.step;
-            product_next<Kind>(ring);
+            product_next(ring);
         }
         wgmma_wait<0>();
         product_release(&shared.empty[before]);
         wgmma_ready(d);
-        Kind::epilogue(shared.corner[warp], shared.loaded[warp], d, x, row, at.column);
+        mbarrier_wait(&shared.taken[warp], parity ^ 1);
+        write_corner(shared.corner[warp], d);
+        __syncwarp();
+        if (threadIdx.x % WARP == 0) { mbarrier_arrive(&shared.made[warp]); }
+        parity ^= 1;
     }
-    if (threadIdx.x % WARP == 0) { tma_store_wait_read<0>(); }
-    __syncwarp();
 }
 
-// ---- what kinds share ----------------------------------------------------------------------------------------------------------
-// half of a step of a b whose rows are inner ones: two panels of 64 x 64
-__device__ inline void fetch_half_rows(floatX* b, const CUtensorMap* map, int column, int k, int rank, uint64_t* full) {
-    for (int panel = 2 * rank; panel < 2 * rank + 2; panel++) { tma_load_to(BOTH, b + panel * PANEL * PANEL, map, column + panel * PANEL, k, 0, full); }
+// ---- the warps that finish ----------------------------------------------------------------------------------------------------
+template <class Kind>
+__device__ inline void product_finish(ProductShared& shared, const typename Kind::Arguments& x, const ProductShape& s, int rank) {
+    int warp = threadIdx.x / WARP - MULTIPLYING, tiles = product_tiles(s), parity = 0;
+    ProductTile at = product_tile<Kind>(s, blockIdx.x / PAIR, rank);
+    at.row += warp * FINISH_ROWS;
+    typename Kind::Ahead ahead;
+    Kind::look_ahead(ahead, x, at);
+    for (int tile = blockIdx.x / PAIR; tile < tiles; tile += gridDim.x / PAIR) {
+        int later = tile + gridDim.x / PAIR;
+        ProductTile next = {s.down * PAIR * PRODUCT_ROWS, 0};                   // behind the last tile: no row is there
+        if (later < tiles) { next = product_tile<Kind>(s, later, rank); }
+        next.row += warp * FINISH_ROWS;
+        for (int i = 0; i < 2; i++) { mbarrier_wait(&shared.made[2 * warp + i], parity); }
+        Kind::finish(ahead, shared.corner[2 * warp], x, at, next);
+        __syncwarp();
+        if (threadIdx.x % WARP < 2) { mbarrier_arrive(&shared.taken[2 * warp + threadIdx.x % WARP]); }
+        parity ^= 1;
+        at = next;
+    }
 }
 
-// panels of two tensors on their way into a slot whose last store was read; one lane
-__device__ inline void ask_for_panels(floatX (&slot)[2][CORNER], uint64_t* loaded, const CUtensorMap* first, const CUtensorMap* second, int row, int column) {
-    mbarrier_arrive_expect(loaded, (int)sizeof slot);
-    tma_load(slot[0], first, column, row, 0, loaded);
-    tma_load(slot[1], second, column, row, 0, loaded);
+// chunk `chunk` (8 columns) of a panel of two corners' 32 rows
+__device__ inline uint4 corner_chunk(const floatX* corners, int panel, int row, int chunk) {
+    const floatX* at = corners + row / CORNER_ROWS * CORNER + panel * CORNER_PANEL + panel_at<CORNER_ROWS>(row % CORNER_ROWS, chunk);
+    return *reinterpret_cast<const uint4*>(at);
 }
 
-__device__ inline float low_half(uint32_t word)  { return __uint_as_float(word << 16); }
-__device__ inline float high_half(uint32_t word) { return __uint_as_float(word & 0xffff0000); }
+// A panel's rows in turn: a warp has 4 at once, 8 lanes a row.
+__device__ inline int lane_row()   { return threadIdx.x % WARP / ROW_CHUNKS; }
+__device__ inline int lane_chunk() { return threadIdx.x % WARP % ROW_CHUNKS; }
 
-// ---- a warp's corner ----------------------------------------------------------------------------------------------------------
-// Words of a lane: word 2n is columns 8n + 2c and the next of row g, word 2n + 1 the same of row g + 8: accumulators 4n, 4n + 1 and 4n + 2, 4n + 3.
-__device__ inline floatX* corner_chunks(floatX* panel, int n) {                 // where this lane's address for chunks n and n + 1 points
-    int lane = threadIdx.x % WARP;
-    return panel + panel_at<CORNER_ROWS>(lane % CORNER_ROWS, n + lane / CORNER_ROWS);
-}
+__device__ inline uint4 load_16(const floatX* from, bool live) { return live ? *reinterpret_cast<const uint4*>(from) : make_uint4(0, 0, 0, 0); }
 
-__device__ inline void write_corner(floatX* panel, const uint32_t (&words)[16]) {
+// eight columns, as words of two and as floats
+__device__ inline void unpack8(float (&x)[8], uint4 p) {
+    const uint32_t words[4] = {p.x, p.y, p.z, p.w};
     #pragma unroll
-    for (int n = 0; n < 8; n += 2) {
-        const uint32_t four[4] = {words[2 * n], words[2 * n + 1], words[2 * n + 2], words[2 * n + 3]};
-        stmatrix_x4(corner_chunks(panel, n), four);
+    for (int i = 0; i < 4; i++) {
+        x[2 * i] = __uint_as_float(words[i] << 16);
+        x[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000);
     }
 }
 
-__device__ inline void read_corner(uint32_t (&words)[16], floatX* panel) {
-    #pragma unroll
-    for (int n = 0; n < 8; n += 2) {
-        uint32_t four[4];
-        ldmatrix_x4(four, corner_chunks(panel, n));
-        #pragma unroll
-        for (int i = 0; i < 4; i++) { words[2 * n + i] = four[i]; }
-    }
-}
-
-// a panel of 16 x 64 to memory, through one of a corner's two slots; they are taken in turn
-__device__ inline void put_panel(floatX* slot, const uint32_t (&words)[16], const CUtensorMap* map, int row, int column) {
-    if (threadIdx.x % WARP == 0) { tma_store_wait_read<1>(); }
-    __syncwarp();
-    write_corner(slot, words);
-    fence_proxy_async();
-    __syncwarp();
-    if (threadIdx.x % WARP == 0) {
-        tma_store(map, column, row, 0, slot);
-        tma_store_commit();
-    }
+__device__ inline uint4 pack8(const float (&x)[8]) {
+    return make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
 }
 
 // ---- the kernel -----------------------------------------------------------------------------------------------------------------
@@ -182,24 +208,24 @@ template <class Kind>
 __global__ IN_PAIRS __launch_bounds__(PRODUCT_THREADS, 1) void product_kernel(const __grid_constant__ typename Kind::Arguments x, ProductShape s) {
 #ifdef HOPPER_CODE
     extern __shared__ __align__(1024) unsigned char product_shared[];
-    ProductShared<Kind>& shared = *reinterpret_cast<ProductShared<Kind>*>(product_shared);
+    ProductShared& shared = *reinterpret_cast<ProductShared*>(product_shared);
     int rank = cluster_rank();
     if (threadIdx.x == 0) {
-        for (int i = 0; i < Kind::STEPS; i++) {
+        for (int i = 0; i < PRODUCT_STEPS; i++) {
             mbarrier_init(&shared.full[i], 1);
-            mbarrier_init(&shared.empty[i], PAIR * PRODUCT_WARPS);
+            mbarrier_init(&shared.empty[i], PAIR * MULTIPLYING);
         }
-        for (int i = 0; i < 2 * PRODUCT_WARPS; i++) { mbarrier_init(&shared.loaded[i / 2][i % 2], 1); }
+        for (int i = 0; i < MULTIPLYING; i++) {
+            mbarrier_init(&shared.made[i], 1);
+            mbarrier_init(&shared.taken[i], 1);
+        }
         mbarrier_init_fence();
     }
     cluster_barrier();
-    if (threadIdx.x < PRODUCT_WARPS * WARP) {
-        registers_raise<240>();
-        product_work<Kind>(shared, x, s, rank);
+    if (threadIdx.x < MULTIPLYING * WARP) {
+        product_multiply<Kind>(shared, x, s, rank);
     } else {
-        registers_lower<24>();
-        if (threadIdx.x == PRODUCT_WARPS * WARP) { product_fetch<Kind>(shared, x, s, rank); }
-        __syncwarp();
+        product_finish<Kind>(shared, x, s, rank);
     }
     cluster_barrier();                                                          // until here the other CTA may reach into this one
 #endif
@@ -212,15 +238,16 @@ template <class Kind> static ProductShape product_shape(int N, int columns, int 
     return s;
 }
 
-// Does a product of this kind serve? On Hopper, where every pair of multiprocessors gets a tile.
+// Does a product of this kind serve? On Hopper, where every pair of multiprocessors gets a tile, and tiles are full but for an eighth of their columns.
 template <class Kind> static bool product_serves(int N, int columns) {
-    return device_attribute(cudaDevAttrComputeCapabilityMajor) == 9 && product_tiles(product_shape<Kind>(N, columns, 0)) >= product_pairs();
+    ProductShape s = product_shape<Kind>(N, columns, 0);
+    return device_attribute(cudaDevAttrComputeCapabilityMajor) == 9 && product_tiles(s) >= product_pairs() && 8 * columns >= 7 * s.across * Kind::WIDTH;
 }
 
 template <class Kind>
 static void product_launch(const typename Kind::Arguments& x, int N, int columns, int inner, stream_t stream) {
     ProductShape s = product_shape<Kind>(N, columns, inner);
-    size_t shared = sizeof(ProductShared<Kind>);
+    size_t shared = sizeof(ProductShared);
     allow_shared(product_kernel<Kind>, shared);
     product_kernel<Kind><<<min_int(product_pairs(), product_tiles(s)) * PAIR, PRODUCT_THREADS, shared, stream>>>(x, s);
     LAUNCH_CHECK();

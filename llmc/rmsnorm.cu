@@ -1,7 +1,6 @@
 #include "rmsnorm_hopper.cuh"
 
-// A row belongs to a team of threads, a warp or a block, at a time: team t of n walks rows N-1-t, N-1-t-n, ... with its weights in registers.
-// From the last row on, because of what the product before has just written, its last rows are still in L2.
+// A row belongs to a team of threads, a warp or a block, at a time: team t of n walks rows t, t + n, ... with its weights in registers.
 // A thread keeps P packs of 8 columns: pack p of lane i is at column (p * lanes + i) * 8.
 enum { BLOCK_PACKS = 2, MAX_THREADS = 512, WARP_PACKS = 4, TEAMS = 4,    // TEAMS: warps of a block, where a warp is a team
        COLUMNS = 32, LINES = 32,
@@ -18,14 +17,14 @@ static int threads_for(int C) {
 
 template<int P> struct RowPacks { Pack8 pack[P]; };
 
-// zeros beyond the row and before the first row
+// zeros beyond the row and beyond the last row
 template<int P>
-__device__ inline RowPacks<P> load_packs(const floatX* x, int i, int C, int lane, int lanes) {
+__device__ inline RowPacks<P> load_packs(const floatX* x, int i, int N, int C, int lane, int lanes) {
     RowPacks<P> r = {};
     #pragma unroll
     for (int p = 0; p < P; p++) {
         int c = (p * lanes + lane) * 8;
-        if (i >= 0 && c < C) { r.pack[p] = load8(x + (size_t)i * C + c); }
+        if (i < N && c < C) { r.pack[p] = load8(x + (size_t)i * C + c); }
     }
     return r;
 }
@@ -55,11 +54,10 @@ __global__ void __launch_bounds__(MAX_THREADS) rmsnorm_forward_kernel(floatX* ou
     int lane = threadIdx.x, lanes = blockDim.x;
     float w[P][8];
     load_weights<P>(w, weight, C, lane, lanes);
-    int teams = gridDim.x, last = N - 1 - (int)blockIdx.x;
-    RowPacks<P> next = load_packs<P>(inp, last, C, lane, lanes);
-    for (int i = last; i >= 0; i -= teams) {
+    RowPacks<P> next = load_packs<P>(inp, blockIdx.x, N, C, lane, lanes);
+    for (int i = blockIdx.x; i < N; i += gridDim.x) {
         RowPacks<P> x = next;
-        next = load_packs<P>(inp, i - teams, C, lane, lanes);
+        next = load_packs<P>(inp, i + gridDim.x, N, C, lane, lanes);
         float sumsq = 0;
         for (int p = 0; p < P; p++) {
             for (int j = 0; j < 8; j++) { sumsq += __bfloat162float(x.pack[p].x[j]) * __bfloat162float(x.pack[p].x[j]); }
@@ -92,9 +90,9 @@ rmsnorm_backward_kernel(floatX* dinp, float* partial, const floatX* dout, const 
     __syncthreads();
     if (team >= teams) { return; }
     float dw[P][8] = {};
-    for (int i = N - 1 - team; i >= 0; i -= teams) {
-        RowPacks<P> d = load_packs<P>(dout, i, C, lane, lanes), x = load_packs<P>(inp, i, C, lane, lanes);
-        RowPacks<P> total = load_packs<P>(dinp, i, C, lane, lanes);      // dinp so far
+    for (int i = team; i < N; i += teams) {
+        RowPacks<P> d = load_packs<P>(dout, i, N, C, lane, lanes), x = load_packs<P>(inp, i, N, C, lane, lanes);
+        RowPacks<P> total = load_packs<P>(dinp, i, N, C, lane, lanes);   // dinp so far
         float r = rstd[i], mean = 0;                                     // mean of g * inp, g = dout * weight
         #pragma unroll
         for (int p = 0; p < P; p++) {
@@ -170,7 +168,7 @@ extern "C" void rmsnorm_backward(floatX* dinp, float* dweight, const floatX* dou
 }
 
 extern "C" size_t matmul_rmsnorm_backward_scratch(int N, int C) {
-    return max_size(rmsnorm_backward_scratch(N, C), (size_t)ceil_div(N, CORNER_ROWS) * C * sizeof(float));
+    return max_size(rmsnorm_backward_scratch(N, C), (size_t)ceil_div(N, FINISH_ROWS) * C * sizeof(float));
 }
 
 extern "C" void matmul_rmsnorm_backward(floatX* dinp, float* dweight, floatX* dnorm, const floatX* dout, const floatX* product_weight, const floatX* inp,
@@ -180,7 +178,7 @@ extern "C" void matmul_rmsnorm_backward(floatX* dinp, float* dweight, floatX* dn
     if (parts > 0 && product_serves<NormBackward>(N, C)) {
         float* partial = (float*)scratch;
         hopper_norm_product(dinp, dout, product_weight, inp, weight, rstd, sums, parts, N, C, OC, partial, stream);
-        add_partials_to(dweight, partial, ceil_div(N, CORNER_ROWS), C, stream);
+        add_partials_to(dweight, partial, ceil_div(N, FINISH_ROWS), C, stream);
         return;
     }
     matmul_backward_input(dnorm, dout, product_weight, N, C, OC, plans, stream);

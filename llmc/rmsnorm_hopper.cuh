@@ -1,35 +1,32 @@
-// The product that makes a norm's gradient, with the norm's backward as its epilogue (product_hopper.cuh): dnorm stays in registers.
+// The product that makes a norm's gradient, with the norm's backward at its end (product_hopper.cuh): dnorm does not go to memory.
 //
 // A norm's backward wants, for each row, the sum over its columns of dnorm * norm, and a tile sees but 256 of them. That sum is known before:
 // the product forward was out = norm w^T, the one here is dnorm = dout w, so that  sum_c dnorm_c norm_c = sum_j dout_j out_j,  both of which the
-// op before had in its registers (matmul_swiglu_backward leaves that sum, in parts). What is left is a row's own affair:
+// op before had at hand (matmul_swiglu_backward leaves that sum, in parts). What is left is a row's own affair:
 //   dinp += rstd * (dnorm * weight - inp * rstd * that sum / C)
 #ifndef RMSNORM_HOPPER_CUH
 #define RMSNORM_HOPPER_CUH
 
 #include "product_hopper.cuh"
 
-// 256 columns of dnorm; inp and dinp come to the corner, panel by panel, dinp leaves. A warp's 16 rows make a row of partial sums of dweight.
+// 256 columns of dnorm. A warp's 32 rows make a row of partial sums of dweight.
 struct NormBackward {
-    static const int STEPS = 3, WIDTH = PRODUCT_COLUMNS, TRANS_B = 1;
-    typedef floatX Slot[2][CORNER];                                             // inp, dinp
-    typedef Slot Corner[2];
+    static const int WIDTH = PRODUCT_COLUMNS, TRANS_B = 1;
     typedef struct {
-        CUtensorMap a, b, inp, dinp;                                            // b: (OC, C)
+        CUtensorMap a, b;                                                       // b: (OC, C)
+        const floatX* inp;                                                      // (N, C)
+        floatX* dinp;
         const float *weight, *rstd, *sums;                                      // (C), (N), (N, parts)
-        float* partial;                                                         // (ceil(N/16), C)
+        float* partial;                                                         // (ceil(N/32), C)
         int N, C, parts;
     } Arguments;
+    typedef struct { } Ahead;
 
     static __device__ void fetch_half(floatX* b, const Arguments& x, int column, int k, int rank, uint64_t* full) {
         fetch_half_rows(b, &x.b, column, k, rank, full);
     }
 
-    static __device__ void prologue(Corner& corner, uint64_t (&loaded)[2], const Arguments& x, int row, int column) {
-        if (threadIdx.x % WARP > 0) { return; }
-        tma_store_wait_read<0>();
-        for (int i = 0; i < 2; i++) { ask_for_panels(corner[i], &loaded[i], &x.inp, &x.dinp, row, column + i * PANEL); }
-    }
+    static __device__ void look_ahead(Ahead&, const Arguments&, ProductTile) { }        // tiles are long: a panel's loads need no company
 
     // rstd of a row, and what of its inp goes away
     static __device__ float2 factors(const Arguments& x, int row) {
@@ -40,69 +37,59 @@ struct NormBackward {
         return make_float2(r, r * r * sum / x.C);
     }
 
-    // One of three steps of sum_of_rows: of 2 * COUNT numbers a lane keeps half, those of columns that belong to its bit STEP, and gets the other's.
-    template <int COUNT, int STEP> static __device__ void halve(float (&v)[16]) {
-        bool upper = threadIdx.x & STEP;
+    // dinp becomes the new one; products: += what a row gives to dweight
+    static __device__ void turn(uint4& dinps, float (&products)[8], uint4 dnorms, uint4 inps, const float4 (&weights)[2], float2 factor) {
+        float dnorm[8], inp[8], dinp[8];
+        unpack8(dnorm, dnorms);
+        unpack8(inp, inps);
+        unpack8(dinp, dinps);
+        const float weight[8] = {weights[0].x, weights[0].y, weights[0].z, weights[0].w, weights[1].x, weights[1].y, weights[1].z, weights[1].w};
         #pragma unroll
-        for (int i = 0; i < COUNT; i++) {
-            float mine = upper ? v[i + COUNT] : v[i], other = upper ? v[i] : v[i + COUNT];
-            v[i] = mine + __shfl_xor_sync(0xffffffffu, other, STEP);
+        for (int e = 0; e < 8; e++) {
+            float scaled = factor.x * dnorm[e];
+            products[e] += scaled * inp[e];
+            dinp[e] += scaled * weight[e] - factor.y * inp[e];
         }
+        dinps = pack8(dinp);
     }
 
-    // v: of this lane's two rows together, columns 8n + 2c + e in v[2n + e]. Summed over the warp's rows; a lane gets columns 8g + 2c and the next.
-    static __device__ float2 sum_of_rows(float (&v)[16]) {
-        halve<8, 16>(v);
-        halve<4, 8>(v);
-        halve<2, 4>(v);
-        return make_float2(v[0], v[1]);
-    }
-
-    // dnorm, 32 accumulators of a panel: slot's dinp becomes the new one; the return value: this lane's two columns of the rows' sum for dweight
-    static __device__ float2 turn_panel(Slot& slot, const float* d, const Arguments& x, const float2 (&row)[2], int column) {
-        uint32_t inp[16], dinp[16];
-        float products[16];
-        read_corner(inp, slot[0]);
-        read_corner(dinp, slot[1]);
+    // the warp's sum for dweight: over lanes of one chunk; lanes of the first row write it
+    static __device__ void put_partial(float (&products)[8], const Arguments& x, int row, int column) {
         #pragma unroll
-        for (int n = 0; n < 8; n++) {
-            int c = column + 8 * n + threadIdx.x % 4 * 2;
-            float2 weight = c < x.C ? *reinterpret_cast<const float2*>(x.weight + c) : make_float2(0, 0);
-            products[2 * n] = products[2 * n + 1] = 0;
-            #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                int i = 2 * n + half;
-                float left = row[half].x * d[2 * i], right = row[half].x * d[2 * i + 1], x0 = low_half(inp[i]), x1 = high_half(inp[i]);
-                products[2 * n] += left * x0;
-                products[2 * n + 1] += right * x1;
-                dinp[i] = pack_bf16(low_half(dinp[i]) + left * weight.x - row[half].y * x0, high_half(dinp[i]) + right * weight.y - row[half].y * x1);
-            }
+        for (int e = 0; e < 8; e++) {
+            for (int step = ROW_CHUNKS; step < WARP; step *= 2) { products[e] += __shfl_xor_sync(0xffffffffu, products[e], step); }
         }
-        write_corner(slot[1], dinp);
-        return sum_of_rows(products);
+        if (lane_row() > 0 || row >= x.N || column >= x.C) { return; }
+        float4* to = reinterpret_cast<float4*>(x.partial + (size_t)(row / FINISH_ROWS) * x.C + column);
+        to[0] = make_float4(products[0], products[1], products[2], products[3]);
+        to[1] = make_float4(products[4], products[5], products[6], products[7]);
     }
 
-    static __device__ void epilogue(Corner& corner, uint64_t (&loaded)[2], float (&d)[128], const Arguments& x, int row, int column) {
-        int lane = threadIdx.x % WARP;
-        const float2 factor[2] = {factors(x, row + lane / 4), factors(x, row + lane / 4 + 8)};
-        #pragma unroll
-        for (int panel = 0; panel < WIDTH / PANEL; panel++) {
-            Slot& slot = corner[panel % 2];
-            int first = column + panel * PANEL, c = first + lane * 2;           // lane 4g + c has columns 8g + 2c and the next
-            mbarrier_wait(&loaded[panel % 2], panel / 2);                       // a slot is filled twice a tile
-            float2 sums = turn_panel(slot, d + 32 * panel, x, factor, first);
-            if (row < x.N && c < x.C) { *reinterpret_cast<float2*>(x.partial + (size_t)(row / CORNER_ROWS) * x.C + c) = sums; }
-            fence_proxy_async();
-            __syncwarp();
-            if (lane == 0) {
-                tma_store(&x.dinp, first, row, 0, slot[1]);
-                tma_store_commit();
-                if (panel < 2) {
-                    tma_store_wait_read<0>();
-                    ask_for_panels(slot, &loaded[panel], &x.inp, &x.dinp, row, first + 2 * PANEL);
+    static __device__ void finish(Ahead&, const floatX* corners, const Arguments& x, ProductTile at, ProductTile) {
+        const int HALF = FINISH_ROWS / 2, TURNS = FINISH_TURNS / 2;             // rows whose loads are on their way together
+        float2 mine = factors(x, at.row + threadIdx.x % WARP);                  // of the lane-th of the 32 rows
+        for (int column = at.column + 8 * lane_chunk(), panel = 0; panel < PRODUCT_PANELS; panel++, column += PANEL) {
+            float4 weight[2] = {};
+            float products[8] = {0};
+            if (column < x.C) { for (int half = 0; half < 2; half++) { weight[half] = reinterpret_cast<const float4*>(x.weight + column)[half]; } }
+            for (int within = lane_row(); within < FINISH_ROWS; within += HALF) {
+                uint4 inp[TURNS], dinp[TURNS];
+                size_t first = (size_t)(at.row + within) * x.C + column, step = (size_t)ROWS_AT_ONCE * x.C;
+                int live = column < x.C ? x.N - at.row - within : 0;            // rows from this one on that are there
+                #pragma unroll
+                for (int i = 0; i < TURNS; i++) {
+                    inp[i] = load_16(x.inp + first + i * step, i * ROWS_AT_ONCE < live);
+                    dinp[i] = load_16(x.dinp + first + i * step, i * ROWS_AT_ONCE < live);
+                }
+                #pragma unroll
+                for (int i = 0; i < TURNS; i++) {
+                    int row = within + i * ROWS_AT_ONCE;
+                    float2 factor = {__shfl_sync(0xffffffffu, mine.x, row), __shfl_sync(0xffffffffu, mine.y, row)};
+                    turn(dinp[i], products, corner_chunk(corners, panel, row, lane_chunk()), inp[i], weight, factor);
+                    if (i * ROWS_AT_ONCE < live) { store_16(x.dinp + first + i * step, dinp[i]); }
                 }
             }
-            __syncwarp();
+            put_partial(products, x, at.row, column);
         }
     }
 };
@@ -110,7 +97,7 @@ struct NormBackward {
 static void hopper_norm_product(floatX* dinp, const floatX* dout, const floatX* product_weight, const floatX* inp, const float* weight, const float* rstd,
                                 const float* sums, int parts, int N, int C, int OC, float* partial, stream_t stream) {
     NormBackward::Arguments x = {rows_map(dout, 1, N, OC, OC, PRODUCT_ROWS), rows_map(product_weight, 1, OC, C, C, PANEL),
-                                 rows_map(inp, 1, N, C, C, CORNER_ROWS), rows_map(dinp, 1, N, C, C, CORNER_ROWS), weight, rstd, sums, partial, N, C, parts};
+                                 inp, dinp, weight, rstd, sums, partial, N, C, parts};
     product_launch<NormBackward>(x, N, C, OC, stream);
 }
 

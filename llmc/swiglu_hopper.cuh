@@ -1,7 +1,7 @@
-// The two products of the MLP beside SwiGLU, with SwiGLU as their epilogue (product_hopper.cuh).
+// The two products of the MLP beside SwiGLU, with SwiGLU at their end (product_hopper.cuh):
 //
 //   forward    gate, up = inp w13^T   (two columns of F from one row of inp)     -> gate_up and out = silu(gate) * up
-//   backward   dproduct = dout w2     (stays in registers, fp32)                 -> dgate_up, from gate_up, which may be the same memory,
+//   backward   dproduct = dout w2                                                -> dgate_up, from gate_up, which may be the same memory,
 //              and parts of each row's sum of dgate_up * gate_up, for rmsnorm_hopper.cuh
 #ifndef SWIGLU_HOPPER_CUH
 #define SWIGLU_HOPPER_CUH
@@ -11,115 +11,122 @@
 
 // 128 columns of gate beside the same 128 of up
 struct SwigluForward {
-    static const int STEPS = 4, WIDTH = PRODUCT_COLUMNS / 2, TRANS_B = 0;
-    typedef floatX Corner[2][CORNER];
-    typedef struct { CUtensorMap a, b, gate, up, out; } Arguments;              // b: w13 as (2, F, C)
+    static const int WIDTH = PRODUCT_COLUMNS / 2, TRANS_B = 0;
+    typedef struct { CUtensorMap a, b; floatX *gate_up, *out; int N, F; } Arguments;        // b: w13 as (2, F, C)
+    typedef struct { } Ahead;
 
     static __device__ void fetch_half(floatX* b, const Arguments& x, int column, int k, int rank, uint64_t* full) {
         tma_load_to(BOTH, b + rank * WIDTH * PANEL, &x.b, k, column, rank, full);           // rows of w1 (gate) or of w3 (up)
     }
 
-    static __device__ void prologue(Corner&, uint64_t (&)[2], const Arguments&, int, int) { }
+    static __device__ void look_ahead(Ahead&, const Arguments&, ProductTile) { }
 
-    static __device__ void epilogue(Corner& corner, uint64_t (&)[2], float (&d)[128], const Arguments& x, int row, int column) {
-        #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            uint32_t gate[16], up[16], out[16];
+    static __device__ void finish(Ahead&, const floatX* corners, const Arguments& x, ProductTile at, ProductTile) {
+        for (int half = 0; half < WIDTH / PANEL; half++) {
+            int column = at.column + half * PANEL + 8 * lane_chunk();
             #pragma unroll
-            for (int i = 0; i < 16; i++) {
-                gate[i] = pack_bf16(d[32 * half + 2 * i], d[32 * half + 2 * i + 1]);
-                up[i] = pack_bf16(d[64 + 32 * half + 2 * i], d[64 + 32 * half + 2 * i + 1]);
-                out[i] = pack_bf16(swiglu(low_half(gate[i]), low_half(up[i])), swiglu(high_half(gate[i]), high_half(up[i])));
+            for (int i = 0; i < FINISH_TURNS; i++) {
+                int within = i * ROWS_AT_ONCE + lane_row(), row = at.row + within;
+                uint4 gates = corner_chunk(corners, half, within, lane_chunk()), ups = corner_chunk(corners, WIDTH / PANEL + half, within, lane_chunk());
+                float gate[8], up[8];
+                unpack8(gate, gates);
+                unpack8(up, ups);
+                #pragma unroll
+                for (int e = 0; e < 8; e++) { gate[e] = swiglu(gate[e], up[e]); }
+                if (row >= x.N || column >= x.F) { continue; }
+                floatX* to = x.gate_up + (size_t)row * 2 * x.F + column;
+                store_16(to, gates);
+                store_16(to + x.F, ups);
+                store_16(x.out + (size_t)row * x.F + column, pack8(gate));
             }
-            put_panel(corner[half], gate, &x.gate, row, column + half * PANEL);             // slots 0 1 0, 1 0 1
-            put_panel(corner[half ^ 1], up, &x.up, row, column + half * PANEL);
-            put_panel(corner[half], out, &x.out, row, column + half * PANEL);
         }
     }
 };
 
-// 256 columns of dproduct; gate and up come to the corner, panel by panel, and leave as their gradients
+// 256 columns of dproduct
 struct SwigluBackward {
-    static const int STEPS = 3, WIDTH = PRODUCT_COLUMNS, TRANS_B = 1;
-    typedef floatX Slot[2][CORNER];                                             // gate, up
-    typedef Slot Corner[2];
-    typedef struct { CUtensorMap a, b, gate, up, dgate, dup; float* sums; int N, parts; } Arguments;       // b: w2 (C, F); sums: (N, parts)
+    static const int WIDTH = PRODUCT_COLUMNS, TRANS_B = 1;
+    typedef struct { CUtensorMap a, b; const floatX* gate_up; floatX* dgate_up; float* sums; int N, F, parts; } Arguments;  // b: w2 (C, F)
+    typedef struct { uint4 gate[FINISH_TURNS], up[FINISH_TURNS]; } Ahead;       // of a panel, one half on its way while the other is worked on
 
     static __device__ void fetch_half(floatX* b, const Arguments& x, int column, int k, int rank, uint64_t* full) {
         fetch_half_rows(b, &x.b, column, k, rank, full);
     }
 
-    // the first two panels
-    static __device__ void prologue(Corner& corner, uint64_t (&loaded)[2], const Arguments& x, int row, int column) {
-        if (threadIdx.x % WARP > 0) { return; }
-        tma_store_wait_read<0>();
-        for (int i = 0; i < 2; i++) { ask_for_panels(corner[i], &loaded[i], &x.gate, &x.up, row, column + i * PANEL); }
-    }
-
-    // the two products of a word's halves
-    static __device__ float dot(uint32_t a, uint32_t b) { return low_half(a) * low_half(b) + high_half(a) * high_half(b); }
-
-    static __device__ void put_sums(const float (&sum)[2], const Arguments& x, int row, int column) {
+    // the panel at (row, column), turns from `first` on to half of all
+    static __device__ void ask(Ahead& ahead, int first, const Arguments& x, int row, int column) {
+        column += 8 * lane_chunk();
         #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            int mine = row + threadIdx.x % WARP / 4 + 8 * half;
-            float all = sum[half] + __shfl_xor_sync(0xffffffffu, sum[half], 1);
-            all += __shfl_xor_sync(0xffffffffu, all, 2);
-            if (threadIdx.x % 4 == 0 && mine < x.N) { x.sums[(size_t)mine * x.parts + column / WIDTH] = all; }
+        for (int i = first; i < first + FINISH_TURNS / 2; i++) {
+            int mine = row + i * ROWS_AT_ONCE + lane_row();
+            const floatX* from = x.gate_up + (size_t)mine * 2 * x.F + column;
+            bool live = mine < x.N && column < x.F;
+            ahead.gate[i] = load_16(from, live);
+            ahead.up[i] = load_16(from + x.F, live);
         }
     }
 
-    static __device__ void epilogue(Corner& corner, uint64_t (&loaded)[2], float (&d)[128], const Arguments& x, int row, int column) {
-        float sum[2] = {0, 0};
+    static __device__ void look_ahead(Ahead& ahead, const Arguments& x, ProductTile at) { ask(ahead, 0, x, at.row, at.column); }
+
+    // gate and up become their gradients; the return value: this lane's part of the sum of their products, of what is stored
+    static __device__ float turn(uint4 dproduct, uint4& gates, uint4& ups) {
+        float d[8], gate[8], up[8], sum = 0;
+        unpack8(d, dproduct);
+        unpack8(gate, gates);
+        unpack8(up, ups);
+        float dgate[8], dup[8];
         #pragma unroll
-        for (int panel = 0; panel < WIDTH / PANEL; panel++) {
-            Slot& slot = corner[panel % 2];
-            uint32_t gate[16], up[16];
-            mbarrier_wait(&loaded[panel % 2], panel / 2);                       // a slot is filled twice a tile
-            read_corner(gate, slot[0]);
-            read_corner(up, slot[1]);
+        for (int e = 0; e < 8; e++) {
+            SwigluGradient gradient = swiglu_gradient(d[e], gate[e], up[e]);
+            dgate[e] = gradient.gate;
+            dup[e] = gradient.up;
+        }
+        gates = pack8(dgate);
+        ups = pack8(dup);
+        unpack8(dgate, gates);
+        unpack8(dup, ups);
+        #pragma unroll
+        for (int e = 0; e < 8; e++) { sum += dgate[e] * gate[e] + dup[e] * up[e]; }
+        return sum;
+    }
+
+    static __device__ void finish(Ahead& ahead, const floatX* corners, const Arguments& x, ProductTile at, ProductTile next) {
+        float sums[FINISH_TURNS] = {0};
+        for (int panel = 0; panel < PRODUCT_PANELS; panel++) {
+            ProductTile here = {at.row, at.column + panel * PANEL}, later = {at.row, here.column + PANEL};
+            if (panel == PRODUCT_PANELS - 1) { later = next; }
+            int column = here.column + 8 * lane_chunk();
             #pragma unroll
-            for (int i = 0; i < 16; i++) {
-                SwigluGradient low = swiglu_gradient(d[32 * panel + 2 * i], low_half(gate[i]), low_half(up[i]));
-                SwigluGradient high = swiglu_gradient(d[32 * panel + 2 * i + 1], high_half(gate[i]), high_half(up[i]));
-                uint32_t dgate = pack_bf16(low.gate, high.gate), dup = pack_bf16(low.up, high.up);
-                sum[i % 2] += dot(gate[i], dgate) + dot(up[i], dup);            // of what is stored
-                gate[i] = dgate;
-                up[i] = dup;
-            }
-            write_corner(slot[0], gate);
-            write_corner(slot[1], up);
-            fence_proxy_async();
-            __syncwarp();
-            if (threadIdx.x % WARP == 0) {
-                tma_store(&x.dgate, column + panel * PANEL, row, 0, slot[0]);
-                tma_store(&x.dup, column + panel * PANEL, row, 0, slot[1]);
-                tma_store_commit();
-                if (panel < 2) {
-                    tma_store_wait_read<0>();
-                    ask_for_panels(slot, &loaded[panel], &x.gate, &x.up, row, column + (panel + 2) * PANEL);
+            for (int i = 0; i < FINISH_TURNS; i++) {
+                if (i == 0) { ask(ahead, FINISH_TURNS / 2, x, here.row, here.column); }
+                if (i == FINISH_TURNS / 2) { ask(ahead, 0, x, later.row, later.column); }
+                int within = i * ROWS_AT_ONCE + lane_row(), row = at.row + within;
+                sums[i] += turn(corner_chunk(corners, panel, within, lane_chunk()), ahead.gate[i], ahead.up[i]);
+                if (row < x.N && column < x.F) {
+                    floatX* to = x.dgate_up + (size_t)row * 2 * x.F + column;
+                    store_16(to, ahead.gate[i]);
+                    store_16(to + x.F, ahead.up[i]);
                 }
             }
-            __syncwarp();
         }
-        put_sums(sum, x, row, column);
+        #pragma unroll
+        for (int i = 0; i < FINISH_TURNS; i++) {
+            int row = at.row + i * ROWS_AT_ONCE + lane_row();
+            for (int step = 1; step < ROW_CHUNKS; step *= 2) { sums[i] += __shfl_xor_sync(0xffffffffu, sums[i], step); }
+            if (lane_chunk() == 0 && row < x.N) { x.sums[(size_t)row * x.parts + at.column / WIDTH] = sums[i]; }
+        }
     }
 };
 
-// gate or up of a (N, 2F) tensor, for panels of a corner
-static CUtensorMap half_map(const floatX* x, int N, int F) { return rows_map(x, 1, N, F, 2 * F, CORNER_ROWS); }
-
 static void hopper_swiglu_forward(floatX* out, floatX* gate_up, const floatX* inp, const floatX* weight, int N, int C, int F, stream_t stream) {
-    SwigluForward::Arguments x = {rows_map(inp, 1, N, C, C, PRODUCT_ROWS), rows_map(weight, 2, F, C, C, SwigluForward::WIDTH),
-                                  half_map(gate_up, N, F), half_map(gate_up + F, N, F), rows_map(out, 1, N, F, F, CORNER_ROWS)};
+    SwigluForward::Arguments x = {rows_map(inp, 1, N, C, C, PRODUCT_ROWS), rows_map(weight, 2, F, C, C, SwigluForward::WIDTH), gate_up, out, N, F};
     product_launch<SwigluForward>(x, N, F, C, stream);
 }
 
 static void hopper_swiglu_backward(floatX* dgate_up, float* sums, const floatX* dout, const floatX* weight, const floatX* gate_up, int N, int F, int OC,
                                    stream_t stream) {
     SwigluBackward::Arguments x = {rows_map(dout, 1, N, OC, OC, PRODUCT_ROWS), rows_map(weight, 1, OC, F, F, PANEL),
-                                   half_map(gate_up, N, F), half_map(gate_up + F, N, F), half_map(dgate_up, N, F), half_map(dgate_up + F, N, F),
-                                   sums, N, ceil_div(F, SwigluBackward::WIDTH)};
+                                   gate_up, dgate_up, sums, N, F, ceil_div(F, SwigluBackward::WIDTH)};
     product_launch<SwigluBackward>(x, N, F, OC, stream);
 }
 

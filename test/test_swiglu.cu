@@ -110,7 +110,7 @@ static void forward_check(int N, int C, int F) {
     device_free(d_inp); device_free(d_weight); device_free(d_gate_up); device_free(d_out); device_free(d_again);
 }
 
-static void backward_check(int N, int F, int OC, bool in_registers) {
+static void backward_check(int N, int F, int OC, bool joined) {
     size_t douts = (size_t)N * OC, weights = (size_t)OC * F, outs = (size_t)N * F;
     float *dout = test_normals(douts, 1, 1), *weight = test_normals(weights, 2, 1.0f / sqrtf((float)OC)), *gate_up = test_normals(2 * outs, 3, 3);
     floatX *d_dout = device_from_floats(dout, douts), *d_weight = device_from_floats(weight, weights), *d_gate_up = device_from_floats(gate_up, 2 * outs);
@@ -126,7 +126,7 @@ static void backward_check(int N, int F, int OC, bool in_registers) {
     rnd_matmul_swiglu_backward(rounded, NULL, scratch, dout, weight, gate_up, N, F, OC, NULL, NULL);
     check_budget("dgate_up", dgate_up, exact, rounded, 2 * outs, 1);
     CHECK(memcmp(in_place, dgate_up, outs * 8) == 0, "N=%d F=%d OC=%d: in place differs", N, F, OC);
-    CHECK((parts > 0) == in_registers, "N=%d F=%d OC=%d: %d sums a row", N, F, OC, parts);
+    CHECK((parts > 0) == joined, "N=%d F=%d OC=%d: %d sums a row", N, F, OC, parts);
     for (int i = 0; i < N && parts > 0; i++) {
         double found = 0, expected = 0, size = 0;
         for (int j = 0; j < parts; j++) { found += sums[(size_t)i * parts + j]; }
@@ -137,7 +137,7 @@ static void backward_check(int N, int F, int OC, bool in_registers) {
         }
         CHECK_NEAR(found, expected, 2e-6 * size);                        // fp32 sums of F products a lane
     }
-    CHECK(isnan(dproduct[outs - 1]) == in_registers, "N=%d F=%d OC=%d: dproduct was %swritten", N, F, OC, in_registers ? "" : "not ");
+    CHECK(isnan(dproduct[outs - 1]) == joined, "N=%d F=%d OC=%d: dproduct was %swritten", N, F, OC, joined ? "" : "not ");
     matmul_close(plans);
     free(dout); free(weight); free(gate_up); free(dgate_up); free(in_place); free(dproduct); free(exact); free(rounded); free(scratch); free(sums);
     device_free(d_sums); device_free(d_dout); device_free(d_weight); device_free(d_gate_up); device_free(d_dproduct); device_free(d_dgate_up);
@@ -152,15 +152,17 @@ GPU_TEST(matmul_swiglu_of_few_rows) {
 // enough for all multiprocessors: one kernel on Hopper, with rows, columns and inner dimensions that end inside a tile
 GPU_TEST(matmul_swiglu_forward_within_budget) {
     forward_check(rows_for(1, 128, 128, 0), 64, 128);
-    forward_check(rows_for(1, 200, 128, 37), 72, 200);
-    forward_check(rows_for(2, 328, 128, 140), 328, 328);                 // the last pair's second half has no row
+    forward_check(rows_for(1, 232, 128, 37), 72, 232);
+    forward_check(rows_for(5, 128, 128, 0), 8, 128);                     // many tiles of one short step
+    forward_check(rows_for(2, 456, 128, 140), 328, 456);                 // the last pair's second half has no row
 }
 
 GPU_TEST(matmul_swiglu_backward_within_budget_and_in_place) {
     bool hopper = attribute(cudaDevAttrComputeCapabilityMajor) == 9;
     backward_check(rows_for(1, 256, 256, 0), 256, 64, hopper);
-    backward_check(rows_for(1, 200, 256, 37), 200, 72, hopper);
-    backward_check(rows_for(2, 328, 256, 140), 328, 328, hopper);
+    backward_check(rows_for(1, 232, 256, 37), 232, 72, hopper);
+    backward_check(rows_for(2, 456, 256, 140), 456, 328, hopper);
+    for (int steps = 1; steps <= 4; steps++) { backward_check(rows_for(4, 256, 256, 0), 256, 64 * steps, hopper); }      // around the steps that shared memory holds
 }
 #endif
 
