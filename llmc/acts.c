@@ -2,8 +2,9 @@
 
 #include "ops.h"
 
-// A chunk of logits stays under this; 8192 rows of GPT-2's vocabulary are 786 MiB in bf16.
-static const size_t LOGIT_BYTES = (size_t)896 << 20;
+// A chunk's widest tensor stays under these, in bf16: 8192 rows of GPT-2's vocabulary are 786 MiB, 16384 rows of the 1B's gate_up 512 MiB.
+static const size_t LOGIT_BYTES = (size_t)896 << 20, GATE_UP_BYTES = (size_t)512 << 20;
+enum { MOST_ROWS = 65536 };       // of a chunk: products gain nothing from more
 
 int kprime_width(const ModelShape* s, int l)  { return kconv_taps(s, l) ? s->C : 0; }
 int routed_slots(const ModelShape* s, int l)  { return is_moba(s, l) ? s->H * (s->layer[l].topk - 1) : 0; }
@@ -22,6 +23,14 @@ static int x_home(int l, KeepLevel level) {
     return l;
 }
 
+// ---- chunks of rows: as few as fit, of equal size but for rounding up to 128 --------------------------------------------
+
+static int chunk_rows(int N, int width, size_t most_bytes) {
+    size_t fit = max_size(most_bytes / ((size_t)width * sizeof(floatX)) / 128 * 128, 128);
+    int chunks = ceil_div(N, (int)min_size(fit, MOST_ROWS));
+    return min_int(N, (int)round_up((size_t)ceil_div(N, chunks), 128));
+}
+
 // ---- scratch: the most any single op asks for -----------------------------------------------------------------------------
 
 static AttnShape widest_shape(const ModelShape* s, int B, int T) {
@@ -29,7 +38,7 @@ static AttnShape widest_shape(const ModelShape* s, int B, int T) {
     return shape;
 }
 
-static size_t scratch_need(const ModelShape* s, int B, int T, KeepLevel level, size_t cap) {
+static size_t scratch_need(const ModelShape* s, int B, int T, int mlp_rows, KeepLevel level, size_t cap) {
     AttnShape shape = widest_shape(s, B, T);
     bool backward = level != FORWARD_ONLY;
     int N = B * T;
@@ -37,7 +46,7 @@ static size_t scratch_need(const ModelShape* s, int B, int T, KeepLevel level, s
     if (backward) {
         need = max_size(need, embedding_backward_scratch(N, s->C, s->V));
         need = max_size(need, rmsnorm_backward_scratch(N, s->C));
-        need = max_size(need, matmul_rmsnorm_backward_scratch(min_int(N, MLP_CHUNK), s->C));
+        need = max_size(need, matmul_rmsnorm_backward_scratch(mlp_rows, s->C));
         need = max_size(need, swa_backward_scratch(shape));
     }
     for (int l = 0; l < s->L; l++) {
@@ -56,7 +65,6 @@ static size_t scratch_need(const ModelShape* s, int B, int T, KeepLevel level, s
 
 static void plan_layers(Acts* acts, Arena* arena, const ModelShape* s, size_t N, KeepLevel level) {
     enum { ALL, CHUNK };
-    size_t chunk = min_size(N, MLP_CHUNK);
     for (int l = 0; l < s->L; l++) {
         LayerActs* a = &acts->layer[l];
         // unkept tensors: layer 0 holds the shared buffer, as wide as the widest layer wants (acts_share points the others at it)
@@ -65,7 +73,7 @@ static void plan_layers(Acts* acts, Arena* arena, const ModelShape* s, size_t N,
         else if (l == 0) { \
             size_t widest = 0; \
             for (int i = 0; i < s->L; i++) { int l = i; (void)l; widest = max_size(widest, (size_t)(width)); } \
-            arena_add(arena, MEM_ACTIVATIONS, (void**)&a->field, ((rows) == CHUNK ? chunk : N) * widest * sizeof(type)); \
+            arena_add(arena, MEM_ACTIVATIONS, (void**)&a->field, ((rows) == CHUNK ? (size_t)acts->mlp_rows : N) * widest * sizeof(type)); \
         }
         LAYER_ACTS(PLAN_ACT)
     }
@@ -82,17 +90,12 @@ static void plan_routing(Acts* acts, Arena* arena, const ModelShape* s, int B, i
     arena_add(arena, MEM_WORKSPACE, (void**)&acts->centroid, centroids * sizeof(float));
 }
 
-// as few chunks as fit, of equal size but for rounding up to 128
-static int logit_rows(const ModelShape* s, int N) {
-    size_t most = max_size(LOGIT_BYTES / ((size_t)s->Vp * sizeof(floatX)) / 128 * 128, 128);
-    int chunks = (int)(((size_t)N + most - 1) / most);
-    return min_int(N, (int)round_up((size_t)ceil_div(N, chunks), 128));
-}
-
 void acts_plan(Acts* acts, Arena* arena, const ModelShape* s, int B, int T, KeepLevel level, size_t scratch_cap) {
     memset(acts, 0, sizeof *acts);
     size_t N = (size_t)B * T, NC = N * s->C * sizeof(floatX);
     bool backward = level != FORWARD_ONLY;
+    acts->mlp_rows = chunk_rows((int)N, 2 * s->F, GATE_UP_BYTES);
+    acts->logit_rows = chunk_rows((int)N, s->Vp, LOGIT_BYTES);
     acts->x = (floatX**)xcalloc((size_t)s->L + 1, sizeof(floatX*));
     acts->layer = (LayerActs*)xcalloc((size_t)s->L, sizeof(LayerActs));
     acts->route_offset = (int**)xcalloc((size_t)s->L, sizeof(int*));
@@ -107,10 +110,9 @@ void acts_plan(Acts* acts, Arena* arena, const ModelShape* s, int B, int T, Keep
         arena_add(arena, MEM_WORKSPACE, (void**)&acts->dy, NC);
         arena_add(arena, MEM_WORKSPACE, (void**)&acts->dqkv, 3 * NC);
         arena_add(arena, MEM_WORKSPACE, (void**)&acts->dkprime, s->W ? NC : 0);
-        arena_add(arena, MEM_WORKSPACE, (void**)&acts->dproduct, min_size(N, MLP_CHUNK) * s->F * sizeof(floatX));
-        arena_add(arena, MEM_WORKSPACE, (void**)&acts->row_sums, min_size(N, MLP_CHUNK) * matmul_swiglu_sums(s->F) * sizeof(float));
+        arena_add(arena, MEM_WORKSPACE, (void**)&acts->dproduct, (size_t)acts->mlp_rows * s->F * sizeof(floatX));
+        arena_add(arena, MEM_WORKSPACE, (void**)&acts->row_sums, (size_t)acts->mlp_rows * matmul_swiglu_sums(s->F) * sizeof(float));
     }
-    acts->logit_rows = logit_rows(s, (int)N);
     arena_add(arena, MEM_WORKSPACE, (void**)&acts->logits, (size_t)acts->logit_rows * s->Vp * sizeof(floatX));
     arena_add(arena, MEM_WORKSPACE, (void**)&acts->losses, N * sizeof(float));
     arena_add(arena, MEM_WORKSPACE, (void**)&acts->total, sizeof(double));
@@ -118,7 +120,7 @@ void acts_plan(Acts* acts, Arena* arena, const ModelShape* s, int B, int T, Keep
     arena_add(arena, MEM_WORKSPACE, (void**)&acts->targets, N * sizeof(int));
     arena_add(arena, MEM_WORKSPACE, (void**)&acts->rope, (size_t)T * s->D * sizeof(float));
     plan_routing(acts, arena, s, B, T);
-    acts->scratch_bytes = scratch_need(s, B, T, level, scratch_cap);
+    acts->scratch_bytes = scratch_need(s, B, T, acts->mlp_rows, level, scratch_cap);
     arena_add(arena, MEM_WORKSPACE, &acts->scratch, acts->scratch_bytes);
 }
 

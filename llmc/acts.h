@@ -5,12 +5,9 @@
 #include "arena.h"
 #include "params.h"
 
-// rows of the MLP that are worked on at once. The same at every recompute level, so that all levels give the same bits.
-enum { MLP_CHUNK = 32768 };
-
 typedef enum { RECOMPUTE_NONE, RECOMPUTE_CHEAP, RECOMPUTE_GATE_UP, RECOMPUTE_LAYER, RECOMPUTE_PAIR, FORWARD_ONLY } KeepLevel;
 
-// KEPT tensors exist once per layer; the others once for all layers, and backward redoes them (ALL rows, or a CHUNK of the MLP's).
+// KEPT tensors exist once per layer; the others once for all layers, and backward redoes them (ALL rows, or a CHUNK of mlp_rows).
 //        field    type      elements a token        kept below          rows when not kept
 #define LAYER_ACTS(X) \
         X(norm1,   floatX,   s->C,                   RECOMPUTE_CHEAP,    ALL)   /* rmsnorm(x) */ \
@@ -40,8 +37,9 @@ typedef struct {
     floatX* dy;               // (N, C) gradient of a norm's or of attention's output, on its way
     floatX* dqkv;             // (N, 3C)
     floatX* dkprime;          // (N, C)
-    floatX* dproduct;         // (chunk, F)
-    float*  row_sums;         // (chunk, matmul_swiglu_sums)
+    int     mlp_rows;         // of the MLP half that are worked on at once: a chunk. The same at every recompute level, so that all give the same bits.
+    floatX* dproduct;         // (mlp_rows, F)
+    float*  row_sums;         // (mlp_rows, matmul_swiglu_sums)
     floatX* logits;           // (logit_rows, Vp); become dlogits
     int     logit_rows;
     float*  losses;           // (N)

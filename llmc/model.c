@@ -121,7 +121,7 @@ typedef struct { int row, n; LayerActs a; } Chunk;
 
 static Chunk chunk_of(const Model* m, int l, int row) {
     const ModelShape* s = &m->shape;
-    Chunk c = {row, min_int(MLP_CHUNK, rows(m) - row), m->acts.layer[l]};
+    Chunk c = {row, min_int(m->acts.mlp_rows, rows(m) - row), m->acts.layer[l]};
 #define ADVANCE(field, width) if (KEPT(field, m->level)) { c.a.field += at(row, width); }
     ADVANCE(norm2, s->C)
     ADVANCE(rstd2, 1)
@@ -154,7 +154,7 @@ static void next_norm_forward(Model* m, int l, Chunk c) {
 // x2 -> x[l+1] and its norm
 static void mlp_forward(Model* m, int l) {
     int C = m->shape.C, F = m->shape.F;
-    for (int row = 0; row < rows(m); row += MLP_CHUNK) {
+    for (int row = 0; row < rows(m); row += m->acts.mlp_rows) {
         Chunk c = chunk_of(m, l, row);
         norm2_forward(m, l, c);
         gated_forward(m, l, c);
@@ -175,7 +175,7 @@ static void mlp_backward(Model* m, int l) {
     LayerParams w = params_of(m, l);
     LayerGrads g = grads_of(m, l);
     int C = m->shape.C, F = m->shape.F;
-    for (int row = 0; row < rows(m); row += MLP_CHUNK) {
+    for (int row = 0; row < rows(m); row += m->acts.mlp_rows) {
         Chunk c = chunk_of(m, l, row);
         bool adding = m->adding || row > 0;
         floatX *dx = acts->dx + at(row, C), *dnorm2 = acts->dy + at(row, C), *dgate_up = c.a.gate_up;

@@ -84,13 +84,13 @@ for program in dump_cpu dump_rounded compare generate_cpu generate_rounded compa
     [ -x "$MODEL/$program" ] || { fail model_programs "$MODEL/$program is not there: make model-dumps"; exit 1; }
 done
 all_levels cpu
-# 33280 rows: the MLP walks them in two chunks
-levels cpu model_cpu_two_chunks --pattern S16,M32:2 --layers 3 --channels 16 --heads 2 --mlp 16 --vocab 10 --seq-len 256 --micro-batch 130
+# 66560 rows: the MLP walks them in two chunks
+levels cpu model_cpu_two_chunks --pattern S16,M32:2 --layers 3 --channels 16 --heads 2 --mlp 16 --vocab 10 --seq-len 256 --micro-batch 260
 all_generated rounded
 if [ -n "$gpu" ]; then
     all_generated cuda
     all_levels cuda
-    levels cuda model_cuda_two_chunks --pattern S64,M64:3 --layers 3 --seq-len 512 --micro-batch 65
+    levels cuda model_cuda_two_chunks --pattern S64,M64:3 --layers 3 --seq-len 512 --micro-batch 129
     all_budgets
 else
     skip model_cuda_recompute "(needs a GPU)"

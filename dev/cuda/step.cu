@@ -116,7 +116,7 @@ static Config config_of(const Row* row) {
 static void measure_plain_products(Model* m) {
     LayerParams w = layer_params(&m->table, m->matrices, m->vectors, 0);
     LayerActs a = m->acts.layer[0];
-    int rows = m->max_B * m->max_T, C = m->shape.C, F = m->shape.F, sizes[2] = {min_int(MLP_CHUNK, rows), rows % MLP_CHUNK};
+    int rows = m->max_B * m->max_T, C = m->shape.C, F = m->shape.F, sizes[2] = {min_int(m->acts.mlp_rows, rows), rows % m->acts.mlp_rows};
     matmul_forward(a.qkv, a.norm1, w.wqkv, rows, C, 3 * C, m->plans, m->stream);
     for (int i = 0; i < 2; i++) {
         if (sizes[i] == 0) { continue; }
