@@ -252,7 +252,9 @@ static void open_loaders(Run* run) {
     run->train = loader_open(run->train_set, cfg->micro_batch, rows_per_step(cfg), run->ranks.rank, run->ranks.world, (uint64_t)cfg->seed, true);
     loader_seek_item(run->train, run->progress.rows);
     run->stepper = stepper_open(&run->model, &run->opt, run->train, &run->reduction, cfg->micro_batch, cfg->seq_len, cfg->total_batch);
-    if (run->valid_set) { run->valid = loader_open(run->valid_set, cfg->micro_batch, (int64_t)cfg->micro_batch * run->ranks.world, run->ranks.rank, run->ranks.world, 0, false); }
+    if (run->valid_set) {
+        run->valid = loader_open(run->valid_set, cfg->micro_batch, (int64_t)cfg->micro_batch * run->ranks.world, run->ranks.rank, run->ranks.world, 0, false);
+    }
 }
 
 static void open_saver(Run* run) {
@@ -359,7 +361,8 @@ static void rehearse(Run* run, bool resumed) {
     printf("GEMM plans  %zu from the checkpoint, %zu %s, in %.1f s\n", kept, made, run->cfg->deterministic ? "by the library's first proposal" : "measured",
            (clock_ms() - start) / 1e3);
     if (resumed && made > 0) {
-        printf("            the checkpoint has no plan of this GPU and library for these %zu: from here on the last bits may differ from those of a run never stopped\n", made);
+        printf("            the checkpoint has no plan of this GPU and library for these %zu: from here on the last bits may differ from those of a run "
+               "never stopped\n", made);
     }
 }
 
@@ -368,7 +371,9 @@ static bool check_resume(Run* run, Config* cfg, const Checkpoint* checkpoint) {
     Error err;
     Config saved = resume_config(checkpoint);
     TRY(config_check_resume(cfg, &saved, &err));
-    if (!cfg->micro_batch && saved.micro_batch && cfg->total_batch % ((int64_t)saved.micro_batch * cfg->seq_len * cfg->ranks) == 0) { cfg->micro_batch = saved.micro_batch; }
+    if (!cfg->micro_batch && saved.micro_batch && cfg->total_batch % ((int64_t)saved.micro_batch * cfg->seq_len * cfg->ranks) == 0) {
+        cfg->micro_batch = saved.micro_batch;
+    }
     config_close(&saved);
     int64_t tokens = run->progress.data_tokens;
     uint64_t print = run->progress.data_print;

@@ -110,7 +110,6 @@ void acts_plan(Acts* acts, Arena* arena, const ModelShape* s, int B, int T, Keep
         arena_add(arena, MEM_WORKSPACE, (void**)&acts->dy, NC);
         arena_add(arena, MEM_WORKSPACE, (void**)&acts->dqkv, 3 * NC);
         arena_add(arena, MEM_WORKSPACE, (void**)&acts->dkprime, s->W ? NC : 0);
-        arena_add(arena, MEM_WORKSPACE, (void**)&acts->dproduct, (size_t)acts->mlp_rows * s->F * sizeof(floatX));
         arena_add(arena, MEM_WORKSPACE, (void**)&acts->row_sums, (size_t)acts->mlp_rows * matmul_swiglu_sums(s->F) * sizeof(float));
     }
     arena_add(arena, MEM_WORKSPACE, (void**)&acts->logits, (size_t)acts->logit_rows * s->Vp * sizeof(floatX));

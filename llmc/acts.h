@@ -38,7 +38,6 @@ typedef struct {
     floatX* dqkv;             // (N, 3C)
     floatX* dkprime;          // (N, C)
     int     mlp_rows;         // of the MLP half that are worked on at once: a chunk. The same at every recompute level, so that all give the same bits.
-    floatX* dproduct;         // (mlp_rows, F)
     float*  row_sums;         // (mlp_rows, matmul_swiglu_sums)
     floatX* logits;           // (logit_rows, Vp); become dlogits
     int     logit_rows;

@@ -119,6 +119,7 @@ __device__ inline void wgmma(float (&d)[64], const uint32_t (&a)[4], uint64_t b,
 
 // ---- barriers in shared memory --------------------------------------------------------------------------------------
 // A barrier completes a phase when `count` arrivals and all expected bytes have come; its first phase has parity 0.
+// Waiting for parity 1 of a fresh barrier returns at once: who waits for a place to be free begins with that.
 __device__ inline void mbarrier_init(uint64_t* barrier, int count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(shared_address(barrier)), "r"(count) : "memory");
 }
@@ -158,9 +159,6 @@ __device__ inline void mbarrier_arrive_at(uint64_t* barrier, int rank) {
                  :: "r"(shared_address(barrier)), "r"(rank) : "memory");
 }
 
-// A barrier of `threads` threads (a multiple of 32), one of 16 by number; __syncthreads() is number 0.
-__device__ inline void named_barrier(int number, int threads) { asm volatile("bar.sync %0, %1;" :: "r"(number), "r"(threads) : "memory"); }
-
 // ---- copies ---------------------------------------------------------------------------------------------------------
 // This thread's earlier writes to shared memory become visible to wgmma and TMA.
 __device__ inline void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
@@ -183,7 +181,6 @@ __device__ inline void bulk_load(void* shared, const void* from, int bytes, uint
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
                  :: "r"(shared_address(shared)), "l"(from), "r"(bytes), "r"(shared_address(barrier)) : "memory");
 }
-__device__ inline void tma_prefetch(const void* map) { asm volatile("prefetch.tensormap [%0];" :: "l"(map) : "memory"); }
 
 // ---- clusters: CTAs that run at the same time and reach each other's shared memory ------------------------------------------
 __device__ inline int cluster_rank() {
@@ -201,11 +198,6 @@ __device__ inline void cluster_barrier() {
 // lane 8*i + r gives the address of row r of matrix i.
 __device__ inline void stmatrix_x4(void* row, const uint32_t (&in)[4]) {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};"
-                 :: "r"(shared_address(row)), "r"(in[0]), "r"(in[1]), "r"(in[2]), "r"(in[3]) : "memory");
-}
-// the same of the transposed matrices: in[i] is the pair (2c, g), (2c+1, g)
-__device__ inline void stmatrix_x4_trans(void* row, const uint32_t (&in)[4]) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};"
                  :: "r"(shared_address(row)), "r"(in[0]), "r"(in[1]), "r"(in[2]), "r"(in[3]) : "memory");
 }
 

@@ -80,9 +80,9 @@ static void attention_forward(Model* m, int l) {
     matmul_forward_add(a.x2, a.att, w.wo, m->acts.x[l], N, C, C, m->plans, m->stream);
 }
 
-// Of layer l all from wo on (not norm1, wqkv, kconv), and of the layers behind it all gradients are final: their reduction may begin. That is said in front of an attention's
-// backward, whose blocks are many and short; a product keeps every SM to its end, and one that NCCL has taken costs it a wave (dev/LOG.md, where
-// the gain was not to be told from the scatter of that machine).
+// Of layer l all from wo on (not norm1, wqkv, kconv), and of the layers behind it all gradients are final: their reduction may begin. That is said
+// in front of an attention's backward, whose blocks are many and short; a product keeps every SM to its end, and one that NCCL has taken costs it
+// a wave (dev/LOG.md, where the gain was not to be told from the scatter of that machine).
 static void say_final(const Model* m, int l) {
     if (m->on_gradients) { m->on_gradients(m->on_gradients_argument, m->table.tensor[MODEL_FIELDS + l * LAYER_FIELDS + LAYER_wo].offset); }
 }
@@ -178,10 +178,11 @@ static void mlp_backward(Model* m, int l) {
     for (int row = 0; row < rows(m); row += m->acts.mlp_rows) {
         Chunk c = chunk_of(m, l, row);
         bool adding = m->adding || row > 0;
-        floatX *dx = acts->dx + at(row, C), *dnorm2 = acts->dy + at(row, C), *dgate_up = c.a.gate_up;
+        floatX *dx = acts->dx + at(row, C), *dnorm2 = acts->dy + at(row, C);
+        floatX *dgate_up = c.a.gate_up, *dproduct = c.a.product;        // in their places: forward's are not read any more then
         mlp_redo(m, l, c);
         matmul_backward_weight(g.w2, dx, c.a.product, c.n, F, C, adding, m->plans, m->stream);
-        int parts = matmul_swiglu_backward(dgate_up, acts->row_sums, acts->dproduct, dx, w.w2, c.a.gate_up, c.n, F, C, m->plans, m->stream);
+        int parts = matmul_swiglu_backward(dgate_up, acts->row_sums, dproduct, dx, w.w2, c.a.gate_up, c.n, F, C, m->plans, m->stream);
         matmul_rmsnorm_backward(dx, g.norm2, dnorm2, dgate_up, w.w13, c.a.x2 + at(row, C), w.norm2, c.a.rstd2, acts->row_sums, parts, c.n, C, 2 * F,
                                 acts->scratch, m->plans, m->stream);
         matmul_backward_weight(g.w13, dgate_up, c.a.norm2, c.n, C, 2 * F, adding, m->plans, m->stream);
@@ -206,15 +207,16 @@ static void redo_norm1(Model* m, int l) {
     rmsnorm_forward(a.norm1, a.rstd1, m->acts.x[l], params_of(m, l).norm1, rows(m), m->shape.C, EPS, m->stream);
 }
 
-// Brings back what backward of layer l reads: at RECOMPUTE_PAIR x[l] of an odd layer too, from the layer before
+// Brings back what backward of layer l reads: at RECOMPUTE_PAIR x[l] of an odd layer too, from the layer before, whose MLP half ends with l's norm1
 static void layer_redo(Model* m, int l) {
     if (m->level == RECOMPUTE_PAIR && l % 2 == 1) {
         redo_norm1(m, l - 1);
         attention_forward(m, l - 1);
         mlp_forward(m, l - 1);
+    } else if (!KEPT(norm1, m->level)) {
+        redo_norm1(m, l);
     }
-    if (!KEPT(norm1, m->level)) { redo_norm1(m, l); }
-    if (!KEPT(qkv, m->level))   { attention_forward(m, l); }
+    if (!KEPT(qkv, m->level)) { attention_forward(m, l); }
 }
 
 void model_backward(Model* m) {

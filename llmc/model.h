@@ -69,9 +69,10 @@ void model_batch(Model* m, const int* tokens, const int* targets, int B, int T);
 void model_forward(Model* m);
 // adds the losses of the micro-batch to acts.total; model_total reads it (and waits)
 void model_loss(Model* m);
-// the same, and leaves dLoss/dx in acts.dx, where the loss of each token counts `scale`; adds to the gradients of wte and normf
+// the same, and leaves dLoss/dx in acts.dx, where the loss of each token counts `scale`; the gradient of wte is set, or added
+// to after the first micro-batch since model_zero; normf's is added
 void model_loss_backward(Model* m, float scale);
-// adds to all other gradients
+// likewise all other gradients; wte's, which model_loss_backward left, is added to
 void model_backward(Model* m);
 // model_forward, model_loss_backward, model_backward: on a GPU recorded when first met after the rehearsal, then launched as one graph, which
 // leaves less time between a thousand kernels.

@@ -25,17 +25,6 @@ void embedding_forward(floatX* out, const floatX* wte, const int* tokens, int N,
 void embedding_backward(float* dwte, const floatX* dout, const int* tokens, int N, int C, int V, void* scratch, stream_t stream);
 size_t embedding_backward_scratch(int N, int C, int V);
 
-// ---- rmsnorm --------------------------------------------------------------------------------------------------------
-// out = inp * rstd * weight, rstd = 1/sqrt(mean(inp^2) + eps) kept for backward
-// out, inp: (N, C)   rstd: (N) fp32   weight: (C) fp32      out may be inp      C % 8 == 0
-void rmsnorm_forward(floatX* out, float* rstd, const floatX* inp, const float* weight, int N, int C, float eps, stream_t stream);
-
-// g = dout * weight;  dinp += rstd * (g - inp * rstd^2 * mean(g * inp))     (added: the residual stream's gradient passes through)
-// dweight += sum over rows of dout * inp * rstd                             (added)
-void rmsnorm_backward(floatX* dinp, float* dweight, const floatX* dout, const floatX* inp, const float* weight, const float* rstd,
-                      int N, int C, void* scratch, stream_t stream);
-size_t rmsnorm_backward_scratch(int N, int C);
-
 // ---- matmul ---------------------------------------------------------------------------------------------------------
 // Weights are (OC, C) row-major. fp32 accumulation. C and OC are multiples of 8 on the GPU; N is anything.
 // MatmulPlans (opaque) keeps one cuBLASLt algorithm per kind of product and shape; the workspace, device memory, stays the caller's. The CPU's
@@ -69,9 +58,21 @@ void matmul_backward_input(floatX* dinp, const floatX* dout, const floatX* weigh
 void matmul_backward_weight(float* dweight, const floatX* dout, const floatX* inp, int N, int C, int OC, int add,
                             struct MatmulPlans* plans, stream_t stream);
 
-// The product before a norm's backward, and that: dnorm = dout product_weight, then rmsnorm_backward with dnorm as its `dout`. dnorm: (N, C), scratch; dout: (N, OC)
-// sums: (N, parts) fp32, whose rows add up to the sum of dout * (norm product_weight^T), which is that of dnorm * norm: with them the GPU may leave
-// dnorm unwritten. parts 0: not known.
+// ---- rmsnorm --------------------------------------------------------------------------------------------------------
+// out = inp * rstd * weight, rstd = 1/sqrt(mean(inp^2) + eps) kept for backward
+// out, inp: (N, C)   rstd: (N) fp32   weight: (C) fp32      out may be inp      C % 8 == 0, on the GPU C <= 8192
+void rmsnorm_forward(floatX* out, float* rstd, const floatX* inp, const float* weight, int N, int C, float eps, stream_t stream);
+
+// g = dout * weight;  dinp += rstd * (g - inp * rstd^2 * mean(g * inp))     (added: the residual stream's gradient passes through)
+// dweight += sum over rows of dout * inp * rstd                             (added)
+void rmsnorm_backward(floatX* dinp, float* dweight, const floatX* dout, const floatX* inp, const float* weight, const float* rstd,
+                      int N, int C, void* scratch, stream_t stream);
+size_t rmsnorm_backward_scratch(int N, int C);
+
+// The product in front of a norm, backward, and the norm's: dnorm = dout product_weight, then rmsnorm_backward with dnorm as its dout (dinp and
+// dweight added).    dnorm: (N, C), scratch    dout: (N, OC)    product_weight: (OC, C)    sums: (N, parts) fp32, not read where parts is 0
+// A row of sums adds up to that of dout * out, out = norm product_weight^T; but for out's rounding that is the row's sum of dnorm * norm, with
+// which the GPU may leave dnorm unwritten.
 void matmul_rmsnorm_backward(floatX* dinp, float* dweight, floatX* dnorm, const floatX* dout, const floatX* product_weight, const floatX* inp,
                              const float* weight, const float* rstd, const float* sums, int parts, int N, int C, int OC, void* scratch,
                              struct MatmulPlans* plans, stream_t stream);
@@ -80,11 +81,11 @@ size_t matmul_rmsnorm_backward_scratch(int N, int C);
 // ---- rope -----------------------------------------------------------------------------------------------------------
 // In place on `heads` consecutive heads of every row: pair (i, i + D/2) turns by the angle of position t = row % T. Backward is the turn back,
 // which swa_backward does to dq and dk before they are rounded.
-// x: (N, ld) rows, heads*D <= ld     table: (T, D/2, 2) fp32, {cos, sin} of t * theta^(-2i/D)     D % 8 == 0
+// x: (N, ld) rows, heads*D <= ld     table: (T, D/2, 2) fp32, {cos, sin} of t * theta^(-2i/D)     D % 8 == 0, on the GPU D % 16 == 0
 void rope_forward(floatX* x, const float* table, int N, int T, int heads, int D, int ld, stream_t stream);
 
 // The product before it and the turn: out = inp weight^T, then of each row the first `heads` heads turn by table[row % T].      (set)
-// out: (N, OC), rounded once or, as by the two ops one after the other, twice    inp: (N, C)    weight: (OC, C)    heads*D <= OC
+// out: (N, OC), rounded by the product and again where it turns    inp: (N, C)    weight: (OC, C)    heads*D <= OC
 void matmul_rope_forward(floatX* out, const floatX* inp, const floatX* weight, const float* table, int N, int T, int heads, int D, int C, int OC,
                          struct MatmulPlans* plans, stream_t stream);
 

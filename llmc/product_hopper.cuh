@@ -1,9 +1,9 @@
 // Products on Hopper that end in something of their own: what a product has made need not be read again from memory only to pass through it.
-// out (N x columns) = a (N x inner) b, with `a` rows and `b` rows or columns of the inner dimension.
+// out (N x columns) = a b: a is (N, inner); b is (columns, inner) where TRANS_B is 0, (inner, columns) where it is 1; all row-major.
 //
 // A CTA makes tiles of 128 rows and 256 columns in three warpgroups. Two multiply, 64 rows each; their first thread fetches the operands with TMA,
 // steps of 64 of the inner dimension, some steps ahead. CTAs come in pairs that make tiles below each other and share b: each fetches half of it for
-// both, without which the way from L2 were too narrow (48 KB a step and CTA instead of 32). Tiles are taken in turn.
+// both, without which the way from L2 would be too narrow (48 KB a step and CTA instead of 32). Tiles are taken in turn.
 //
 // A warp that multiplies leaves its 16 rows in a corner of shared memory, rounded, and goes on with the next tile. The third warpgroup finishes
 // them meanwhile, each warp the 32 rows of two corners: whatever a kind of product does to its results, as a pass of its own would, with rows of
@@ -25,18 +25,19 @@ enum { PAIR = 2, BOTH = 3 };                                                   /
 enum { PRODUCT_ROWS = 128, PRODUCT_COLUMNS = 256, PRODUCT_PANELS = PRODUCT_COLUMNS / PANEL, PRODUCT_STEPS = 3 };      // of a tile; in shared memory
 enum { MULTIPLYING = 8, PRODUCT_THREADS = 3 * WARPGROUP };                      // warps; threads of a CTA
 enum { CORNER_ROWS = 16, CORNER_PANEL = CORNER_ROWS * PANEL, CORNER = PRODUCT_PANELS * CORNER_PANEL };
-enum { FINISH_ROWS = 2 * CORNER_ROWS, ROW_CHUNKS = PANEL / 8, ROWS_AT_ONCE = WARP / ROW_CHUNKS, FINISH_TURNS = FINISH_ROWS / ROWS_AT_ONCE };
+enum { FINISH_ROWS = 2 * CORNER_ROWS, ROW_CHUNKS = PANEL / 8, ROWS_AT_ONCE = WARP / ROW_CHUNKS, FINISH_ROUNDS = FINISH_ROWS / ROWS_AT_ONCE };
 
 typedef struct { floatX a[PRODUCT_ROWS * PANEL], b[PRODUCT_COLUMNS * PANEL]; } ProductStep;
 
 typedef struct {
     ProductStep step[PRODUCT_STEPS];
     floatX corner[MULTIPLYING][CORNER];                                         // four panels of 16 rows
+    // full: a step's bytes are here; empty: both CTAs have multiplied with it; made: a warp's corner is written; taken: it has been read
     uint64_t full[PRODUCT_STEPS], empty[PRODUCT_STEPS], made[MULTIPLYING], taken[MULTIPLYING];
 } ProductShared;
 
 // ---- the walk over tiles and steps ------------------------------------------------------------------------------------------
-typedef struct { int columns, inner, across, down; } ProductShape;             // of the result; tiles beside, and pairs of them below each other
+typedef struct { int inner, across, down; } ProductShape;                      // inner dimension; tiles beside, and pairs of them below, each other
 
 __host__ __device__ inline int product_tiles(const ProductShape& s) { return s.across * s.down; }
 
@@ -114,6 +115,8 @@ __device__ inline void write_corner(floatX* corner, const float (&d)[128]) {
     }
 }
 
+// The first thread also fetches. It cannot wait forever: a step's place is freed by warps that need nothing but steps fetched before it, and at a
+// tile's end they free the last step before they wait for their corner.
 template <class Kind>
 __device__ inline void product_multiply(ProductShared& shared, const typename Kind::Arguments& x, const ProductShape& s, int rank) {
     int warp = threadIdx.x / WARP, group = threadIdx.x / WARPGROUP, parity = 0;
@@ -184,7 +187,7 @@ __device__ inline int lane_chunk() { return threadIdx.x % WARP % ROW_CHUNKS; }
 __device__ inline uint4 load_16(const floatX* from, bool live) { return live ? *reinterpret_cast<const uint4*>(from) : make_uint4(0, 0, 0, 0); }
 
 // eight columns, as words of two and as floats
-__device__ inline void unpack8(float (&x)[8], uint4 p) {
+__device__ inline void floats8(float (&x)[8], uint4 p) {
     const uint32_t words[4] = {p.x, p.y, p.z, p.w};
     #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -193,7 +196,7 @@ __device__ inline void unpack8(float (&x)[8], uint4 p) {
     }
 }
 
-__device__ inline uint4 pack8(const float (&x)[8]) {
+__device__ inline uint4 round8(const float (&x)[8]) {
     return make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
 }
 
@@ -234,7 +237,7 @@ __global__ IN_PAIRS __launch_bounds__(PRODUCT_THREADS, 1) void product_kernel(co
 static int product_pairs() { return device_attribute(cudaDevAttrMultiProcessorCount) / PAIR; }
 
 template <class Kind> static ProductShape product_shape(int N, int columns, int inner) {
-    ProductShape s = {columns, inner, ceil_div(columns, Kind::WIDTH), ceil_div(N, PAIR * PRODUCT_ROWS)};
+    ProductShape s = {inner, ceil_div(columns, Kind::WIDTH), ceil_div(N, PAIR * PRODUCT_ROWS)};
     return s;
 }
 

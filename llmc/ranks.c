@@ -124,7 +124,8 @@ void ranks_check_equal(Ranks* r, uint64_t hash, const char* what, int64_t step) 
     if (!wrong) { return; }
     Error err;
     error_set(&err, EXIT_INTERNAL, "step %lld: the %s of rank %s differ from those of %s (--check-every): memory or a link corrupts data; nothing is "
-              "saved, the same command goes on from the last checkpoint", (long long)step, what, list, agreeing * 2 > r->world ? "the others" : "as many others, and which are right cannot be told");
+              "saved, the same command goes on from the last checkpoint", (long long)step, what, list,
+              agreeing * 2 > r->world ? "the others" : "as many others, and which are right cannot be told");
     end_together(r, 0, err.code, &err);
 }
 

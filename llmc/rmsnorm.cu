@@ -153,7 +153,8 @@ extern "C" void rmsnorm_backward(floatX* dinp, float* dweight, const floatX* dou
                                  int N, int C, void* scratch, stream_t stream) {
     float* partial = (float*)scratch;
     int threads = threads_for(C), teams = backward_teams(N, C), blocks = ceil_div(teams, TEAMS);
-    #define BY_WARPS(P) rmsnorm_backward_kernel<P, true><<<blocks, TEAMS * WARP, P * WARP * 8 * sizeof(float), stream>>>(dinp, partial, dout, inp, weight, rstd, N, C, teams)
+    #define BY_WARPS(P) \
+        rmsnorm_backward_kernel<P, true><<<blocks, TEAMS * WARP, P * WARP * 8 * sizeof(float), stream>>>(dinp, partial, dout, inp, weight, rstd, N, C, teams)
     switch (warp_packs(C)) {
         case 1: BY_WARPS(1); break;
         case 2: BY_WARPS(2); break;

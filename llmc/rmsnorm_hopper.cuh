@@ -1,8 +1,8 @@
 // The product that makes a norm's gradient, with the norm's backward at its end (product_hopper.cuh): dnorm does not go to memory.
 //
 // A norm's backward wants, for each row, the sum over its columns of dnorm * norm, and a tile sees but 256 of them. That sum is known before:
-// the product forward was out = norm w^T, the one here is dnorm = dout w, so that  sum_c dnorm_c norm_c = sum_j dout_j out_j,  both of which the
-// op before had at hand (matmul_swiglu_backward leaves that sum, in parts). What is left is a row's own affair:
+// the product forward was out = norm w^T, the one here is dnorm = dout w, so that  sum_c dnorm_c norm_c = sum_j dout_j out_j  (but for out's
+// rounding), both of which the op before had at hand (matmul_swiglu_backward leaves that sum, in parts). What is left is a row's own affair:
 //   dinp += rstd * (dnorm * weight - inp * rstd * that sum / C)
 #ifndef RMSNORM_HOPPER_CUH
 #define RMSNORM_HOPPER_CUH
@@ -28,29 +28,33 @@ struct NormBackward {
 
     static __device__ void look_ahead(Ahead&, const Arguments&, ProductTile) { }        // tiles are long: a panel's loads need no company
 
-    // rstd of a row, and what of its inp goes away
-    static __device__ float2 factors(const Arguments& x, int row) {
-        if (row >= x.N) { return make_float2(0, 0); }
-        float sum = 0, r = x.rstd[row];
+    typedef struct { float rstd, inp; } Factors;                                // of a row: dinp += rstd * dnorm * weight - inp * its inp
+
+    static __device__ Factors factors(const Arguments& x, int row) {
+        Factors factor = {0, 0};
+        if (row >= x.N) { return factor; }
+        float sum = 0;
+        factor.rstd = x.rstd[row];
         #pragma unroll 4
         for (int i = 0; i < x.parts; i++) { sum += x.sums[(size_t)row * x.parts + i]; }
-        return make_float2(r, r * r * sum / x.C);
+        factor.inp = factor.rstd * factor.rstd * sum / x.C;
+        return factor;
     }
 
     // dinp becomes the new one; products: += what a row gives to dweight
-    static __device__ void turn(uint4& dinps, float (&products)[8], uint4 dnorms, uint4 inps, const float4 (&weights)[2], float2 factor) {
+    static __device__ void add_gradient(uint4& dinps, float (&products)[8], uint4 dnorms, uint4 inps, const float4 (&weights)[2], Factors factor) {
         float dnorm[8], inp[8], dinp[8];
-        unpack8(dnorm, dnorms);
-        unpack8(inp, inps);
-        unpack8(dinp, dinps);
+        floats8(dnorm, dnorms);
+        floats8(inp, inps);
+        floats8(dinp, dinps);
         const float weight[8] = {weights[0].x, weights[0].y, weights[0].z, weights[0].w, weights[1].x, weights[1].y, weights[1].z, weights[1].w};
         #pragma unroll
         for (int e = 0; e < 8; e++) {
-            float scaled = factor.x * dnorm[e];
+            float scaled = factor.rstd * dnorm[e];
             products[e] += scaled * inp[e];
-            dinp[e] += scaled * weight[e] - factor.y * inp[e];
+            dinp[e] += scaled * weight[e] - factor.inp * inp[e];
         }
-        dinps = pack8(dinp);
+        dinps = round8(dinp);
     }
 
     // the warp's sum for dweight: over lanes of one chunk; lanes of the first row write it
@@ -66,26 +70,26 @@ struct NormBackward {
     }
 
     static __device__ void finish(Ahead&, const floatX* corners, const Arguments& x, ProductTile at, ProductTile) {
-        const int HALF = FINISH_ROWS / 2, TURNS = FINISH_TURNS / 2;             // rows whose loads are on their way together
-        float2 mine = factors(x, at.row + threadIdx.x % WARP);                  // of the lane-th of the 32 rows
+        const int HALF = FINISH_ROWS / 2, ROUNDS = FINISH_ROUNDS / 2;             // rows whose loads are on their way together
+        Factors mine = factors(x, at.row + threadIdx.x % WARP);                  // of the lane-th of the 32 rows
         for (int column = at.column + 8 * lane_chunk(), panel = 0; panel < PRODUCT_PANELS; panel++, column += PANEL) {
             float4 weight[2] = {};
             float products[8] = {0};
             if (column < x.C) { for (int half = 0; half < 2; half++) { weight[half] = reinterpret_cast<const float4*>(x.weight + column)[half]; } }
             for (int within = lane_row(); within < FINISH_ROWS; within += HALF) {
-                uint4 inp[TURNS], dinp[TURNS];
+                uint4 inp[ROUNDS], dinp[ROUNDS];
                 size_t first = (size_t)(at.row + within) * x.C + column, step = (size_t)ROWS_AT_ONCE * x.C;
                 int live = column < x.C ? x.N - at.row - within : 0;            // rows from this one on that are there
                 #pragma unroll
-                for (int i = 0; i < TURNS; i++) {
+                for (int i = 0; i < ROUNDS; i++) {
                     inp[i] = load_16(x.inp + first + i * step, i * ROWS_AT_ONCE < live);
                     dinp[i] = load_16(x.dinp + first + i * step, i * ROWS_AT_ONCE < live);
                 }
                 #pragma unroll
-                for (int i = 0; i < TURNS; i++) {
+                for (int i = 0; i < ROUNDS; i++) {
                     int row = within + i * ROWS_AT_ONCE;
-                    float2 factor = {__shfl_sync(0xffffffffu, mine.x, row), __shfl_sync(0xffffffffu, mine.y, row)};
-                    turn(dinp[i], products, corner_chunk(corners, panel, row, lane_chunk()), inp[i], weight, factor);
+                    Factors factor = {__shfl_sync(0xffffffffu, mine.rstd, row), __shfl_sync(0xffffffffu, mine.inp, row)};
+                    add_gradient(dinp[i], products, corner_chunk(corners, panel, row, lane_chunk()), inp[i], weight, factor);
                     if (i * ROWS_AT_ONCE < live) { store_16(x.dinp + first + i * step, dinp[i]); }
                 }
             }

@@ -33,8 +33,9 @@ __global__ void rope_kernel(floatX* x, const float* table, size_t threads, int T
         if (head >= heads) { continue; }
         for (int e = 0; e < 8; e++) {
             float first = __bfloat162float(a[j].x[e]), second = __bfloat162float(b[j].x[e]);
-            a[j].x[e] = __float2bfloat16(first * cosine[e] - second * sine[e]);
-            b[j].x[e] = __float2bfloat16(first * sine[e] + second * cosine[e]);
+            turn_pair(first, second, cosine[e], sine[e]);
+            a[j].x[e] = __float2bfloat16(first);
+            b[j].x[e] = __float2bfloat16(second);
         }
         store8(at + head * D, a[j]);
         store8(at + head * D + half, b[j]);
@@ -54,8 +55,8 @@ extern "C" void rope_forward(floatX* x, const float* table, int N, int T, int he
 
 extern "C" void matmul_rope_forward(floatX* out, const floatX* inp, const floatX* weight, const float* table, int N, int T, int heads, int D,
                                     int C, int OC, struct MatmulPlans* plans, stream_t stream) {
-    REQUIRE(C % 8 == 0 && OC % 8 == 0 && (size_t)heads * D <= (size_t)OC, "matmul_rope_forward: C=%d, OC=%d, %d heads of %d (needs multiples of 8 that hold them)",
-            C, OC, heads, D);
+    REQUIRE(C % 8 == 0 && OC % 8 == 0 && (size_t)heads * D <= (size_t)OC,
+            "matmul_rope_forward: C=%d, OC=%d, %d heads of %d (needs multiples of 8 that hold them)", C, OC, heads, D);
     if (D == 64 && product_serves<RopeProduct<64>>(N, OC))   { hopper_rope_product<64>(out, inp, weight, table, N, T, heads, C, OC, stream); return; }
     if (D == 128 && product_serves<RopeProduct<128>>(N, OC)) { hopper_rope_product<128>(out, inp, weight, table, N, T, heads, C, OC, stream); return; }
     matmul_forward(out, inp, weight, N, C, OC, plans, stream);

@@ -19,15 +19,15 @@ template <int D> struct RopeProduct {
     // angles: {cos, sin} of eight pairs
     static __device__ void turn(uint4& firsts, uint4& seconds, const float4 (&angles)[4]) {
         float first[8], second[8];
-        unpack8(first, firsts);
-        unpack8(second, seconds);
+        floats8(first, firsts);
+        floats8(second, seconds);
         #pragma unroll
         for (int n = 0; n < 4; n++) {
             turn_pair(first[2 * n], second[2 * n], angles[n].x, angles[n].y);
             turn_pair(first[2 * n + 1], second[2 * n + 1], angles[n].z, angles[n].w);
         }
-        firsts = pack8(first);
-        seconds = pack8(second);
+        firsts = round8(first);
+        seconds = round8(second);
     }
 
     static __device__ void finish(Ahead&, const floatX* corners, const Arguments& x, ProductTile at, ProductTile) {

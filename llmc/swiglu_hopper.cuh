@@ -1,6 +1,6 @@
 // The two products of the MLP beside SwiGLU, with SwiGLU at their end (product_hopper.cuh):
 //
-//   forward    gate, up = inp w13^T   (two columns of F from one row of inp)     -> gate_up and out = silu(gate) * up
+//   forward    gate, up = inp w13^T   (gate: F columns, up: F columns)          -> gate_up and out = silu(gate) * up
 //   backward   dproduct = dout w2                                                -> dgate_up, from gate_up, which may be the same memory,
 //              and parts of each row's sum of dgate_up * gate_up, for rmsnorm_hopper.cuh
 #ifndef SWIGLU_HOPPER_CUH
@@ -25,19 +25,19 @@ struct SwigluForward {
         for (int half = 0; half < WIDTH / PANEL; half++) {
             int column = at.column + half * PANEL + 8 * lane_chunk();
             #pragma unroll
-            for (int i = 0; i < FINISH_TURNS; i++) {
+            for (int i = 0; i < FINISH_ROUNDS; i++) {
                 int within = i * ROWS_AT_ONCE + lane_row(), row = at.row + within;
                 uint4 gates = corner_chunk(corners, half, within, lane_chunk()), ups = corner_chunk(corners, WIDTH / PANEL + half, within, lane_chunk());
                 float gate[8], up[8];
-                unpack8(gate, gates);
-                unpack8(up, ups);
+                floats8(gate, gates);
+                floats8(up, ups);
                 #pragma unroll
                 for (int e = 0; e < 8; e++) { gate[e] = swiglu(gate[e], up[e]); }
                 if (row >= x.N || column >= x.F) { continue; }
                 floatX* to = x.gate_up + (size_t)row * 2 * x.F + column;
                 store_16(to, gates);
                 store_16(to + x.F, ups);
-                store_16(x.out + (size_t)row * x.F + column, pack8(gate));
+                store_16(x.out + (size_t)row * x.F + column, round8(gate));
             }
         }
     }
@@ -47,17 +47,17 @@ struct SwigluForward {
 struct SwigluBackward {
     static const int WIDTH = PRODUCT_COLUMNS, TRANS_B = 1;
     typedef struct { CUtensorMap a, b; const floatX* gate_up; floatX* dgate_up; float* sums; int N, F, parts; } Arguments;  // b: w2 (C, F)
-    typedef struct { uint4 gate[FINISH_TURNS], up[FINISH_TURNS]; } Ahead;       // of a panel, one half on its way while the other is worked on
+    typedef struct { uint4 gate[FINISH_ROUNDS], up[FINISH_ROUNDS]; } Ahead;       // of a panel, one half on its way while the other is worked on
 
     static __device__ void fetch_half(floatX* b, const Arguments& x, int column, int k, int rank, uint64_t* full) {
         fetch_half_rows(b, &x.b, column, k, rank, full);
     }
 
-    // the panel at (row, column), turns from `first` on to half of all
+    // the panel at (row, column), rounds from `first` on to half of all
     static __device__ void ask(Ahead& ahead, int first, const Arguments& x, int row, int column) {
         column += 8 * lane_chunk();
         #pragma unroll
-        for (int i = first; i < first + FINISH_TURNS / 2; i++) {
+        for (int i = first; i < first + FINISH_ROUNDS / 2; i++) {
             int mine = row + i * ROWS_AT_ONCE + lane_row();
             const floatX* from = x.gate_up + (size_t)mine * 2 * x.F + column;
             bool live = mine < x.N && column < x.F;
@@ -69,11 +69,11 @@ struct SwigluBackward {
     static __device__ void look_ahead(Ahead& ahead, const Arguments& x, ProductTile at) { ask(ahead, 0, x, at.row, at.column); }
 
     // gate and up become their gradients; the return value: this lane's part of the sum of their products, of what is stored
-    static __device__ float turn(uint4 dproduct, uint4& gates, uint4& ups) {
+    static __device__ float gradients(uint4 dproduct, uint4& gates, uint4& ups) {
         float d[8], gate[8], up[8], sum = 0;
-        unpack8(d, dproduct);
-        unpack8(gate, gates);
-        unpack8(up, ups);
+        floats8(d, dproduct);
+        floats8(gate, gates);
+        floats8(up, ups);
         float dgate[8], dup[8];
         #pragma unroll
         for (int e = 0; e < 8; e++) {
@@ -81,27 +81,27 @@ struct SwigluBackward {
             dgate[e] = gradient.gate;
             dup[e] = gradient.up;
         }
-        gates = pack8(dgate);
-        ups = pack8(dup);
-        unpack8(dgate, gates);
-        unpack8(dup, ups);
+        gates = round8(dgate);
+        ups = round8(dup);
+        floats8(dgate, gates);
+        floats8(dup, ups);
         #pragma unroll
         for (int e = 0; e < 8; e++) { sum += dgate[e] * gate[e] + dup[e] * up[e]; }
         return sum;
     }
 
     static __device__ void finish(Ahead& ahead, const floatX* corners, const Arguments& x, ProductTile at, ProductTile next) {
-        float sums[FINISH_TURNS] = {0};
+        float sums[FINISH_ROUNDS] = {0};
         for (int panel = 0; panel < PRODUCT_PANELS; panel++) {
             ProductTile here = {at.row, at.column + panel * PANEL}, later = {at.row, here.column + PANEL};
             if (panel == PRODUCT_PANELS - 1) { later = next; }
             int column = here.column + 8 * lane_chunk();
             #pragma unroll
-            for (int i = 0; i < FINISH_TURNS; i++) {
-                if (i == 0) { ask(ahead, FINISH_TURNS / 2, x, here.row, here.column); }
-                if (i == FINISH_TURNS / 2) { ask(ahead, 0, x, later.row, later.column); }
+            for (int i = 0; i < FINISH_ROUNDS; i++) {
+                if (i == 0) { ask(ahead, FINISH_ROUNDS / 2, x, here.row, here.column); }
+                if (i == FINISH_ROUNDS / 2) { ask(ahead, 0, x, later.row, later.column); }
                 int within = i * ROWS_AT_ONCE + lane_row(), row = at.row + within;
-                sums[i] += turn(corner_chunk(corners, panel, within, lane_chunk()), ahead.gate[i], ahead.up[i]);
+                sums[i] += gradients(corner_chunk(corners, panel, within, lane_chunk()), ahead.gate[i], ahead.up[i]);
                 if (row < x.N && column < x.F) {
                     floatX* to = x.dgate_up + (size_t)row * 2 * x.F + column;
                     store_16(to, ahead.gate[i]);
@@ -110,7 +110,7 @@ struct SwigluBackward {
             }
         }
         #pragma unroll
-        for (int i = 0; i < FINISH_TURNS; i++) {
+        for (int i = 0; i < FINISH_ROUNDS; i++) {
             int row = at.row + i * ROWS_AT_ONCE + lane_row();
             for (int step = 1; step < ROW_CHUNKS; step *= 2) { sums[i] += __shfl_xor_sync(0xffffffffu, sums[i], step); }
             if (lane_chunk() == 0 && row < x.N) { x.sums[(size_t)row * x.parts + at.column / WIDTH] = sums[i]; }

@@ -4,8 +4,8 @@
 
 #include "attn_ptx.cuh"
 
-// Off by a few ulp of fp32, |g| more of them far from 0 where the result is small, all below bf16; g = -200 gives 1 / inf = 0. Six instructions
-// (1.0f / x and __expf make fourteen): behind a product few warps do it.
+// Relative error: a few ulp of fp32, about |g| of them for large |g|, far below bf16's. g = -200 gives 1 / inf = 0. Fewer instructions than
+// 1.0f / (1.0f + __expf(-g)): behind a product few warps do it.
 __device__ inline float sigmoid(float g)             { return reciprocal_approx(1.0f + exp2_approx(-1.4426950408889634f * g)); }
 __device__ inline float swiglu(float gate, float up) { return gate * sigmoid(gate) * up; }
 

@@ -173,8 +173,13 @@ static void norm_product_check(int N, int C, int OC, int parts, bool joined) {
     float *d_dweight = (float*)device_from(p.start_weight, C * 4), *exact = (float*)malloc(n * 4), *rounded = (float*)malloc(n * 4), *scratch = (float*)malloc(n * 4);
     float *exact_weight = (float*)malloc(C * 4), *rounded_weight = (float*)malloc(C * 4);
     void* d_scratch = device_poisoned(matmul_rmsnorm_backward_scratch(N, C));
-    struct MatmulPlans* plans = matmul_open(device_malloc(matmul_workspace()), matmul_workspace());
+    void* workspace = device_malloc(matmul_workspace());
+    struct MatmulPlans* plans = matmul_open(workspace, matmul_workspace());
+    floatX* d_second = device_from_floats(p.start, n);
+    float* d_second_weight = (float*)device_from(p.start_weight, C * 4);
+    matmul_rmsnorm_backward(d_second, d_second_weight, d_dnorm, d_dout, d_product, d_inp, d_weight, d_rstd, d_sums, parts, N, C, OC, d_scratch, plans, NULL);
     matmul_rmsnorm_backward(d_dinp, d_dweight, d_dnorm, d_dout, d_product, d_inp, d_weight, d_rstd, d_sums, parts, N, C, OC, d_scratch, plans, NULL);
+    float *second = floats_from(d_second, n), *second_weight = (float*)host_from(d_second_weight, C * 4);
     float *dinp = floats_from(d_dinp, n), *dweight = (float*)host_from(d_dweight, C * 4), *dnorm = floats_from(d_dnorm, n);
     memcpy(exact, p.start, n * 4); memcpy(rounded, p.start, n * 4);
     memcpy(exact_weight, p.start_weight, C * 4); memcpy(rounded_weight, p.start_weight, C * 4);
@@ -183,7 +188,10 @@ static void norm_product_check(int N, int C, int OC, int parts, bool joined) {
     check_budget("dinp", dinp, exact, rounded, n, 1);
     check_budget("dweight", dweight, exact_weight, rounded_weight, C, N);
     CHECK(isnan(dnorm[n - 1]) == joined, "N=%d C=%d OC=%d: dnorm was %swritten", N, C, OC, joined ? "" : "not ");
+    CHECK(memcmp(dinp, second, n * 4) == 0 && memcmp(dweight, second_weight, C * 4) == 0, "N=%d C=%d OC=%d: a second time other bits", N, C, OC);
     matmul_close(plans);
+    free(second); free(second_weight);
+    device_free(workspace); device_free(d_second); device_free(d_second_weight);
     free(p.inp); free(p.weight); free(p.rstd); free(p.product_weight); free(p.dout); free(p.sums); free(p.start); free(p.start_weight);
     free(exact); free(rounded); free(scratch); free(exact_weight); free(rounded_weight); free(dinp); free(dweight); free(dnorm);
     device_free(d_inp); device_free(d_dout); device_free(d_product); device_free(d_dinp); device_free(d_dnorm); device_free(d_weight); device_free(d_rstd);

@@ -7,12 +7,6 @@
 #endif
 #include "rope_table.h"
 
-static float* rope_normals(size_t n, uint64_t seed) {
-    float* x = (float*)malloc(n * sizeof(float));
-    for (size_t i = 0; i < n; i++) { x[i] = (float)test_normal(&seed); }
-    return x;
-}
-
 #ifdef LLMC_CPU
 TEST(rope_quarter_turn_by_hand) {
     enum { N = 4, T = 2, D = 8, HEADS = 2, LD = 24 };                    // two sequences; a third head that is not turned
@@ -35,7 +29,7 @@ TEST(rope_quarter_turn_by_hand) {
 
 TEST(rope_scores_depend_on_distance_alone) {
     enum { T = 50, D = 16 };
-    float *table = rope_table(T, D, 1), *q = rope_normals(D, 1), *k = rope_normals(D, 2), x[T * 2 * D];
+    float *table = rope_table(T, D, 1), *q = test_normals(D, 1, 1), *k = test_normals(D, 2, 1), x[T * 2 * D];
     for (int t = 0; t < T; t++) {
         memcpy(x + t * 2 * D, q, D * sizeof(float));
         memcpy(x + t * 2 * D + D, k, D * sizeof(float));
@@ -55,7 +49,7 @@ TEST(rope_scores_depend_on_distance_alone) {
 
 TEST(matmul_rope_is_the_product_and_the_turn) {
     enum { N = 6, T = 3, C = 16, D = 16, HEADS = 2, OC = 48 };
-    float *table = rope_table(T, D, 1), *inp = rope_normals(N * C, 1), *weight = rope_normals(OC * C, 2), out[N * OC], expected[N * OC];
+    float *table = rope_table(T, D, 1), *inp = test_normals(N * C, 1, 1), *weight = test_normals(OC * C, 2, 1), out[N * OC], expected[N * OC];
     matmul_rope_forward(out, inp, weight, table, N, T, HEADS, D, C, OC, NULL, NULL);
     matmul_forward(expected, inp, weight, N, C, OC, NULL, NULL);
     rope_forward(expected, table, N, T, HEADS, D, OC, NULL);
@@ -69,7 +63,7 @@ typedef struct { int N, T, heads, D, ld; } RopeShape;
 
 static void rope_check_shape(RopeShape s) {
     size_t size = (size_t)s.N * s.ld;
-    float *table = rope_table(s.T, s.D, 1), *x = rope_normals(size, 7);
+    float *table = rope_table(s.T, s.D, 1), *x = test_normals(size, 7, 1);
     floatX* device_x = device_from_floats(x, size);                      // rounds x
     float* device_table = (float*)device_from(table, (size_t)s.T * s.D * sizeof(float));
     float *exact = (float*)malloc(size * sizeof(float)), *rounded = (float*)malloc(size * sizeof(float));
@@ -96,7 +90,7 @@ GPU_TEST(rope_kernel_within_budget) {
 GPU_TEST(rope_kernel_repeats_to_the_bit) {
     enum { N = 300, T = 150, HEADS = 8, D = 64, LD = 3 * 256 };
     size_t size = (size_t)N * LD;
-    float *table = rope_table(T, D, 1), *x = rope_normals(size, 3), *first = NULL;
+    float *table = rope_table(T, D, 1), *x = test_normals(size, 3, 1), *first = NULL;
     float* device_table = (float*)device_from(table, (size_t)T * D * sizeof(float));
     for (int repeat = 0; repeat < 10; repeat++) {
         floatX* device_x = device_from_floats(x, size);
@@ -110,42 +104,55 @@ GPU_TEST(rope_kernel_repeats_to_the_bit) {
 }
 
 // ---- behind a product -------------------------------------------------------------------------------------------------
-// qkv of `sequences` sequences of T tokens, of which q and k turn
-static void product_check(int sequences, int T, int heads, int D, int C) {
+// qkv of `sequences` sequences of T tokens, of which q and k turn. joined: one kernel does both, and the library's products are not asked.
+static void product_check(int sequences, int T, int heads, int D, int C, bool joined) {
     int N = sequences * T, OC = 3 * heads * D;
     size_t inps = (size_t)N * C, weights = (size_t)OC * C, outs = (size_t)N * OC;
-    float *table = rope_table(T, D, 1), *inp = rope_normals(inps, 1), *weight = test_normals(weights, 2, 1.0f / sqrtf((float)C));
+    float *table = rope_table(T, D, 1), *inp = test_normals(inps, 1, 1), *weight = test_normals(weights, 2, 1.0f / sqrtf((float)C));
     float* device_table = (float*)device_from(table, (size_t)T * D * sizeof(float));
     floatX *device_inp = device_from_floats(inp, inps), *device_weight = device_from_floats(weight, weights), *device_out = (floatX*)device_poisoned(outs * 2);
+    floatX* device_second = (floatX*)device_poisoned(outs * 2);
     float *exact = (float*)malloc(outs * sizeof(float)), *rounded = (float*)malloc(outs * sizeof(float));
-    struct MatmulPlans* plans = matmul_open(device_malloc(matmul_workspace()), matmul_workspace());
+    void* workspace = device_malloc(matmul_workspace());
+    struct MatmulPlans* plans = matmul_open(workspace, matmul_workspace());
     matmul_rope_forward(device_out, device_inp, device_weight, device_table, N, T, 2 * heads, D, C, OC, plans, NULL);
+    matmul_rope_forward(device_second, device_inp, device_weight, device_table, N, T, 2 * heads, D, C, OC, plans, NULL);
+    CHECK((matmul_plans_count(plans) == 0) == joined, "N=%d D=%d C=%d: %zu of the library's plans", N, D, C, matmul_plans_count(plans));
     ref_matmul_rope_forward(exact, inp, weight, table, N, T, 2 * heads, D, C, OC, NULL, NULL);
     rnd_matmul_rope_forward(rounded, inp, weight, table, N, T, 2 * heads, D, C, OC, NULL, NULL);
-    float* kernel = floats_from(device_out, outs);
+    float *kernel = floats_from(device_out, outs), *second = floats_from(device_second, outs);
     check_budget("qkv", kernel, exact, rounded, outs, 1);
+    CHECK(memcmp(kernel, second, outs * sizeof(float)) == 0, "N=%d D=%d C=%d: a second time other bits", N, D, C);
     matmul_close(plans);
+    free(second);
+    device_free(workspace); device_free(device_second);
     free(table); free(inp); free(weight); free(exact); free(rounded); free(kernel);
     device_free(device_table); device_free(device_inp); device_free(device_weight); device_free(device_out);
 }
 
-// sequences of T tokens that give each pair of multiprocessors a tile of 256 x 256
-static int sequences_for(int T, int columns) {
-    int count;
-    CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, 0));
-    return ceil_div(ceil_div(count / 2, ceil_div(columns, 256)) * 256, T);
+static int attribute(cudaDeviceAttr what) {
+    int value;
+    CUDA_CHECK(cudaDeviceGetAttribute(&value, what, 0));
+    return value;
 }
 
-GPU_TEST(matmul_rope_of_few_rows) { product_check(2, 9, 2, 64, 40); }
+// sequences of T tokens that give each pair of multiprocessors a tile of 256 x 256
+static int sequences_for(int T, int columns) {
+    return ceil_div(ceil_div(attribute(cudaDevAttrMultiProcessorCount) / 2, ceil_div(columns, 256)) * 256, T);
+}
+
+static bool on_hopper(void) { return attribute(cudaDevAttrComputeCapabilityMajor) == 9; }
+
+GPU_TEST(matmul_rope_of_few_rows) { product_check(2, 9, 2, 64, 40, false); }
 
 // On Hopper one kernel: sequences that end inside a tile, and a tile whose columns turn in part
 GPU_TEST(matmul_rope_within_budget_D64) {
-    product_check(sequences_for(100, 3 * 320), 100, 5, 64, 72);
-    product_check(sequences_for(45, 3 * 320), 45, 5, 64, 128);
+    product_check(sequences_for(100, 3 * 320), 100, 5, 64, 72, on_hopper());
+    product_check(sequences_for(45, 3 * 320), 45, 5, 64, 128, on_hopper());
 }
 GPU_TEST(matmul_rope_within_budget_D128) {
-    product_check(sequences_for(100, 3 * 256), 100, 2, 128, 72);
-    product_check(sequences_for(1031, 3 * 384), 1031, 3, 128, 64);
+    product_check(sequences_for(100, 3 * 256), 100, 2, 128, 72, on_hopper());
+    product_check(sequences_for(1031, 3 * 384), 1031, 3, 128, 64, on_hopper());
 }
 #endif
 

@@ -60,7 +60,7 @@ class World:
         self.micro = (GPU_MICRO if args.gpu else CPU_MICRO).split()
         self.data = os.path.join(work, "text.bin")
         subprocess.run([os.path.join(ROOT, "build/data/bytes"), "--out", self.data, prose(os.path.join(work, "text.txt"))], check=True, stdout=subprocess.DEVNULL)
-        self.runs = 0
+        self.runs, self.started = 0, []
 
     def size(self, short, gpu, soak):
         return soak if self.soak else gpu if self.gpu else short
@@ -69,19 +69,27 @@ class World:
         self.runs += 1
         return Run(self, os.path.join(self.work, f"run{self.runs}"), (shape or self.shape) + options.split())
 
+    def end_all(self):
+        for process in self.started:
+            process.kill()
+            process.wait()
+        self.started.clear()
+
 
 class Run:
     """One run directory and the one command that belongs to it."""
 
     def __init__(self, world, out, options):
-        self.out = out
+        self.world, self.out = world, out
         self.errors = out + ".err"
         self.command = [world.program, "--train-data", world.data, "--val-data", world.data, "--out", out, "--lr", "0.003", "--eval-batches", "2"] + options
 
     def start(self, hooks=None):
         env = dict(os.environ, OMP_NUM_THREADS="1", **(hooks or {}))
         with open(self.errors, "w") as errors:
-            return subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=errors, env=env)
+            process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=errors, env=env)
+        self.world.started.append(process)
+        return process
 
     def finish(self, hooks=None, status=0):
         process = self.start(hooks)
@@ -151,7 +159,7 @@ def survive_kill_9(world):
                 in_window += run.saving()
                 process.kill()
                 done += process.wait() == -signal.SIGKILL
-            finished = process.wait() == 0
+            finished = process.wait(timeout=600) == 0
             check(finished or process.returncode == -signal.SIGKILL, f"exit status {process.returncode}: {run.said()[-200:]}")
             check("damaged" not in run.said(), f"a damaged checkpoint was seen: {run.said()[-200:]}")
         same_curve(run, undisturbed)
@@ -207,11 +215,13 @@ def survive_signals(world):
 
 def wait_until_stopped(process):
     """All its threads: one that still runs would take a signal the others have not seen."""
+    deadline = time.monotonic() + 10
     for status in glob.glob(f"/proc/{process.pid}/task/*/status"):
         while True:
             with open(status) as lines:
                 if "State:\tT" in lines.read():
                     break
+            check(time.monotonic() < deadline, "not stopped by SIGSTOP in 10 s")
             time.sleep(0.001)
 
 
@@ -229,7 +239,7 @@ def survive_second_signal(world):
         if first == second:                              # the kernel keeps one of a kind: this is one signal
             check(status == 75, f"exit status {status}, expected 75")
         else:
-            check(status in (128 + first, 128 + second), f"exit status {status}, expected {128 + second}")
+            check(status in (128 + first, 128 + second), f"exit status {status}, expected {128 + first} or {128 + second}")
     return "exits 128 + n"
 
 
@@ -357,8 +367,8 @@ def survive_many_steps(world):
             with open(f"/proc/{process.pid}/statm") as statm:
                 resident = int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
             readings.append((resident, len(os.listdir(f"/proc/{process.pid}/fd")), written))
-        except FileNotFoundError:
-            pass                                         # no log yet, or no process any more
+        except (FileNotFoundError, PermissionError):
+            pass                                         # no log yet, or the process has just ended
         time.sleep(0.004)
     check(process.wait() == 0, run.said()[-200:])
     with open(log) as file:
@@ -423,6 +433,8 @@ def main():
             except (Fault, subprocess.TimeoutExpired) as fault:
                 print(f"FAIL {case.__name__}{suffix} {fault}".replace("\n", " "), flush=True)
                 failed = 1
+            finally:
+                world.end_all()
     return failed
 
 

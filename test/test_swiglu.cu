@@ -90,13 +90,19 @@ static int rows_for(int each, int F, int width, int less) {
     return ceil_div(each * attribute(cudaDevAttrMultiProcessorCount) / 2, ceil_div(F, width)) * 256 - less;
 }
 
-static void forward_check(int N, int C, int F) {
+// joined: one kernel does both, and the library's products are not asked
+static void forward_check(int N, int C, int F, bool joined) {
     size_t inps = (size_t)N * C, weights = (size_t)2 * F * C, outs = (size_t)N * F;
     float *inp = test_normals(inps, 1, 1), *weight = test_normals(weights, 2, 1.5f / sqrtf((float)C));
     floatX *d_inp = device_from_floats(inp, inps), *d_weight = device_from_floats(weight, weights);
     floatX *d_gate_up = (floatX*)device_poisoned(outs * 4), *d_out = (floatX*)device_poisoned(outs * 2), *d_again = (floatX*)device_poisoned(outs * 2);
-    struct MatmulPlans* plans = matmul_open(device_malloc(matmul_workspace()), matmul_workspace());
+    floatX *d_second_gate_up = (floatX*)device_poisoned(outs * 4), *d_second = (floatX*)device_poisoned(outs * 2);
+    void* workspace = device_malloc(matmul_workspace());
+    struct MatmulPlans* plans = matmul_open(workspace, matmul_workspace());
     matmul_swiglu_forward(d_out, d_gate_up, d_inp, d_weight, N, C, F, plans, NULL);
+    matmul_swiglu_forward(d_second, d_second_gate_up, d_inp, d_weight, N, C, F, plans, NULL);
+    CHECK((matmul_plans_count(plans) == 0) == joined, "N=%d C=%d F=%d: %zu of the library's plans", N, C, F, matmul_plans_count(plans));
+    float *second = floats_from(d_second, outs), *second_gate_up = floats_from(d_second_gate_up, 2 * outs);
     swiglu_forward(d_again, d_gate_up, N, F, NULL);
     float *gate_up = floats_from(d_gate_up, 2 * outs), *out = floats_from(d_out, outs), *again = floats_from(d_again, outs);
     float *exact = (float*)malloc(outs * 8), *rounded = (float*)malloc(outs * 8), *exact_out = (float*)malloc(outs * 4), *rounded_out = (float*)malloc(outs * 4);
@@ -105,7 +111,10 @@ static void forward_check(int N, int C, int F) {
     check_budget("gate_up", gate_up, exact, rounded, 2 * outs, 1);
     check_budget("out", out, exact_out, rounded_out, outs, 1);
     CHECK(memcmp(out, again, outs * 4) == 0, "N=%d C=%d F=%d: swiglu_forward of gate_up has other bits", N, C, F);
+    CHECK(memcmp(out, second, outs * 4) == 0 && memcmp(gate_up, second_gate_up, outs * 8) == 0, "N=%d C=%d F=%d: a second time other bits", N, C, F);
     matmul_close(plans);
+    free(second); free(second_gate_up);
+    device_free(workspace); device_free(d_second); device_free(d_second_gate_up);
     free(inp); free(weight); free(gate_up); free(out); free(again); free(exact); free(rounded); free(exact_out); free(rounded_out);
     device_free(d_inp); device_free(d_weight); device_free(d_gate_up); device_free(d_out); device_free(d_again);
 }
@@ -115,7 +124,8 @@ static void backward_check(int N, int F, int OC, bool joined) {
     float *dout = test_normals(douts, 1, 1), *weight = test_normals(weights, 2, 1.0f / sqrtf((float)OC)), *gate_up = test_normals(2 * outs, 3, 3);
     floatX *d_dout = device_from_floats(dout, douts), *d_weight = device_from_floats(weight, weights), *d_gate_up = device_from_floats(gate_up, 2 * outs);
     floatX *d_dproduct = (floatX*)device_poisoned(outs * 2), *d_dgate_up = (floatX*)device_poisoned(outs * 4);
-    struct MatmulPlans* plans = matmul_open(device_malloc(matmul_workspace()), matmul_workspace());
+    void* workspace = device_malloc(matmul_workspace());
+    struct MatmulPlans* plans = matmul_open(workspace, matmul_workspace());
     float* d_sums = (float*)device_poisoned((size_t)N * matmul_swiglu_sums(F) * 4);
     int parts = matmul_swiglu_backward(d_dgate_up, d_sums, d_dproduct, d_dout, d_weight, d_gate_up, N, F, OC, plans, NULL);
     matmul_swiglu_backward(d_gate_up, d_sums, d_dproduct, d_dout, d_weight, d_gate_up, N, F, OC, plans, NULL);
@@ -135,26 +145,27 @@ static void backward_check(int N, int F, int OC, bool joined) {
             expected += product;
             size += fabs(product);
         }
-        CHECK_NEAR(found, expected, 2e-6 * size);                        // fp32 sums of F products a lane
+        CHECK_NEAR(found, expected, 2e-6 * size);                        // fp32 sums: 64 products a lane and tile, then 8 lanes
     }
     CHECK(isnan(dproduct[outs - 1]) == joined, "N=%d F=%d OC=%d: dproduct was %swritten", N, F, OC, joined ? "" : "not ");
     matmul_close(plans);
     free(dout); free(weight); free(gate_up); free(dgate_up); free(in_place); free(dproduct); free(exact); free(rounded); free(scratch); free(sums);
-    device_free(d_sums); device_free(d_dout); device_free(d_weight); device_free(d_gate_up); device_free(d_dproduct); device_free(d_dgate_up);
+    device_free(workspace); device_free(d_sums); device_free(d_dout); device_free(d_weight); device_free(d_gate_up); device_free(d_dproduct); device_free(d_dgate_up);
 }
 
 // few rows: the product and the pass one after the other
 GPU_TEST(matmul_swiglu_of_few_rows) {
-    forward_check(5, 64, 72);
+    forward_check(5, 64, 72, false);
     backward_check(5, 72, 64, false);
 }
 
 // enough for all multiprocessors: one kernel on Hopper, with rows, columns and inner dimensions that end inside a tile
 GPU_TEST(matmul_swiglu_forward_within_budget) {
-    forward_check(rows_for(1, 128, 128, 0), 64, 128);
-    forward_check(rows_for(1, 232, 128, 37), 72, 232);
-    forward_check(rows_for(5, 128, 128, 0), 8, 128);                     // many tiles of one short step
-    forward_check(rows_for(2, 456, 128, 140), 328, 456);                 // the last pair's second half has no row
+    bool hopper = attribute(cudaDevAttrComputeCapabilityMajor) == 9;
+    forward_check(rows_for(1, 128, 128, 0), 64, 128, hopper);
+    forward_check(rows_for(1, 232, 128, 37), 72, 232, hopper);
+    forward_check(rows_for(5, 128, 128, 0), 8, 128, hopper);             // many tiles of one short step
+    forward_check(rows_for(2, 456, 128, 140), 328, 456, hopper);         // the last pair's second half has no row
 }
 
 GPU_TEST(matmul_swiglu_backward_within_budget_and_in_place) {

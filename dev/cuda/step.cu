@@ -121,7 +121,7 @@ static void measure_plain_products(Model* m) {
     for (int i = 0; i < 2; i++) {
         if (sizes[i] == 0) { continue; }
         matmul_forward(a.gate_up, a.norm2, w.w13, sizes[i], C, 2 * F, m->plans, m->stream);
-        matmul_backward_input(m->acts.dproduct, m->acts.dx, w.w2, sizes[i], F, C, m->plans, m->stream);
+        matmul_backward_input(a.product, m->acts.dx, w.w2, sizes[i], F, C, m->plans, m->stream);
         matmul_backward_input(m->acts.dy, a.gate_up, w.w13, sizes[i], C, 2 * F, m->plans, m->stream);
     }
 }
