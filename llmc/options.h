@@ -50,7 +50,7 @@
         X(INT,    sample_every,   "sample-every",   "0",            0,    100000000, "",                              ALWAYS,   "run",       "steps between printed samples (0: none)") \
         X(FLAG,   take_lock,      "take-lock",      "0",            0,    1,       "",                                ALWAYS,   "run",       "take over a run directory locked from another host") \
         X(INT,    recompute,      "recompute",      "0",            0,    4,       "",                                ALWAYS,   "memory",    "0 keep all .. 4 keep every second layer's input; same numbers to the bit") \
-        X(INT,    scratch,        "scratch",        "2048",         16,   1048576, "",                                ALWAYS,   "memory",    "MiB of scratch attention may use; beyond it heads are walked in groups") \
+        X(INT,    scratch,        "scratch",        "2048",         16,   1048576, "",                                ALWAYS,   "memory",    "MiB of scratch attention may use; beyond it heads are walked in groups, of one head at least") \
         X(ENUM,   attn_path,      "attn-path",      "auto",         0,    0,       "auto|hopper|portable",            ALWAYS,   "memory",    "attention kernels: hopper needs compute capability 9.0; auto takes them where they run") \
         X(FLAG,   deterministic,  "deterministic",  "0",            0,    1,       "",                                ALWAYS,   "memory",    "GEMM plans by the library's first proposal, unmeasured: the same in every fresh run") \
         X(ENUM,   init,           "init",           "auto",         0,    0,       "auto|mpi|tcp|file",               ALWAYS,   "ranks",     "how the processes meet; auto: mpi under mpirun, else this process is alone") \

@@ -2,13 +2,15 @@
 // top-k 8; the routing is the real top-k of q and k'. L2 is overwritten before a pipeline, never between its stages.
 //
 //   moba_pipeline [quick] [packed] [--T n] [--D n] [--B n] [--routing random|zipf|block0|recent|first|swa|dense] [--path hopper|portable] [--scratch MiB]
-//   quick: 8K and 64K, D 64, random routing. Otherwise all lengths, both head dims, five routings, then the sliding window and dense layers.
+//   Without options the table of dev/LOG.md: random routing at all lengths, the others, the sliding window and dense layers at 8K and 64K, both
+//   head dims; what heats the chip comes last. Options choose among all rows. quick: 8K and 64K, D 64, random routing.
 //   packed: q and v lie in rows of 3C, as the QKV product of the model leaves them; otherwise every tensor is one of its own, as the peers have it.
 //
 // q and k' are random normals with one or two elements of every head overwritten (pull_kernel), so that the top-k picks
 //   random   nothing in particular               block0   block 0 for every query, the rest at random
 //   zipf     block of rank r about as 1/r^0.65   recent   the seven blocks before its own
 //   first    the first seven blocks, every query: seven lists as long as the sequence, no others
+// Of each stage: GB/s of the bytes that must move and TFLOP/s, and what share of the device's peak each is.
 // What was really picked is measured and printed: top_block, the share of queries that pick the most popular block; recent, the share of
 // picks among the last seven blocks; half, the share of blocks that together get half of all picks.
 #include <unistd.h>
@@ -264,13 +266,33 @@ static void print_times(Time fwd, Time bwd) {
 
 static double sum(const double ms[2]) { return ms[0] + ms[1]; }
 
-// What attention must move, in rows of D bf16 a query and head: forward gathers a query, writes and reads a partial for each slot; backward
-// gathers a query and its gradient, writes and reads a dQ. Beside them q, k, v, out once, gradients too. In ms at 3 TB/s.
-static void traffic_floor(double ms[2], AttnShape s) {
-    double row_ms = (double)s.B * s.H * s.T * s.D * sizeof(floatX) / 3e12 * 1e3;
-    ms[0] = (3 * SLOTS + 5) * row_ms;
-    ms[1] = (4 * SLOTS + 9) * row_ms;
+// What a stage must move and compute. Attention moves, in rows of D bf16 a query and head: forward gathers a query, writes and reads a partial
+// for each slot; backward gathers a query and its gradient, writes and reads a dQ. Beside them q, k, v, out once, gradients too.
+typedef struct { double bytes, flops; } Work;
+
+static void stage_work(Work work[STAGES], AttnShape s) {
+    double queries = (double)s.B * s.H * s.T, row = s.D * sizeof(floatX), n = ceil_div(s.T, BLOCK), centroids = (double)s.B * s.H * n * s.D * sizeof(float);
+    double pick = queries * SLOTS, pairs = queries * (SLOTS * BLOCK + BLOCK / 2);
+    Work all[STAGES] = {{queries * row + centroids, 0},
+                        {queries * row + centroids + pick * sizeof(uint16_t), 2.0 * s.D * queries * n / 2},
+                        {pick * (sizeof(uint16_t) + sizeof(int)), 0},
+                        {queries * row * (3 * SLOTS + 5), 4.0 * s.D * pairs},
+                        {queries * row * (4 * SLOTS + 9), 10.0 * s.D * pairs}};
+    memcpy(work, all, sizeof all);
 }
+
+static void print_work(const char* name, Work work, double ms) {
+    static double bandwidth, peak;
+    if (bandwidth == 0) {
+        Device device = device_open(0);
+        bandwidth = bench_bandwidth(device.index);
+        peak = device.peak_flops;
+    }
+    printf(",\"%s_gb_s\":%.0f,\"%s_of_bandwidth\":%.2f", name, work.bytes / ms / 1e6, name, work.bytes / bandwidth * 1e3 / ms);
+    if (work.flops > 0 && peak > 0) { printf(",\"%s_tflops\":%.1f,\"%s_of_peak\":%.2f", name, work.flops / ms / 1e9, name, work.flops / peak * 1e3 / ms); }
+}
+
+static const double COPY_SPEED = 3e12;                                   // bytes/s that a copy on an H100 moves, for the traffic floor
 
 // random_ms: forward and backward of the random routing at this shape, 0 if it was not run; set when `routing` is RANDOM
 static void moba_row(int B, int T, int D, Routing routing, const Wanted* w, double random_ms[2]) {
@@ -283,16 +305,20 @@ static void moba_row(int B, int T, int D, Routing routing, const Wanted* w, doub
     double stage[STAGES];
     time_stages(stage, &p);
     Target target = target_of(B, T, D);
-    double ms[2] = {fwd.ms, bwd.ms}, floor[2];
-    traffic_floor(floor, p.shape);
+    double ms[2] = {fwd.ms, bwd.ms};
+    Work work[STAGES];
+    stage_work(work, p.shape);
     if (routing == RANDOM) { random_ms[0] = fwd.ms; random_ms[1] = bwd.ms; }
 
     print_head(routing_names[routing], B, T, D);
     printf(",\"path\":\"%s\",\"packed\":%s,\"block\":%d,\"topk\":%d", path_names[w->path], w->packed ? "true" : "false", BLOCK, TOPK);
     printf(",\"top_block\":%.3f,\"recent\":%.3f,\"half\":%.3f", picked.top_block, picked.recent, picked.half);
     printf(",\"scratch_mib\":%zu,\"memory_mib\":%zu", w->cap >> 20, memory >> 20);
-    for (int i = 0; i < STAGES; i++) { printf(",\"%s_ms\":%.4f", stage_names[i], stage[i]); }
-    printf(",\"of_traffic_floor_fwd\":%.2f,\"of_traffic_floor_bwd\":%.2f", floor[0] / stage[3], floor[1] / stage[4]);
+    for (int i = 0; i < STAGES; i++) {
+        printf(",\"%s_ms\":%.4f", stage_names[i], stage[i]);
+        print_work(stage_names[i], work[i], stage[i]);
+    }
+    printf(",\"of_traffic_floor_fwd\":%.2f,\"of_traffic_floor_bwd\":%.2f", work[3].bytes / COPY_SPEED * 1e3 / stage[3], work[4].bytes / COPY_SPEED * 1e3 / stage[4]);
     print_times(fwd, bwd);
     print_pair("gate", target.gate);
     if (sum(target.gate) > 0) { printf(",\"over_gate_fwd\":%.2f,\"over_gate_bwd\":%.2f", ms[0] / target.gate[0], ms[1] / target.gate[1]); }
@@ -322,6 +348,10 @@ static void swa_row(int B, int T, int D, int window, const Wanted* w) {
     print_head(dense ? "dense" : "swa", B, T, D);
     printf(",\"window\":%d", window);
     print_times(fwd, bwd);
+    double queries = (double)B * HEADS * T, row = queries * D * sizeof(floatX), pairs = queries * window - (double)B * HEADS * window * (window - 1.0) / 2;
+    Work forward_work = {4 * row, 4.0 * D * pairs}, backward_work = {8 * row, 10.0 * D * pairs};
+    print_work("fwd", forward_work, fwd.ms);
+    print_work("bwd", backward_work, bwd.ms);
     print_pair("gate", gate);
     if (dense) { print_pair("cudnn", target.dense); }
     if (sum(gate) > 0) { printf(",\"over_gate_fwd\":%.2f,\"over_gate_bwd\":%.2f", fwd.ms / gate[0], bwd.ms / gate[1]); }
@@ -354,26 +384,34 @@ static Wanted wanted_parse(int argc, char** argv) {
 
 static bool wanted_routing(const Wanted* w, const char* name) { return w->routing == NULL || strcmp(w->routing, name) == 0; }
 
-static void moba_rows(const Wanted* w, int B, int T, int D) {
-    double random_ms[2] = {0, 0};
-    for (int routing = 0; routing < ROUTINGS; routing++) {
-        if (wanted_routing(w, routing_names[routing])) { moba_row(B, T, D, (Routing)routing, w, random_ms); }
+// Is this row of the whole table, or asked for?
+static bool wanted_row(const Wanted* w, const char* name, int T) {
+    if (w->routing || w->T || strcmp(name, routing_names[RANDOM]) == 0) { return wanted_routing(w, name); }
+    return T == 8192 || T == 65536;
+}
+
+static void rows_of_length(const Wanted* w, int T, bool dense) {
+    int B = w->B > 0 ? w->B : 2;
+    for (int D = 64; D <= 128; D *= 2) {
+        if (w->D > 0 && w->D != D) { continue; }
+        double random_ms[2] = {0, 0}, also[2] = {0, 0};
+        for (int routing = 0; routing < ROUTINGS && !dense; routing++) {
+            if (!wanted_row(w, routing_names[routing], T)) { continue; }
+            moba_row(B, T, D, (Routing)routing, w, random_ms);
+            if (T == 524288 && w->B == 0) { moba_row(1, T, D, (Routing)routing, w, also); }
+        }
+        if (!dense && wanted_row(w, "swa", T)) { swa_row(B, T, D, 256, w); }
+        if (dense && wanted_row(w, "dense", T) && T <= 65536) { swa_row(B, T, D, T, w); }
     }
 }
 
 int main(int argc, char** argv) {
-    static const int all[] = {8192, 32768, 65536, 131072, 524288}, quick[] = {8192, 65536};
+    static const int all[] = {8192, 16384, 32768, 65536, 131072, 262144, 524288}, quick[] = {8192, 65536};
     Wanted w = wanted_parse(argc, argv);
     const int* lengths = w.T > 0 ? &w.T : w.quick ? quick : all;
-    int count = w.T > 0 ? 1 : w.quick ? 2 : 5, B = w.B > 0 ? w.B : 2;
-    for (int D = 64; D <= 128; D *= 2) {
-        if (w.D > 0 && w.D != D) { continue; }
-        for (int i = 0; i < count; i++) {
-            moba_rows(&w, B, lengths[i], D);
-            if (lengths[i] == 524288 && w.B == 0) { moba_rows(&w, 1, lengths[i], D); }
-            if (wanted_routing(&w, "swa")) { swa_row(B, lengths[i], D, 256, &w); }
-            if (wanted_routing(&w, "dense") && lengths[i] <= 65536) { swa_row(B, lengths[i], D, lengths[i], &w); }
-        }
+    int count = w.T > 0 ? 1 : w.quick ? 2 : 7;
+    for (int dense = 0; dense < 2; dense++) {
+        for (int i = 0; i < count; i++) { rows_of_length(&w, lengths[i], dense); }
     }
     return 0;
 }
