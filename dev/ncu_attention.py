@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """What Nsight Compute says of the attention kernels of MoBA, one launch of each: a table, and dev/results/ncu_attention.jsonl.
 
-    make ncu                                   both paths, 8192 tokens, head dim 64 (builds build/bench/moba_pipeline)
-    dev/ncu_attention.py [--path hopper] [--T 8192] [--dim 64]
+    make ncu                                   both paths, 8192 tokens, head dims 64 and 128 (builds build/bench/moba_pipeline); the file is made anew
+    dev/ncu_attention.py [--path hopper] [--T 8192] [--dim 64]         some of them, added to the file
 
 Batch 2, 16 heads, block 128, top-k 8, random routing, clocks as they are. Under the profiler a kernel starts with cold caches.
+tensor pipe % is ncu's counter; tensor % is the share of the peak that the products a query and its keys need take, from ncu's cycles.
 """
 import argparse
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -26,11 +28,12 @@ PRODUCTS = {               # kernel -> products of a query and a key it makes, w
     "hopper_forward": (2, 2), "routed_forward": (2, 0), "own_forward": (0, 2), "hopper_backward": (5, 5), "portable_backward": (5, 5),
 }
 BATCH, HEADS, BLOCK, SLOTS = 2, 16, 128, 7
+TENSOR_PIPE = "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_elapsed"
 TENSOR_FLOPS = 4096        # dense bf16, a multiprocessor of an H100 and cycle
 COLUMNS = {                # column -> ncu's name for it, in the base unit
     "us": "Duration", "DRAM %": "DRAM Throughput", "L2 %": "L2 Cache Throughput", "SM %": "Compute (SM) Throughput",
     "issue %": "Issue Slots Busy", "warps a scheduler": "Active Warps Per Scheduler", "eligible": "Eligible Warps Per Scheduler",
-    "registers": "Registers Per Thread",
+    "registers": "Registers Per Thread", "tensor pipe %": TENSOR_PIPE,
 }
 
 
@@ -52,7 +55,7 @@ def tensor_share(kernel, metrics, T, dim):
 
 def profile(kernels, path, T, dim):
     """ncu's rows, {kernel: {metric: value}}."""
-    command = ["ncu", "--csv", "--page", "details", "--print-units", "base", "--clock-control", "none"]
+    command = ["ncu", "--csv", "--page", "details", "--print-units", "base", "--clock-control", "none", "--metrics", TENSOR_PIPE]
     for section in SECTIONS:
         command += ["--section", section]
     command += ["-k", f"regex:moba_({'|'.join(kernels)})_kernel", "-c", str(len(kernels)), PROGRAM, "--routing", "random", "--path", path,
@@ -75,23 +78,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", choices=KERNELS)
     parser.add_argument("--T", type=int, default=8192)
-    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--dim", type=int, choices=(64, 128))
     arguments = parser.parse_args()
     os.environ["PATH"] += ":/usr/local/cuda/bin"
     if shutil.which("ncu") is None:
         fail("ncu (Nsight Compute, part of the CUDA toolkit) is neither on PATH nor in /usr/local/cuda/bin")
     if not os.path.exists(PROGRAM):
         fail(f"{PROGRAM} is not there; make build/bench/moba_pipeline builds it")
-    print(f"T {arguments.T}, head dim {arguments.dim}\n\n| path | kernel | {' | '.join(COLUMNS)} | tensor % |\n|{'---|' * (len(COLUMNS) + 3)}")
-    with open(RESULTS, "a") as results:
-        for path in [arguments.path] if arguments.path else KERNELS:
-            for kernels in KERNELS[path]:
-                for kernel, metrics in profile(kernels, path, arguments.T, arguments.dim).items():
-                    values = {column: metrics.get(name) for column, name in COLUMNS.items()}
-                    values["us"] = values["us"] and values["us"] / 1e3
-                    values["tensor %"] = tensor_share(kernel, metrics, arguments.T, arguments.dim)
-                    print(f"| {path} | {kernel} | {' | '.join('-' if x is None else f'{x:.3g}' for x in values.values())} |", flush=True)
-                    print(json.dumps({"op": "ncu_attention", "path": path, "kernel": kernel, "T": arguments.T, "D": arguments.dim, **values}), file=results)
+    paths, dims = [arguments.path] if arguments.path else list(KERNELS), [arguments.dim] if arguments.dim else [64, 128]
+    print(f"T {arguments.T}\n\n| path | kernel | {' | '.join(COLUMNS)} | tensor % |\n|{'---|' * (len(COLUMNS) + 3)}")
+    with open(RESULTS, "a" if arguments.path or arguments.dim or arguments.T != 8192 else "w") as results:
+        for path, dim, backward in itertools.product(paths, dims, (0, 1)):
+            for kernel, metrics in profile(KERNELS[path][backward], path, arguments.T, dim).items():
+                values = {column: metrics.get(name) for column, name in COLUMNS.items()}
+                values["us"] = values["us"] and values["us"] / 1e3
+                values["tensor %"] = tensor_share(kernel, metrics, arguments.T, dim)
+                print(f"| {path} | {kernel} | {' | '.join('-' if x is None else f'{x:.3g}' for x in values.values())} |", flush=True)
+                print(json.dumps({"op": "ncu_attention", "path": path, "kernel": kernel, "T": arguments.T, "D": dim, **values}), file=results)
 
 
 if __name__ == "__main__":
