@@ -1,99 +1,146 @@
 // Key convolution: k' = k + silu(z), z a depthwise causal convolution of k over time (the hybrid MoBA models' short convolution).
-#include "cuda_common.cuh"
+#include "key_mean.cuh"
 #include "ops.h"
+#include "swiglu_math.cuh"
 
-// Lengths of time a thread walks. Constants, so that sums do not depend on the device.
-enum { KCONV_STEPS  = 16,                        // forward: W-1 rows are read twice per 16
-       KCONV_CHUNK  = 32,                        // backward, a warp's run
+// Constants, so that sums do not depend on the device.
+enum { KCONV_CHANNELS = 4,                       // of a thread: 8 bytes of a row, 16 of the taps
+       KCONV_AHEAD  = 4,                         // forward: rows that a thread loads before it uses the first (one by one: 68 % of copy speed)
+       KCONV_BLOCK  = 128,                       // forward without means: times of a thread block, 16 a warp, before which W-1 are read again
+       KCONV_CHUNK  = 32,                        // backward: times of a warp's run
        KCONV_WARPS  = 4,                         // backward: warps of a thread block, which share one partial sum of dw
-       KCONV_SPAN   = KCONV_CHUNK * KCONV_WARPS,
-       KCONV_BLOCK  = 128,
-       FORWARD_CHANNELS = 8, BACKWARD_CHANNELS = 4 };      // of a thread; backward holds W rows of k, dk and taps, and 8 would leave 3 warps a scheduler
+       KCONV_SPAN   = KCONV_CHUNK * KCONV_WARPS };
 
-template<int E> struct alignas(2 * E) Channels { floatX x[E]; };
+typedef struct { float x[KCONV_CHANNELS]; } Channels;
+struct alignas(2 * KCONV_CHANNELS) Bits { uint32_t pair[KCONV_CHANNELS / 2]; };      // the same as bf16, two in a register
 
-// row t of the sequence, zero outside [0, T)
-template<int E>
-__device__ inline Channels<E> load_row(const floatX* sequence, int t, int T, int ld) {
-    if (t < 0 || t >= T) { return {}; }
-    return *reinterpret_cast<const Channels<E>*>(sequence + (size_t)t * ld);
+__device__ inline Channels unpack(Bits bits) {
+    Channels row;
+    for (int i = 0; i < KCONV_CHANNELS; i += 2) {
+        row.x[i]     = __uint_as_float(bits.pair[i / 2] << 16);
+        row.x[i + 1] = __uint_as_float(bits.pair[i / 2] & 0xffff0000u);
+    }
+    return row;
 }
 
-template<int E>
-__device__ inline void store_row(floatX* sequence, int t, int ld, Channels<E> row) { *reinterpret_cast<Channels<E>*>(sequence + (size_t)t * ld) = row; }
+__device__ inline Bits pack(Channels row) {
+    Bits bits;
+    for (int i = 0; i < KCONV_CHANNELS; i += 2) {
+        __nv_bfloat162 pair = __floats2bfloat162_rn(row.x[i], row.x[i + 1]);
+        bits.pair[i / 2] = *reinterpret_cast<uint32_t*>(&pair);
+    }
+    return bits;
+}
 
-__device__ inline float sigmoid(float z) { return __fdividef(1.0f, 1.0f + __expf(-z)); }
+// row t of the sequence, zero outside [0, T)
+__device__ inline Bits load_row(const floatX* sequence, int t, int T, int ld) {
+    if (t < 0 || t >= T) { return {}; }
+    return *reinterpret_cast<const Bits*>(sequence + (size_t)t * ld);
+}
+
+__device__ inline void store_row(floatX* sequence, int t, int ld, Bits row) { *reinterpret_cast<Bits*>(sequence + (size_t)t * ld) = row; }
+
+template<int W>
+__device__ inline void load_taps(float tap[W][KCONV_CHANNELS], const float* w, int channel, int C) {
+    for (int i = 0; i < W; i++) {
+        float4 four = *reinterpret_cast<const float4*>(w + (size_t)i * C + channel);
+        tap[i][0] = four.x; tap[i][1] = four.y; tap[i][2] = four.z; tap[i][3] = four.w;
+    }
+}
 
 // z at element e from the last W rows, newest first
-template<int W, int E>
-__device__ inline float conv(const Channels<E> rows[W], const float tap[W][E], int e) {
+template<int W>
+__device__ inline float conv(const Channels rows[W], const float tap[W][KCONV_CHANNELS], int e) {
     float z = 0.0f;
-    for (int i = 0; i < W; i++) { z += tap[i][e] * __bfloat162float(rows[i].x[e]); }
+    for (int i = 0; i < W; i++) { z += tap[i][e] * rows[i].x[e]; }
     return z;
 }
 
-// one thread per (sequence, run of KCONV_STEPS times, 8 channels): walks forward in time, the last W rows of k in registers
+// The walk of one thread of the forward over times [from, end): out, and the sum of what it rounded and wrote there
 template<int W>
-__global__ void kconv_forward_kernel(floatX* out, const floatX* k, const float* w, size_t threads, int T, int C, int runs, int ldk) {
-    size_t index = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (index >= threads) { return; }
-    const int E = FORWARD_CHANNELS;
-    int packs = C / E, channel = (int)(index % packs) * E, run = (int)(index / packs % runs);
-    size_t b = index / packs / runs;
-    const floatX* sequence = k + b * T * ldk + channel;
-    floatX* to = out + b * T * C + channel;
-    int from = run * KCONV_STEPS, end = min(from + KCONV_STEPS, T);
-
-    float tap[W][E];
-    Channels<E> rows[W];                                    // rows[i] is k[t-i]
-    for (int i = 0; i < W * E; i++) { tap[i / E][i % E] = w[i / E * C + channel + i % E]; }
-    for (int i = 1; i < W; i++) { rows[i - 1] = load_row<E>(sequence, from - i, T, ldk); }
-    #pragma unroll 4
-    for (int t = from; t < end; t++) {
-        for (int i = W - 1; i > 0; i--) { rows[i] = rows[i - 1]; }
-        rows[0] = load_row<E>(sequence, t, T, ldk);
-        Channels<E> result;
-        for (int e = 0; e < E; e++) {
-            float z = conv<W, E>(rows, tap, e);
-            result.x[e] = __float2bfloat16(__bfloat162float(rows[0].x[e]) + z * sigmoid(z));
+__device__ inline void forward_walk(floatX* out, float sum[KCONV_CHANNELS], const floatX* k, const float tap[W][KCONV_CHANNELS],
+                                    int from, int end, int T, int C, int ldk) {
+    Channels rows[W];                                       // rows[i] is k[t-i]
+    for (int i = 1; i < W; i++) { rows[i - 1] = unpack(load_row(k, from - i, T, ldk)); }
+    k   += (size_t)from * ldk;
+    out += (size_t)from * C;
+    #pragma unroll 1                                        // KCONV_AHEAD times are unrolled already
+    for (int left = end - from; left > 0; left -= KCONV_AHEAD) {
+        Bits ahead[KCONV_AHEAD] = {};
+        for (int i = 0; i < KCONV_AHEAD; i++, k += ldk) {
+            if (i < left) { ahead[i] = *reinterpret_cast<const Bits*>(k); }
         }
-        store_row<E>(to, t, C, result);
+        for (int i = 0; i < KCONV_AHEAD; i++, out += C) {
+            for (int lag = W - 1; lag > 0; lag--) { rows[lag] = rows[lag - 1]; }
+            rows[0] = unpack(ahead[i]);
+            Channels result;
+            for (int e = 0; e < KCONV_CHANNELS; e++) {
+                float z = conv<W>(rows, tap, e);
+                result.x[e] = rows[0].x[e] + z * sigmoid(z);
+            }
+            Bits rounded = pack(result);
+            result = unpack(rounded);
+            if (i < left) {
+                *reinterpret_cast<Bits*>(out) = rounded;
+                for (int e = 0; e < KCONV_CHANNELS; e++) { sum[e] += result.x[e]; }
+            }
+        }
+    }
+}
+
+// one thread block per (sequence b, block j of times, 128 channels), neighbours in channels first: a warp per run of the block's times,
+// lane i owns 4 of the channels. centroid: NULL, or the block's mean goes there.
+template<int W>
+__global__ void kconv_forward_kernel(floatX* out, float* centroid, const floatX* k, const float* w, int T, int C, int D, int ldk,
+                                     int block, int n, int groups) {
+    int first = blockIdx.x % groups * WARP * KCONV_CHANNELS, j = blockIdx.x / groups % n, channel = first + threadIdx.x * KCONV_CHANNELS;
+    size_t b = blockIdx.x / groups / n;
+    KeyRun run = key_run(j, block, T);
+    float sum[KCONV_CHANNELS] = {};
+    if (channel < C && run.from < run.end) {
+        float tap[W][KCONV_CHANNELS];
+        load_taps<W>(tap, w, channel, C);
+        forward_walk<W>(out + b * T * C + channel, sum, k + b * T * ldk + channel, tap, run.from, run.end, T, C, ldk);
+    }
+    if (centroid) {
+        store_key_mean<KCONV_CHANNELS>(centroid + (b * n * C / D + j) * D, sum, first, C, D, (size_t)n * D, min(block, T - j * block));
     }
 }
 
 // The walk of one thread of the backward over times [from, end), and over W-1 more whose dz reach back into it.
 // Row t - (W-1) of dk is complete once dz[t] is known: pending[i] collects dk[t-i].
-template<int W, int E>
-__device__ inline void backward_walk(floatX* dk, float dtap[W][E], const floatX* dout, const floatX* k, const float tap[W][E],
+template<int W>
+__device__ inline void backward_walk(floatX* dk, float dtap[W][KCONV_CHANNELS], const floatX* dout, const floatX* k, const float tap[W][KCONV_CHANNELS],
                                      int from, int end, int T, int C, int ldk) {
-    Channels<E> rows[W];
+    const int E = KCONV_CHANNELS;
+    Channels rows[W];
     float pending[W][E] = {};
-    for (int i = 1; i < W; i++) { rows[i - 1] = load_row<E>(k, from - i, T, ldk); }
-    Channels<E> next_row = load_row<E>(k, from, T, ldk), next_dout = load_row<E>(dout, from, T, C);
+    for (int i = 1; i < W; i++) { rows[i - 1] = unpack(load_row(k, from - i, T, ldk)); }
+    Bits next_row = load_row(k, from, T, ldk), next_dout = load_row(dout, from, T, C);
     for (int t = from; t < end + W - 1; t++) {
         for (int i = W - 1; i > 0; i--) {
             rows[i] = rows[i - 1];
             for (int e = 0; e < E; e++) { pending[i][e] = pending[i - 1][e]; }
         }
-        Channels<E> gradient = next_dout;                         // beyond T it is 0, hence dz and all it adds
-        rows[0] = next_row;
-        next_row  = load_row<E>(k, t + 1, T, ldk);
-        next_dout = load_row<E>(dout, t + 1, T, C);
+        Channels gradient = unpack(next_dout);                         // beyond T it is 0, hence dz and all it adds
+        rows[0] = unpack(next_row);
+        next_row  = load_row(k, t + 1, T, ldk);
+        next_dout = load_row(dout, t + 1, T, C);
         bool inside = t < end;                              // else a later run counts this time's dtap
         for (int e = 0; e < E; e++) {
-            float z = conv<W, E>(rows, tap, e), s = sigmoid(z), g = __bfloat162float(gradient.x[e]);
+            float z = conv<W>(rows, tap, e), s = sigmoid(z), g = gradient.x[e];
             float dz = g * s * (1.0f + z * (1.0f - s));
             pending[0][e] = g;
             for (int i = 0; i < W; i++) {
                 pending[i][e] += tap[i][e] * dz;
-                if (inside) { dtap[i][e] += dz * __bfloat162float(rows[i].x[e]); }
+                if (inside) { dtap[i][e] += dz * rows[i].x[e]; }
             }
         }
         int done = t - (W - 1);
         if (done >= from) {
-            Channels<E> result;
-            for (int e = 0; e < E; e++) { result.x[e] = __float2bfloat16(pending[W - 1][e]); }
-            store_row<E>(dk, done, ldk, result);
+            Channels result;
+            for (int e = 0; e < E; e++) { result.x[e] = pending[W - 1][e]; }
+            store_row(dk, done, ldk, pack(result));
         }
     }
 }
@@ -103,7 +150,7 @@ __device__ inline void backward_walk(floatX* dk, float dtap[W][E], const floatX*
 template<int W>
 __global__ void kconv_backward_kernel(floatX* dk, float* partial, const floatX* dout, const floatX* k, const float* w,
                                       int T, int C, int spans, int ldk) {
-    const int E = BACKWARD_CHANNELS;
+    const int E = KCONV_CHANNELS;
     __shared__ float sums[KCONV_WARPS][E][WARP];
     int lane = threadIdx.x, warp = threadIdx.y, channel = (blockIdx.y * WARP + lane) * E;
     size_t b = blockIdx.x / spans;
@@ -113,8 +160,8 @@ __global__ void kconv_backward_kernel(floatX* dk, float* partial, const floatX* 
     float dtap[W][E] = {};
     if (mine && from < end) {
         float tap[W][E];
-        for (int i = 0; i < W * E; i++) { tap[i / E][i % E] = w[i / E * C + channel + i % E]; }
-        backward_walk<W, E>(dk + b * T * ldk + channel, dtap, dout + b * T * C + channel, k + b * T * ldk + channel, tap, from, end, T, C, ldk);
+        load_taps<W>(tap, w, channel, C);
+        backward_walk<W>(dk + b * T * ldk + channel, dtap, dout + b * T * C + channel, k + b * T * ldk + channel, tap, from, end, T, C, ldk);
     }
     for (int i = 0; i < W; i++) {
         __syncthreads();
@@ -153,14 +200,27 @@ static void check(int B, int T, int C, int W, int ldk) {
     REQUIRE(B > 0 && T > 0, "kconv: B=%d, T=%d must be positive", B, T);
 }
 
-extern "C" void kconv_forward(floatX* out, const floatX* k, const float* w, int B, int T, int C, int W, int ldk, stream_t stream) {
+static void launch_forward(floatX* out, float* centroid, const floatX* k, const float* w, int B, int T, int C, int D, int W, int ldk, int block,
+                           stream_t stream) {
     check(B, T, C, W, ldk);
-    int runs = ceil_div(T, KCONV_STEPS);
-    size_t threads = (size_t)B * runs * (C / FORWARD_CHANNELS);
-    unsigned blocks = (unsigned)((threads + KCONV_BLOCK - 1) / KCONV_BLOCK);
-    if (W == 3) { kconv_forward_kernel<3><<<blocks, KCONV_BLOCK, 0, stream>>>(out, k, w, threads, T, C, runs, ldk); }
-    else        { kconv_forward_kernel<5><<<blocks, KCONV_BLOCK, 0, stream>>>(out, k, w, threads, T, C, runs, ldk); }
+    int n = ceil_div(T, block), groups = ceil_div(C, WARP * KCONV_CHANNELS);
+    size_t blocks = (size_t)B * n * groups;
+    REQUIRE(blocks <= INT32_MAX, "kconv: %d sequences of %d times, %d channels, need %zu thread blocks, more than a grid has", B, T, C, blocks);
+    dim3 threads(WARP, KEY_RUNS);
+    unsigned grid = (unsigned)blocks;
+    if (W == 3) { kconv_forward_kernel<3><<<grid, threads, 0, stream>>>(out, centroid, k, w, T, C, D, ldk, block, n, groups); }
+    else        { kconv_forward_kernel<5><<<grid, threads, 0, stream>>>(out, centroid, k, w, T, C, D, ldk, block, n, groups); }
     LAUNCH_CHECK();
+}
+
+extern "C" void kconv_forward(floatX* out, const floatX* k, const float* w, int B, int T, int C, int W, int ldk, stream_t stream) {
+    launch_forward(out, NULL, k, w, B, T, C, C, W, ldk, KCONV_BLOCK, stream);
+}
+
+extern "C" void kconv_centroid_forward(floatX* out, float* centroid, const floatX* k, const float* w, int B, int T, int H, int D, int W, int ldk,
+                                       int block, stream_t stream) {
+    REQUIRE(H > 0 && D > 0 && D % 8 == 0 && block > 0, "kconv: H=%d, D=%d and block=%d must be positive, D a multiple of 8", H, D, block);
+    launch_forward(out, centroid, k, w, B, T, H * D, D, W, ldk, block, stream);
 }
 
 extern "C" void kconv_backward(floatX* dk, float* dw, const floatX* dout, const floatX* k, const float* w, int B, int T, int C, int W, int ldk,
@@ -168,7 +228,7 @@ extern "C" void kconv_backward(floatX* dk, float* dw, const floatX* dout, const 
     check(B, T, C, W, ldk);
     int spans = ceil_div(T, KCONV_SPAN);
     float* partial = (float*)scratch;
-    dim3 grid(B * spans, ceil_div(C, WARP * BACKWARD_CHANNELS)), threads(WARP, KCONV_WARPS);
+    dim3 grid(B * spans, ceil_div(C, WARP * KCONV_CHANNELS)), threads(WARP, KCONV_WARPS);
     if (W == 3) { kconv_backward_kernel<3><<<grid, threads, 0, stream>>>(dk, partial, dout, k, w, T, C, spans, ldk); }
     else        { kconv_backward_kernel<5><<<grid, threads, 0, stream>>>(dk, partial, dout, k, w, T, C, spans, ldk); }
     LAUNCH_CHECK();

@@ -40,12 +40,19 @@ static void index_routes(Model* m, int l) {
 }
 
 static void moba_forward(Model* m, int l) {
-    const LayerSpec* spec = &m->shape.layer[l];
+    const ModelShape* s = &m->shape;
+    const LayerSpec* spec = &s->layer[l];
     LayerActs a = m->acts.layer[l];
     Attention attn = attention_of(m, l, a.qkv, a.kprime);
-    if (m->shape.W) { kconv_forward(a.kprime, a.qkv + m->shape.C, params_of(m, l).kconv, m->B, m->T, m->shape.C, m->shape.W, 3 * m->shape.C, m->stream); }
-    if (m->dense_moba) { swa_forward(a.att, a.lse, attn.q, attn.k, attn.v, attn.shape, m->T, m->stream); return; }
-    moba_centroid(m->acts.centroid, attn.k, attn.shape, spec->block, m->stream);
+    const float* taps = params_of(m, l).kconv;
+    int C = s->C;
+    if (m->dense_moba) {
+        if (s->W) { kconv_forward(a.kprime, a.qkv + C, taps, m->B, m->T, C, s->W, 3 * C, m->stream); }
+        swa_forward(a.att, a.lse, attn.q, attn.k, attn.v, attn.shape, m->T, m->stream);
+        return;
+    }
+    if (s->W) { kconv_centroid_forward(a.kprime, m->acts.centroid, a.qkv + C, taps, m->B, m->T, s->H, s->D, s->W, 3 * C, spec->block, m->stream); }
+    else      { moba_centroid(m->acts.centroid, attn.k, attn.shape, spec->block, m->stream); }
     moba_topk(a.sel, attn.q, m->acts.centroid, attn.shape, spec->block, spec->topk, m->acts.scratch, m->stream);
     index_routes(m, l);
     moba_attn_forward(a.att, a.lse, attn.q, attn.k, attn.v, route_of(m, l), attn.shape, spec->block, spec->topk,

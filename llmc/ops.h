@@ -94,6 +94,11 @@ void matmul_rope_forward(floatX* out, const floatX* inp, const floatX* weight, c
 // out: (B*T, C) dense    k: (B*T rows, stride ldk)    w: (W, C) fp32    W in {3, 5}    C % 8 == 0
 void kconv_forward(floatX* out, const floatX* k, const float* w, int B, int T, int C, int W, int ldk, stream_t stream);
 
+// The same and moba_centroid of its out, to the bit as one op after the other: k is read once, out only written.      (both set)
+// out: (B*T, H*D) dense    centroid: (B, H, n, D) fp32, n = ceil(T/block), of out as it is rounded    D % 8 == 0    any block
+void kconv_centroid_forward(floatX* out, float* centroid, const floatX* k, const float* w, int B, int T, int H, int D, int W, int ldk, int block,
+                            stream_t stream);
+
 // z recomputed in fp32, dz = dout * silu'(z);  dk[t] = dout[t] + sum_{i<W, t+i<T} w[i] dz[t+i]   (set, stride ldk)
 // dw[i] += sum over sequences and t >= i of dz[t] k[t-i]                                          (added)
 void kconv_backward(floatX* dk, float* dw, const floatX* dout, const floatX* k, const float* w, int B, int T, int C, int W, int ldk,

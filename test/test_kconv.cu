@@ -52,6 +52,27 @@ TEST(kconv_shorter_than_its_taps) {
     CHECK_NEAR(out[C], -1 + silu(-1 + 2 * 2), 1e-6);
 }
 
+TEST(kconv_centroid_by_hand) {                                           // the means are of k', not of k, and of the keys there are
+    enum { B = 2, T = 5, H = 2, D = 8, C = H * D, W = 3, LD = 40, BLOCK = 2, BLOCKS = 3 };
+    float *k = kconv_normals(B * T * LD, 6), w[W * C] = {0}, out[B * T * C], centroid[B * H * BLOCKS * D];
+    for (int c = 0; c < C; c++) { w[C + c] = 1; }                        // z[t] = k[t-1]
+    kconv_centroid_forward(out, centroid, k, w, B, T, H, D, W, LD, BLOCK, NULL);
+    for (int b = 0; b < B; b++) {
+        for (int c = 0; c < C; c++) {
+            double kprime[T + 1] = {0};
+            for (int t = 0; t < T; t++) {
+                kprime[t] = k[(b * T + t) * LD + c] + (t ? silu(k[(b * T + t - 1) * LD + c]) : 0);
+                CHECK_NEAR(out[(b * T + t) * C + c], kprime[t], 1e-6);
+            }
+            for (int j = 0; j < BLOCKS; j++) {
+                double mean = j < 2 ? (kprime[2 * j] + kprime[2 * j + 1]) / 2 : kprime[4];
+                CHECK_NEAR(centroid[((b * H + c / D) * BLOCKS + j) * D + c % D], mean, 1e-6);
+            }
+        }
+    }
+    free(k);
+}
+
 TEST(kconv_backward_with_zero_taps_by_hand) {                            // z = 0, silu'(0) = 1/2
     enum { B = 2, T = 4, C = 8, W = 3, LD = 24 };
     float *k = kconv_normals(B * T * LD, 3), *dout = kconv_normals(B * T * C, 4), w[W * C] = {0}, dk[B * T * LD], dw[W * C];
@@ -100,6 +121,51 @@ GPU_TEST(kconv_kernel_forward_within_budget) {
         free(k); free(w); free(exact); free(rounded); free(kernel);
         device_free(device_k); device_free(device_out); device_free(device_w);
     }
+}
+
+typedef struct { int B, T, H, D, W, ldk; } KconvHeads;
+
+// k' and block means in one pass, twice: to the bit what kconv_forward and moba_centroid give, which is the mean of the rounded k'
+static void kconv_check_centroid(KconvHeads s, int block, uint64_t seed) {
+    int C = s.H * s.D, n = (s.T + block - 1) / block;
+    size_t keys = (size_t)s.B * s.T * s.ldk, outs = (size_t)s.B * s.T * C, means = (size_t)s.B * n * C;
+    float *k = kconv_normals(keys, seed), *w = kconv_normals((size_t)s.W * C, seed + 1), *exact = kconv_normals(means, 0);
+    floatX *device_k = device_from_floats(k, keys), *device_out = (floatX*)device_poisoned(outs * 2);
+    float *device_w = (float*)device_from(w, (size_t)s.W * C * sizeof(float)), *device_mean = (float*)device_poisoned(means * sizeof(float));
+    AttnShape shape = {s.B, s.T, s.H, s.D, C, C, C, C, ATTN_AUTO};
+    kconv_forward(device_out, device_k, device_w, s.B, s.T, C, s.W, s.ldk, NULL);
+    moba_centroid(device_mean, device_out, shape, block, NULL);
+    float *out = floats_from(device_out, outs), *mean = (float*)host_from(device_mean, means * sizeof(float));
+    ref_moba_centroid(exact, out, shape, block, NULL);
+    check_budget("centroid", mean, exact, exact, means, s.T < block ? s.T : block);      // fp32 throughout: the floor alone
+    device_free(device_out); device_free(device_mean);
+    for (int repeat = 0; repeat < 2; repeat++) {
+        floatX* once = (floatX*)device_poisoned(outs * 2);
+        float* once_mean = (float*)device_poisoned(means * sizeof(float));
+        kconv_centroid_forward(once, once_mean, device_k, device_w, s.B, s.T, s.H, s.D, s.W, s.ldk, block, NULL);
+        float *found = floats_from(once, outs), *found_mean = (float*)host_from(once_mean, means * sizeof(float));
+        for (size_t i = 0; i < outs; i++) {
+            CHECK(memcmp(found + i, out + i, sizeof(float)) == 0, "T=%d block %d: k' %zu is %.9g, by kconv_forward %.9g", s.T, block, i,
+                  (double)found[i], (double)out[i]);
+        }
+        for (size_t i = 0; i < means; i++) {
+            CHECK(memcmp(found_mean + i, mean + i, sizeof(float)) == 0, "T=%d block %d: mean %zu is %.9g, by moba_centroid %.9g", s.T, block, i,
+                  (double)found_mean[i], (double)mean[i]);
+        }
+        free(found); free(found_mean); device_free(once); device_free(once_mean);
+    }
+    free(k); free(w); free(exact); free(out); free(mean); device_free(device_k); device_free(device_w);
+}
+
+GPU_TEST(kconv_kernel_centroid_is_the_two_ops_to_the_bit) {
+    static const KconvHeads shapes[] = {{1, 1, 1, 8, 3, 8},      {2, 63, 3, 64, 5, 576}, {2, 200, 5, 24, 3, 368}, {3, 257, 1, 128, 5, 384},
+                                        {1, 1030, 2, 64, 3, 384}, {2, 1024, 1, 64, 5, 64}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        for (int block = 64; block <= 1024; block *= 2) { kconv_check_centroid(shapes[i], block, 50 + 2 * i); }
+    }
+    kconv_check_centroid(shapes[2], 20, 70);                             // runs of 3, the last but one short, the last empty
+    KconvHeads wide = {2, 130, 34, 64, 3, 3 * 34 * 64};
+    kconv_check_centroid(wide, 64, 72);
 }
 
 typedef struct { floatX *dout, *k, *dk; float *w, *dw; void* scratch; } KconvDevice;

@@ -59,6 +59,26 @@ GPU_TEST(moba_centroid_kernel_within_budget) {
     }
 }
 
+// generation adds blocks one at a time, each as a sequence of its own: (blocks, H, D)
+GPU_TEST(moba_centroid_kernel_block_by_block_to_the_bit) {
+    enum { H = 3, D = 64, C = H * D, T = 700, BLOCK = 128, WHOLE = T / BLOCK, BLOCKS = WHOLE + 1 };
+    AttnShape row = {1, T, H, D, C, C, C, C, ATTN_AUTO}, apart = {WHOLE, BLOCK, H, D, C, C, C, C, ATTN_AUTO};
+    float* k = (float*)malloc(T * C * sizeof(float));
+    uint64_t random = 7;
+    for (int i = 0; i < T * C; i++) { k[i] = (float)test_normal(&random); }
+    floatX* device_k = device_from_floats(k, T * C);
+    float *device_row = (float*)device_poisoned(BLOCKS * C * sizeof(float)), *device_apart = (float*)device_poisoned(WHOLE * C * sizeof(float));
+    moba_centroid(device_row, device_k, row, BLOCK, NULL);
+    moba_centroid(device_apart, device_k, apart, BLOCK, NULL);
+    float *in_row = (float*)host_from(device_row, BLOCKS * C * sizeof(float)), *alone = (float*)host_from(device_apart, WHOLE * C * sizeof(float));
+    for (int j = 0; j < WHOLE; j++) {
+        for (int h = 0; h < H; h++) {
+            CHECK(memcmp(alone + (j * H + h) * D, in_row + (h * BLOCKS + j) * D, D * sizeof(float)) == 0, "block %d, head %d differs", j, h);
+        }
+    }
+    free(k); free(in_row); free(alone); device_free(device_k); device_free(device_row); device_free(device_apart);
+}
+
 GPU_TEST(moba_centroid_kernel_repeats_to_the_bit) {
     AttnShape shape = {2, 1000, 4, 64, 256, 768, 256, 256, ATTN_AUTO};
     centroid_check_shape(shape, 128, 10);

@@ -120,7 +120,8 @@ static inline void bench_times(float* ms, BenchFn fn, void* context) {
 }
 
 // shape_json: the row's own fields, "\"N\":32768,\"C\":1024". bytes and flops: what the op cannot do without; 0 if it is not the limit.
-static inline void bench_row(const char* op, const char* shape_json, BenchFn fn, void* context, double bytes, double flops) {
+// Returns the median.
+static inline double bench_row(const char* op, const char* shape_json, BenchFn fn, void* context, double bytes, double flops) {
     static Device device;
     static double bandwidth;
     if (!device.is_gpu) {
@@ -136,6 +137,7 @@ static inline void bench_row(const char* op, const char* shape_json, BenchFn fn,
     printf("{\"op\":\"%s\",%s,\"ms\":%.4f,\"spread\":%.3f,\"gb_s\":%.0f,\"tflops\":%.1f,\"roof\":%.2f}\n", op, shape_json, median, spread,
            bytes / seconds / 1e9, flops / seconds / 1e12, floor / seconds);
     fflush(stdout);
+    return median;
 }
 
 // ---- two ways to the same numbers -----------------------------------------------------------------------------------------

@@ -153,6 +153,9 @@ WRAP(rope_forward, "rope_forward", 4.0 * N * heads * D, 0,
      (floatX* x, const float* table, int N, int T, int heads, int D, int ld, stream_t stream), (x, table, N, T, heads, D, ld, stream))
 WRAP(kconv_forward, "kconv_forward", 4.0 * B * T * C, 0,
      (floatX* out, const floatX* k, const float* w, int B, int T, int C, int W, int ldk, stream_t stream), (out, k, w, B, T, C, W, ldk, stream))
+WRAP(kconv_centroid_forward, "kconv_centroid_forward", 4.0 * B * T * H * D, 0,
+     (floatX* out, float* centroid, const floatX* k, const float* w, int B, int T, int H, int D, int W, int ldk, int block, stream_t stream),
+     (out, centroid, k, w, B, T, H, D, W, ldk, block, stream))
 WRAP(kconv_backward, "kconv_backward", 6.0 * B * T * C, 0,
      (floatX* dk, float* dw, const floatX* dout, const floatX* k, const float* w, int B, int T, int C, int W, int ldk, void* scratch, stream_t stream),
      (dk, dw, dout, k, w, B, T, C, W, ldk, scratch, stream))

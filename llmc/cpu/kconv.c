@@ -34,6 +34,14 @@ void kconv_forward(floatX* out, const floatX* k, const float* w, int B, int T, i
     }
 }
 
+void kconv_centroid_forward(floatX* out, float* centroid, const floatX* k, const float* w, int B, int T, int H, int D, int W, int ldk, int block,
+                            stream_t stream) {
+    int C = H * D;
+    AttnShape shape = {B, T, H, D, C, C, C, C, ATTN_AUTO};
+    kconv_forward(out, k, w, B, T, C, W, ldk, stream);
+    moba_centroid(centroid, out, shape, block, stream);
+}
+
 // dz = dout * silu'(z), silu'(z) = s (1 + z (1 - s)) with s = sigmoid(z)
 static void gradient_of_z(float* dz, const floatX* dout, const floatX* k, const float* w, int B, int T, int C, int W, int ldk) {
     #pragma omp parallel for collapse(2)
