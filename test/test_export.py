@@ -324,7 +324,8 @@ def evaluate_script_scores_what_is_there():
     sets, run = fresh("sets"), fresh("run")
     os.makedirs(sets)
     shutil.copytree(trained(), run)
-    for name, data in (("wiki.test.raw", WIKI), ("haystack.txt", "One sentence. " * 9), ("piqa.jsonl", '{"query":"Question: how?","choices":["a","b"],"gold":0}\n')):
+    question = "Question: how " + "very " * 30 + "much?"                     # more than the model's context
+    for name, data in (("wiki.test.raw", WIKI), ("haystack.txt", "One sentence. " * 9), ("piqa.jsonl", json.dumps({"query": question, "choices": ["a", "b"], "gold": 0}))):
         with open(os.path.join(sets, name), "w") as file:
             file.write(data)
     ran = lambda: subprocess.run([os.path.join(ROOT, "scripts", "evaluate.sh"), run, sets, "--eval-attention", "dense"], capture_output=True, text=True,
@@ -333,9 +334,14 @@ def evaluate_script_scores_what_is_there():
         done = ran()
         equal(done.returncode, 0, f"exit status ({done.stderr[-300:]})")
         check("has no files for hellaswag lambada arc_easy arc_challenge;" in done.stderr, f"what is missing is not said: {done.stderr[-300:]}")
-        equal(re.findall(r"^task +(\w+), (\d+) items", done.stdout, re.M), [("s_niah_1", "22"), ("s_niah_2", "22"), ("s_niah_3", "22"), ("piqa", "1")], "tasks")
-        check(done.stdout.count("token perplexity") == 2 and "over each of 12 documents" in done.stdout, done.stdout)
-    equal(len(read(os.path.join(run, "scores.jsonl")).splitlines()), 68, "scores")
+        equal(re.findall(r"^task +(\w+), (\d+) items", done.stdout, re.M), [("piqa", "1"), ("s_niah_1", "22"), ("s_niah_2", "22"), ("s_niah_3", "22")], "tasks")
+        equal(re.findall(r"^context, (.+?)  +(.+)$", done.stdout, re.M), [("stride", "96, 48"), ("windows", "96, rolling over each of 12 documents")],
+              "contexts of texts: the model's own, not the needles'")
+    lines = [json.loads(line) for line in read(os.path.join(run, "scores.jsonl")).decode().splitlines()]
+    equal([line["task"] for line in lines], ["piqa"] * 2 + [f"s_niah_{kind}" for kind in (1, 2, 3) for _ in range(22)], "scores")
+    direct = fresh("direct.jsonl")
+    program("--out", run, "--eval-only", "--eval-data", os.path.join(sets, "prepared", "piqa.bin"), "--eval-attention", "dense", "--eval-out", direct)
+    equal([line["loglik"] for line in lines[:2]], [json.loads(line)["loglik"] for line in read(direct).decode().splitlines()], "scores of a task: at the model's context")
 
 
 @case
