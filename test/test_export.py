@@ -480,14 +480,17 @@ def export_cache_in_pieces_gives_the_same_logits():
 def export_dense_is_the_programs_dense():
     package("torch")
     package("transformers")
-    package("lm_eval")
-    shard = fresh("wiki_a.bin")
+    shard, lacking = fresh("wiki_a.bin"), fresh("lacking")
     tool("wikitext2", "--tokenizer", "byte", "--out", shard, write("wiki.raw", WIKI))
+    os.mkdir(lacking)
+    with open(os.path.join(lacking, "lm_eval.py"), "w") as file:       # texts do not need the harness
+        file.write("raise ImportError('none here')\n")
     for mode, more in (("sparse", ()), ("dense", ("--dense",))):
-        said = export("harness", exported(), "--protocol-a", shard, *more)
+        said = export("harness", exported(), "--protocol-a", shard, *more, PYTHONPATH=lacking)
         ours = program("--out", trained(), "--eval-only", "--eval-data", shard, "--eval-attention", mode)
         equal(re.search(r"loss per token +([\d.]+)", ours)[1][:7], re.search(r"loss per token ([\d.]+)", said)[1][:7], f"loss per token, {mode}")
-
+    said = export("harness", exported(), f"wikitext={write('wiki.raw', WIKI)}", status=66, PYTHONPATH=lacking)
+    check("none here (pip install lm_eval" in said or "missing: No module named 'datasets'" in said, said)
 
 
 @case
