@@ -587,6 +587,27 @@ def predict_writes_what_longbench_reads():
 
 
 @case
+def predict_answers_are_the_models():
+    """Greedy text after a prompt, also after one that loses its middle; run again, nothing is asked."""
+    folder, _ = lively()
+    model, out = hugging_face(folder), fresh("answers.jsonl")
+    import torch
+    prompts = ["A shard of tokens is", "".join(f"{i} of many, " for i in range(30))]
+    source = write("niah.jsonl", lines({"input": prompt, "outputs": ["none"]} for prompt in prompts))
+    options = "ruler", source, out, "--device", "cpu", "--dtype", "float32", "--context", 60, "--max-new", 10
+    said = export("predict", folder, *options)
+    check("2 answers, 0 of them from before" in said and "string_match_all  0.00" in said, said)
+    for row, prompt in zip(read(out).decode().splitlines(), prompts):
+        ids = list(prompt.encode())
+        ids = torch.tensor([ids if len(ids) <= 50 else ids[:25] + ids[-25:]])
+        with torch.no_grad():
+            new = model.generate(ids, do_sample=False, max_new_tokens=10)[0, ids.shape[1]:].tolist()
+        check(len(set(new)) > 2, f"the answer is monotonous: {new}")
+        equal(json.loads(row)["pred"], bytes(new[:new.index(256)] if 256 in new else new).decode(errors="replace"), f"answer to {prompt[:20]}")
+    check("2 answers, 2 of them from before" in export("predict", folder, *options), "the second run asked again")
+
+
+@case
 def predict_refuses_in_sentences():
     out = fresh("never.jsonl")
     refuse = lambda status, part, *arguments: check(part in export("predict", exported(), *arguments, status=status), f"no word of '{part}'")
