@@ -250,23 +250,6 @@ def program_prints_tasks_and_writes_their_scores():
 
 
 @case
-def needle_heat_maps_show_every_cell():
-    row = lambda task, length, depth, greedy: json.dumps({"task": task, "item": 0, "choice": 0, "loglik": -1, "greedy": greedy, "length": length, "depth": depth})
-    scores = [row("s_niah_1", 500, 0, True), row("s_niah_1", 500, 0, False), row("s_niah_1", 600, 100, True), row("<b>", 500, 50, False),
-              json.dumps({"task": "piqa", "item": 0, "choice": 0, "loglik": -1})]
-    out = fresh("needles.svg")
-    tool("plot_needle", write("scores.jsonl", "\n".join(scores)), out, folder="dev")
-    import xml.etree.ElementTree as tree
-    drawn = tree.parse(out).getroot()
-    words = [node.text for node in drawn.iter() if node.tag.endswith("text")]
-    equal([word for word in words if "." in word], ["0.50", "1.00", "0.00"], "cells")
-    check("s_niah_1: 2 of 3 right" in words and "<b>: 0 of 1 right" in words and "600" in words, f"words: {words}")
-    equal(sum(node.tag.endswith("rect") for node in drawn.iter()), 1 + 3, "rectangles")
-    check("no needle's score" in tool("plot_needle", write("s.jsonl", scores[-1]), out, folder="dev", status=65), "no word of needles")
-    check("line 1 is not a score" in tool("plot_needle", write("s.jsonl", scores[0][:-5]), out, folder="dev", status=65), "no word of line 1")
-
-
-@case
 def program_refuses_evaluations_in_sentences():
     def refuse(status, part, *arguments):
         done = subprocess.run([PROGRAM, "--out", trained(), *map(str, arguments)], capture_output=True, text=True, cwd=TEMPORARY)
