@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -395,6 +396,44 @@ def program_perplexities_are_as_known():
         close(number("loss per token"), nll / count, "loss per token", 6)
         equal(number("tokens scored"), str(count), "tokens scored")
         check(f"({words} words of the raw text)" in said and f"({size} bytes of the raw text)" in said, said)
+
+
+# ---- how far a tool is ----------------------------------------------------------------------------------------------------------
+
+HASTE = "#include <time.h>\nint clock_gettime(clockid_t id, struct timespec* t) { static long calls; (void)id; t->tv_sec = 11 * ++calls; t->tv_nsec = 0; return 0; }\n"
+
+
+@case
+def tools_say_how_far_they_are():
+    """Where 11 seconds pass between two looks at the clock every step is worth a line; in truth these take no second, and none is said."""
+    made = subprocess.run(["make", "-s", "tools"], cwd=ROOT, capture_output=True, text=True)
+    check(made.returncode == 0, f"make tools failed: {made.stderr.strip()[-300:]}")
+    haste = fresh("haste.so")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", haste, write("haste.c", HASTE)], check=True)
+    run, out = known(), fresh("out")
+    step, text, wiki = os.path.join(run, "checkpoints", "step_00000001"), os.path.join(ROOT, "README.md"), write("wiki.raw", WIKI)
+    ids = {character: number for number, character in enumerate(common.byte_alphabet())}
+    encoder, merges = write("encoder.json", json.dumps({**ids, "th": 256, common.EOT_TEXT: 257})), write("vocab.bpe", "#version: 0.2\nt h\n")
+    tool("gpt2_tokenizer", "--encoder", encoder, "--vocab-bpe", merges, out + ".tok")
+    python = lambda folder, name, *arguments: [sys.executable, "-B", os.path.join(ROOT, folder, name + ".py"), *arguments]
+    built = lambda name, *arguments: [os.path.join(ROOT, "build", "data", name), *arguments]
+    commands = [python("data", "wikitext2", *BYTE, "--out", out + "_a.bin", wiki), python("data", "wikitext2", *BYTE, "--protocol", "b", "--out", out + "_b.bin", wiki),
+                python("data", "eval_tasks", *BYTE, "--task", "hellaswag", "--out", out + "_h.bin", write("h.jsonl", HELLASWAG_JSON)),
+                python("data", "needle", *BYTE, "--kind", "1", "--lengths", "800", "--items", "1", "--out", out + "_n.bin"),
+                python("export", "to_hf", run, out + "_hf"), python("export", "from_hf", out + "_hf", out + "_run"),
+                built("bytes", "--out", out + "_t.bin", text), built("tokenize", "--tokenizer", out + ".tok", "--out", out + "_u.bin", text),
+                built("synthetic", "--tokens", "9000", "--out", out + "_s.bin"), built("shardinfo", out + "_s.bin"),
+                built("ckptinfo", "list", run), built("ckptinfo", "show", step), built("ckptinfo", "diff", step, step)]
+    for environment, spoken in (({"LD_PRELOAD": haste}, True), ({}, False)):
+        for command in commands:
+            name = " ".join(map(os.path.basename, command))
+            done = subprocess.run(command, capture_output=True, text=True, cwd=TEMPORARY, env={**os.environ, **environment})
+            equal(done.returncode, 0, f"exit status of {name} ({done.stderr.strip()[-300:]})")
+            shares = [int(share) for share in re.findall(r"^[^:]+: [\d,.]+ of [\d,.]+ .*?\((\d+)%\)", done.stderr, re.M)]
+            # (ckptinfo shows the values of all but the options, so it ends shortly before 100)
+            check((shares and shares[-1] > 95 and shares == sorted(shares)) if spoken else not shares, f"{name} says {done.stderr[-300:]!r}")
+        shutil.rmtree(out + "_hf")
+        shutil.rmtree(out + "_run")
 
 
 run_cases()
