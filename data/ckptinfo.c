@@ -32,18 +32,40 @@ static uint64_t all_bytes(const Checkpoint* checkpoint, int* tensors) {
     return bytes;
 }
 
-static Checkpoint* open_whole(const char* path) {
+// How far reading is, in bytes: verifying a checkpoint reads it once, showing its values once more.
+typedef struct { ToolProgress progress; double done; } Reading;
+
+static void was_read(Reading* reading, double bytes) {
+    reading->done += bytes;
+    tool_progress(&reading->progress, reading->done);
+}
+
+static double bytes_of(const char* checkpoint_dir) {
+    double bytes = 0;
+    for (int part = 0; ; part++) {
+        struct stat info;
+        char* name = checkpoint_part_path(checkpoint_dir, part);
+        bool there = stat(name, &info) == 0;
+        free(name);
+        if (!there) { return bytes; }
+        bytes += (double)info.st_size;
+    }
+}
+
+static Checkpoint* open_whole(const char* path, Reading* reading) {
     Error err;
     Checkpoint* checkpoint = checkpoint_open(path, &err);
     if (!checkpoint) { FAIL(err.code, "%s", err.text); }
+    was_read(reading, bytes_of(path));
     return checkpoint;
 }
 
-static void* read_tensor(const Checkpoint* checkpoint, const CheckpointRecord* record) {
+static void* read_tensor(const Checkpoint* checkpoint, const CheckpointRecord* record, Reading* reading) {
     Error err;
     uint64_t bytes = checkpoint_tensor_bytes(record);
     void* data = xcalloc(bytes + 1, 1);
     if (!checkpoint_read(checkpoint, record->name, record->dtype, data, bytes, &err)) { FAIL(err.code, "%s", err.text); }
+    was_read(reading, (double)bytes);
     return data;
 }
 
@@ -60,6 +82,13 @@ static int list(const char* run) {
     int64_t* steps;
     int count = checkpoint_steps(dir, &steps), damaged = 0;
     if (count == 0) { FAIL(EXIT_NO_INPUT, "%s holds no checkpoint", dir); }
+    double total = 0;
+    for (int i = 0; i < count; i++) {
+        char* path = checkpoint_path(dir, steps[i]);
+        total += bytes_of(path);
+        free(path);
+    }
+    Reading reading = { tool_progress_open("ckptinfo", total), 0 };
     for (int i = 0; i < count; i++) {
         Error err;
         int tensors;
@@ -72,6 +101,7 @@ static int list(const char* run) {
             printf("step %8" PRId64 "  damaged  %s\n", steps[i], err.text);
             damaged++;
         }
+        was_read(&reading, bytes_of(path));
         checkpoint_close(checkpoint);
         free(path);
     }
@@ -82,9 +112,9 @@ static int list(const char* run) {
 }
 
 // ---- show ------------------------------------------------------------------------------------------------------------
-static void show_values(const Checkpoint* checkpoint, const CheckpointRecord* record) {
+static void show_values(const Checkpoint* checkpoint, const CheckpointRecord* record, Reading* reading) {
     uint64_t n = checkpoint_tensor_elements(record);
-    void* data = read_tensor(checkpoint, record);
+    void* data = read_tensor(checkpoint, record, reading);
     double low = INFINITY, high = -INFINITY, squares = 0;
     for (uint64_t i = 0; i < n; i++) {
         double x = element(data, record->dtype, i);
@@ -97,7 +127,8 @@ static void show_values(const Checkpoint* checkpoint, const CheckpointRecord* re
 }
 
 static int show(const char* path) {
-    Checkpoint* checkpoint = open_whole(path);
+    Reading reading = { tool_progress_open("ckptinfo", 2 * bytes_of(path)), 0 };
+    Checkpoint* checkpoint = open_whole(path, &reading);
     int tensors;
     double mib = (double)all_bytes(checkpoint, &tensors) / 1048576;
     printf("%s: step %" PRId64 ", %d parts, %d tensors, %.1f MiB, every byte matches its checksum\n", path, checkpoint->step, checkpoint->parts, tensors, mib);
@@ -106,7 +137,7 @@ static int show(const char* path) {
         if (record->first != 0) { continue; }
         printf("  %-28s %-5s ", record->name, dtype_name(record->dtype));
         print_shape(record);
-        if (record->dtype != CHECKPOINT_BYTES) { show_values(checkpoint, record); }
+        if (record->dtype != CHECKPOINT_BYTES) { show_values(checkpoint, record, &reading); }
         printf("\n");
     }
     checkpoint_close(checkpoint);
@@ -119,10 +150,10 @@ static bool same_kind(const CheckpointRecord* a, const CheckpointRecord* b) {
 }
 
 // prints how the tensors differ; true if they do not
-static bool diff_values(const Checkpoint* a, const Checkpoint* b, const CheckpointRecord* x, const CheckpointRecord* y) {
+static bool diff_values(const Checkpoint* a, const Checkpoint* b, const CheckpointRecord* x, const CheckpointRecord* y, Reading* reading) {
     uint64_t n = checkpoint_tensor_elements(x), bytes = checkpoint_tensor_bytes(x), differ = 0, worst = 0;
     size_t size = checkpoint_element_bytes(x->dtype);
-    char *p = (char*)read_tensor(a, x), *q = (char*)read_tensor(b, y);
+    char *p = (char*)read_tensor(a, x, reading), *q = (char*)read_tensor(b, y, reading);
     bool same = memcmp(p, q, bytes) == 0;
     double largest = -1;
     for (uint64_t i = 0; !same && i < n; i++) {
@@ -141,12 +172,13 @@ static bool diff_values(const Checkpoint* a, const Checkpoint* b, const Checkpoi
 }
 
 static int diff(const char* first, const char* second) {
-    Checkpoint *a = open_whole(first), *b = open_whole(second);
+    Reading reading = { tool_progress_open("ckptinfo", 2 * (bytes_of(first) + bytes_of(second))), 0 };
+    Checkpoint *a = open_whole(first, &reading), *b = open_whole(second, &reading);
     int same = 0, different = 0;
     for (int i = 0; i < a->num_records; i++) {
         const CheckpointRecord *x = &a->records[i], *y = checkpoint_find(b, x->name);
         if (x->first != 0) { continue; }
-        bool equal = y && same_kind(x, y) && diff_values(a, b, x, y);
+        bool equal = y && same_kind(x, y) && diff_values(a, b, x, y, &reading);
         if (!y) { printf("%-28s only in %s\n", x->name, first); }
         else if (!same_kind(x, y)) { printf("%-28s of another type or shape\n", x->name); }
         same += equal;

@@ -50,8 +50,10 @@ static Options parse_options(int argc, char** argv) {
 
 static bool count_ids(Counts* counts, const ShardSet* set, int shard, int64_t eot, Error* err) {
     static int ids[CHUNK];
+    const Shard* s = &set->shards[shard];
+    ToolProgress progress = tool_progress_open(s->path, (double)s->header.tokens * s->header.token_bytes);
     *counts = (Counts){ .low = UINT32_MAX };
-    int64_t tokens = set->shards[shard].header.tokens;
+    int64_t tokens = s->header.tokens;
     for (int64_t first = 0; first < tokens; first += CHUNK) {
         int64_t now = tokens - first < CHUNK ? tokens - first : CHUNK;
         if (!shard_read_tokens(set, shard, first, now, ids, err)) { return false; }
@@ -63,6 +65,7 @@ static bool count_ids(Counts* counts, const ShardSet* set, int shard, int64_t eo
             counts->gpt2_eot += id == GPT2_EOT;
             counts->byte_eot += id == BYTE_EOT;
         }
+        tool_progress(&progress, (double)(first + now) * s->header.token_bytes);
     }
     return true;
 }

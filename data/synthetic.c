@@ -100,10 +100,12 @@ int main(int argc, char** argv) {
     ShardWriter writer;
     bool ok = shard_writer_open(&writer, o.out, o.token_bytes, &err);
     uint32_t ids[4096];
+    ToolProgress progress = tool_progress_open("synthetic", (double)o.tokens * o.token_bytes);
     for (int64_t first = 0; ok && first < o.tokens; first += 4096) {
         int64_t now = o.tokens - first < 4096 ? o.tokens - first : 4096;
         for (int64_t i = 0; i < now; i++) { ids[i] = token_at(&o, below, stream, first + i); }
         ok = shard_writer_add(&writer, ids, (size_t)now, &err);
+        tool_progress(&progress, (double)(first + now) * o.token_bytes);
     }
     ok = ok && shard_writer_close(&writer, &err);
     if (!ok) { FAIL(err.code, "%s", err.text); }

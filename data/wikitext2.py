@@ -75,7 +75,11 @@ def detokenise(page):
 
 def stream(data, text, encoder, tokens):
     """Protocol A. The sidecar has figures of the raw file, not of the joined text."""
-    tokens.extend(encoder.encode(join_hf(text)))
+    joined = join_hf(text)
+    progress = common.Progress("wikitext2", "characters", len(joined))
+    tokens.extend(encoder.encode(joined))              # as a whole: a tokenizer may merge across any border
+    progress.add(len(joined))
+    progress.close()
     words = len(text.split())
     return {
         "bytes": len(data),
@@ -89,10 +93,13 @@ def stream(data, text, encoder, tokens):
 def documents(text, encoder, tokens):
     """Protocol B."""
     pages, starts = pages_of(text), []
+    progress = common.Progress("wikitext2", "pages", len(pages))
     for page in pages:
         starts.append(len(tokens))
         tokens.append(encoder.eot)
         tokens.extend(encoder.encode(detokenise(page)))
+        progress.add(1)
+    progress.close()
     return {
         "bytes": sum(len(page.encode()) for page in pages),
         "words": sum(len(re.split(r"\s+", page)) for page in pages),

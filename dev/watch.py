@@ -4,7 +4,8 @@
     python3 dev/watch.py runs/340M              until Ctrl-C; ssh HOST python3 moba.c/dev/watch.py RUN works too (-t for a live view)
     python3 dev/watch.py runs/340M --once       once, as text
 
-It reads log.jsonl alone: the trainer is not asked anything, and need not run on this machine if the directory is shared."""
+The live view ends with the runs, or by Ctrl-C, which is exit status 0 too; the screen is then as it was, with the last view below it.
+watch.py reads log.jsonl alone: the trainer is not asked anything, and need not run on this machine if the directory is shared."""
 import math
 import os
 import shutil

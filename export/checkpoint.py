@@ -118,6 +118,7 @@ def write(folder, step, records):
     """records: (name, dtype, shape, bytes); bytes may be None for zeros. The directory step_N appears in `folder` whole or not at all."""
     final, temporary = os.path.join(folder, f"step_{step:08d}"), os.path.join(folder, f".tmp-import-{os.getpid()}")
     common.make_directory(temporary)
+    progress = common.Progress(f"writing {os.path.basename(final)}", "bytes", sum(padded(elements(shape) * ELEMENT_BYTES[dtype]) for _, dtype, shape, _ in records))
     with common.whole_file(os.path.join(temporary, "part_0000.bin")) as file:
         file.write(bytes(HEADER.size + 4))
         place, table = HEADER.size + 4, b""
@@ -127,6 +128,7 @@ def write(folder, step, records):
                 chunk = (data or b"")[start:start + CHUNK].ljust(min(CHUNK, padded(size) - start), b"\0")
                 crc = zlib.crc32(chunk, crc)
                 file.write(chunk)
+                progress.add(len(chunk))
             table += RECORD.pack(name.encode(), dtype, len(shape), 0, crc, *shape, *[0] * (4 - len(shape)), place, 0, elements(shape))
             place += padded(size)
         file.write(table)
@@ -134,5 +136,6 @@ def write(folder, step, records):
         header = HEADER.pack(MAGIC, VERSION, len(table) // RECORD.size, step, place, place + len(table), 0, 1, save, zlib.crc32(table))
         file.seek(0)
         file.write(header + struct.pack("<I", zlib.crc32(header)))
+    progress.close()
     os.rename(temporary, final)
     return final

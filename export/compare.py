@@ -3,8 +3,9 @@
 
     python3 export/compare.py program.jsonl harness.jsonl
 
-For each task that both have, over the items both have: accuracies, items whose answer differs, log-likelihood differences. Exit status 1 if
---accuracy or --loglik is exceeded."""
+For each task that both have, over the items both have: right answers, items whose answer differs, log-likelihood differences. Which choice is right is said by
+either file; where neither says it, "-" stands for the right answers, and the items whose answer differs bound their difference. Exit status 1 if --accuracy or
+--loglik is exceeded."""
 import json
 import os
 import sys
@@ -37,6 +38,13 @@ def answer(choices):
     return bool(choices[0]["greedy"]) if len(choices) == 1 else best(choices)
 
 
+def right_answer(ours, theirs):
+    """True where the one continuation must be greedy, else the choice that either side has as right; None if neither says."""
+    if len(ours) == 1:
+        return True
+    return next((choice for side in (ours, theirs) for choice, row in side.items() if row.get("gold")), None)
+
+
 def margin(choices):
     """How far the likeliest choice is ahead of the next; None where there is one choice."""
     ordered = sorted((row["loglik"] for row in choices.values()), reverse=True)
@@ -44,7 +52,7 @@ def margin(choices):
 
 
 def compare(task, ours, theirs):
-    """-> printed line, difference of accuracies (as a share of the items), largest difference of log-likelihoods"""
+    """-> printed line, difference of accuracies (as a share of the items; at most, where it is not known), largest difference of log-likelihoods"""
     shared = sorted(set(ours) & set(theirs))
     if any(set(ours[item]) != set(theirs[item]) for item in shared):
         raise ToolError(EXIT_DATA, f"{task}: the two files have different numbers of choices; were they made from one source?")
@@ -52,14 +60,14 @@ def compare(task, ours, theirs):
     differences = [abs(a[choice]["loglik"] - b[choice]["loglik"]) for a, b in pairs for choice in a]
     flips = [item for item, (a, b) in zip(shared, pairs) if answer(a) != answer(b)]
     close = [margin(theirs[item]) for item in flips]
-    gold = {item: next((choice for choice, row in ours[item].items() if row.get("gold")), 0) for item in shared}
-    right = lambda side: sum(answer(side[item]) == (gold[item] if len(side[item]) > 1 else True) for item in shared)
-    first, second = right(ours), right(theirs)
-    line = (f"{task:<16} {len(shared):>6} items   right {first:>6} {second:>6}   answers differ {len(flips):>4}"
+    answers = [right_answer(a, b) for a, b in pairs]
+    known = None not in answers
+    right = [sum(answer(side) == expected for side, expected in zip(sides, answers)) if known else "-" for sides in zip(*pairs)]
+    line = (f"{task:<16} {len(shared):>6} items   right {right[0]:>6} {right[1]:>6}   answers differ {len(flips):>4}"
             f"   log-likelihoods differ by {sum(differences) / len(differences):.3g} on average, {max(differences):.3g} at most")
     if [m for m in close if m is not None]:
         line += f"; where answers differ the lead is {max(m for m in close if m is not None):.3g} at most"
-    return line, abs(first - second) / len(shared), max(differences)
+    return line, (abs(right[0] - right[1]) if known else len(flips)) / len(shared), max(differences)
 
 
 def main():

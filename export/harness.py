@@ -3,9 +3,10 @@
 
     python3 export/harness.py exported/124M wikitext=wiki.test.raw hellaswag=hellaswag_val_full.txt.bz2 --limit 1000 --out harness.jsonl
 
-Tasks: wikitext, hellaswag, lambada_openai, arc_easy, arc_challenge, piqa. Needs lm_eval (tested with 0.4.13), torch and transformers.
+Tasks: wikitext, hellaswag, lambada_openai, arc_easy, arc_challenge, piqa. Needs torch and transformers, for tasks lm_eval too (tested with 0.4.13).
 --out gets the log-likelihood of every continuation in the form of train_moba --eval-out; compare.py holds the two against each other.
 --protocol-a FILE scores protocol A (data/wikitext2.py) by transformers alone."""
+import importlib
 import json
 import math
 import os
@@ -31,17 +32,11 @@ TASKS = {
 SPLITS = ("train", "validation", "test")      # a task scores one of them; the others would serve few-shot examples, which nobody asks for
 
 
-def import_harness():
+def packages(*names):
     try:
-        import datasets
-        import lm_eval
-        import lm_eval.tasks
-        import torch
-        import transformers
-        from lm_eval.models.huggingface import HFLM
+        return [importlib.import_module(name) for name in names]
     except ImportError as missing:
         raise ToolError(EXIT_NO_INPUT, f"a Python package is missing: {missing} (pip install lm_eval torch transformers)")
-    return datasets, lm_eval, torch, transformers, HFLM
 
 
 def rows_of(task, path):
@@ -118,7 +113,9 @@ def main():
     sources = sources_of(options.tasks)
     exported.check(options.model)
     tokens = list(common.read_shard(options.protocol_a)) if options.protocol_a else None
-    datasets, lm_eval, torch, transformers, HFLM = import_harness()
+    if sources:                                        # before anything is computed
+        datasets, lm_eval, _, huggingface = packages("datasets", "lm_eval", "lm_eval.tasks", "lm_eval.models.huggingface")
+    torch, transformers = packages("torch", "transformers")
     exported.check_device(torch, options.device)
     config = transformers.AutoConfig.from_pretrained(options.model, trust_remote_code=True)
     config.eval_attention = "dense" if options.dense else "sparse"
@@ -136,8 +133,8 @@ def main():
     serve_locally(datasets, sources)
     tokenizer = transformers.AutoTokenizer.from_pretrained(options.model, trust_remote_code=True)
     # in bf16 log-probabilities would be rounded to 1/16; windows of the whole context go one at a time, as their logits take gigabytes
-    wrapped = lambda rows: HFLM(pretrained=model, tokenizer=tokenizer, batch_size=rows, max_length=context, device=options.device,
-                                softmax_dtype="float32")
+    wrapped = lambda rows: huggingface.HFLM(pretrained=model, tokenizer=tokenizer, batch_size=rows, max_length=context, device=options.device,
+                                            softmax_dtype="float32")
     manager = lm_eval.tasks.TaskManager(include_path=[os.path.join(os.path.dirname(lm_eval.tasks.__file__), folder)
                                                       for folder in ("wikitext", "hellaswag", "lambada", "arc", "piqa")], include_defaults=False)
     samples = {}

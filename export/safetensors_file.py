@@ -22,6 +22,7 @@ def write(path, tensors):
         place += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    progress = common.Progress(f"writing {os.path.basename(path)}", "bytes", place)
     with common.whole_file(path) as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, (_, data_of) in tensors.items():
@@ -29,6 +30,8 @@ def write(path, tensors):
             begin, end = header[name]["data_offsets"]
             assert len(data) == end - begin, f"{name}: {len(data)} bytes"
             file.write(data)
+            progress.add(len(data))
+    progress.close()
 
 
 class Reader:

@@ -3,8 +3,8 @@
 #
 # SETS is a folder with what there is of: wiki.test.raw, hellaswag_val_full.txt.bz2 (or .txt, hellaswag_val.jsonl), lambada_openai.jsonl, arc_easy.jsonl,
 # arc_challenge.jsonl, piqa.jsonl, haystack.txt (running text for needles), encoder.json and vocab.bpe (GPT-2's; fetched where they are missing).
-# Token files go to SETS/prepared, once; scores of every continuation to RUN/scores.jsonl. TOKENIZER=byte for a byte-level model, PROGRAM for another build,
-# LENGTHS for the needles, of which each length and depth gets ITEMS.
+# Texts and tasks are scored at the model's own context (--eval-context for another), needles at the longest of LENGTHS, of which each length and depth gets
+# ITEMS. Token files go to SETS/prepared, once; scores of every continuation to RUN/scores.jsonl. TOKENIZER=byte for a byte-level model, PROGRAM for another build.
 set -eu
 if [ $# -lt 2 ] || [ ! -d "$1" ] || [ ! -d "$2" ]; then echo "error: expected a run directory and a folder of evaluation sets: scripts/evaluate.sh RUN SETS [OPTIONS...]" >&2; exit 64; fi
 run=$1; sets=$2; shift 2
@@ -38,4 +38,11 @@ if [ ${#missing[@]} -gt 0 ]; then echo "note: $sets has no files for ${missing[*
 
 longest=0
 for length in $lengths; do if [ "$length" -gt "$longest" ]; then longest=$length; fi; done
-exec "$program" --out "$run" --eval-only --eval-data "$made/*.bin" --eval-context "$longest" --eval-out "$run/scores.jsonl" "$@"
+score() {     # score FILES OPTIONS...
+    "$program" --out "$run" --eval-only --eval-data "$1" "${@:2}" --eval-out "$run/scores.part"
+    cat "$run/scores.part" >> "$run/scores.new"; rm "$run/scores.part"
+}
+rm -f "$run/scores.new"
+if compgen -G "$made/[!n]*.bin" > /dev/null; then score "$made/[!n]*.bin" "$@"; fi          # all but needle_*
+score "$made/needle_*.bin" "$@" --eval-context "$longest" --eval-stride 0
+mv "$run/scores.new" "$run/scores.jsonl"

@@ -1,14 +1,23 @@
 #!/usr/bin/env python3
-"""Tests of what prepares evaluations: eval_tasks.py, needle.py, wikitext2.py's protocol B. See tool_test.py."""
+"""Tests of what prepares evaluations: eval_tasks.py, needle.py, wikitext2.py's protocol B; and of what the program says of them, with a model whose answers
+are known. See tool_test.py."""
+import array
 import bz2
+import functools
 import json
+import math
 import os
 import re
+import shutil
+import subprocess
+import sys
 
-from tool_test import TEMPORARY, case, check, equal, fresh, kit, package, read, run_cases, tool, write
+from tool_test import ROOT, TEMPORARY, case, check, equal, fresh, kit, package, read, run_cases, tool, write
 
+sys.path.insert(0, os.path.join(ROOT, "export"))
 import common
 import eval_tasks
+import safetensors_file
 import wikitext2
 
 BYTE = ("--tokenizer", "byte")
@@ -233,6 +242,198 @@ def evaluation_with_a_tokenizers_file():
     tool("eval_tasks", "--tokenizer", os.path.join(TEMPORARY, "words.json"), "--task", "arc_easy", "--out", out, source)
     equal(list(common.read_shard(out)), [5, 6, 3, 4, 7, 6, 2, 5, 6, 3, 4, 7, 6, 1], "tokens")
     equal(json.loads(read(out[:-4] + ".json"))["vocab"], 8, "vocabulary")
+
+
+# ---- the program, with a model whose answers are known ------------------------------------------------------------------------
+#
+# Layers of zeros leave log p(next | byte) = logits normalised, logit(next) = -embedding[byte] . embedding[next] / rms(embedding[byte]), as the last norm's
+# weight is -1. Neighbours of CHAIN share a channel with opposite signs, a later pair a stronger one: after each byte of the chain the next is likeliest, the
+# one before it less so, itself least. Every other embedding is zero, and all tokens are equally likely after one.
+
+CHAIN, CHANNELS, EOT = "s 4839201", 32, 256
+
+
+def pull(pair):
+    return 2 + 0.25 * pair
+
+
+def loglik(before, after):
+    """log p(after | before) for two ids, by hand"""
+    at = CHAIN.find(chr(before)) if before < EOT else -1
+    if at < 0:
+        return -math.log(257)
+    left, right = pull(at - 1) if at > 0 else 0, pull(at) if at + 1 < len(CHAIN) else 0
+    rms = math.sqrt((left + right) / CHANNELS + 1e-6)
+    logits = {ord(CHAIN[at]): -(left + right) / rms}
+    if left:
+        logits[ord(CHAIN[at - 1])] = left / rms
+    if right:
+        logits[ord(CHAIN[at + 1])] = right / rms
+    return logits.get(after, 0) - math.log(257 - len(logits) + sum(map(math.exp, logits.values())))
+
+
+def total(context, continuation):
+    ids = list((context + continuation).encode())
+    return sum(loglik(*pair) for pair in zip(ids[len(context.encode()) - 1:], ids[len(context.encode()):]))
+
+
+def program(*arguments):
+    done = subprocess.run([os.path.join(ROOT, "train_moba_cpu"), *map(str, arguments)], capture_output=True, text=True, cwd=TEMPORARY, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    equal(done.returncode, 0, f"exit status of the program ({(done.stdout + done.stderr).strip()[-300:]})")
+    return done.stdout
+
+
+@functools.lru_cache(None)
+def known():
+    """The run directory: a step of training, exported, its weights replaced, imported."""
+    for target in ("train_moba_cpu", "build/data/bytes"):
+        made = subprocess.run(["make", "-s", target], cwd=ROOT, capture_output=True, text=True)
+        check(made.returncode == 0, f"make {target} failed: {made.stderr.strip()[-300:]}")
+    shard, run, folder, back = fresh("text.bin"), fresh("run"), fresh("exported"), fresh("known")
+    subprocess.run([os.path.join(ROOT, "build/data/bytes"), "--out", shard, os.path.join(ROOT, "README.md")], check=True, capture_output=True)
+    program("--train-data", shard, "--out", run, *f"--layers 2 --channels {CHANNELS} --heads 2 --mlp 16 --pattern S16,M16:2 --kconv 3 --seq-len 32 --steps 1 --save-every 0".split())
+    tool("to_hf", run, folder, folder="export")
+    tensors = safetensors_file.Reader(os.path.join(folder, "model.safetensors")).shapes
+    embedding = array.array("f", bytes(4 * 257 * CHANNELS))
+    for pair, (first, second) in enumerate(zip(CHAIN, CHAIN[1:])):
+        embedding[ord(first) * CHANNELS + pair] = math.sqrt(pull(pair))
+        embedding[ord(second) * CHANNELS + pair] = -math.sqrt(pull(pair))
+    weights = {"model.embed.weight": embedding, "model.norm.weight": array.array("f", [-1] * CHANNELS)}
+    data_of = lambda name: lambda: weights[name].tobytes() if name in weights else bytes(4 * math.prod(tensors[name]))
+    safetensors_file.write(os.path.join(folder, "model.safetensors"), {name: (shape, data_of(name)) for name, shape in tensors.items()})
+    tool("from_hf", folder, back, folder="export")
+    return back
+
+
+def scored(*arguments):
+    """What the program prints of --eval-data, and the lines of --eval-out"""
+    scores = fresh("scores.jsonl")
+    said = program("--out", known(), "--eval-only", "--eval-out", scores, *arguments)
+    return said, [json.loads(line) for line in read(scores).decode().splitlines()]
+
+
+def close(found, expected, what, digits=0):
+    """As near as fp32 sums come, and as the printed digits say."""
+    slack = 1e-5 * abs(expected) + (0.51 * 10 ** -digits if digits else 0)
+    check(abs(float(found) - expected) <= slack, f"{what} is {found}, expected {expected:.6f}")
+
+
+def known_scores(task, source, expected):
+    """A task of these lines: the program's log-likelihoods are those of (context, continuation) in `expected`; returns what it prints, and the lines"""
+    out = fresh(f"{task}.bin")
+    tool("eval_tasks", *BYTE, "--task", task, "--out", out, write("rows.jsonl", "".join(json.dumps(row) + "\n" for row in source)))
+    said, lines = scored("--eval-data", out)
+    equal(len(lines), len(expected), "scores")
+    for line, pair in zip(lines, expected):
+        close(line["loglik"], total(*pair), f"log-likelihood of {pair}")
+    return said, lines
+
+
+@case
+def program_scores_choices_as_known():
+    #         right of the likeliest choice, right of the likeliest a character
+    items = [(["4839", "48x", "x", "yz"], 0),      # yes, yes
+             (["x", "4839201 4", "yz", "xyz"], 0),     # yes, no: a character of the long one costs less
+             (["x", "4839201 4", "yz", "xyz"], 1),     # no, yes
+             (["483920 48", "yz", "x", "xyz"], 0),     # no, yes
+             (["4", "48x", "yz", "x"], 2)]             # no, no
+    rows = [{"activity_label": "Sum", "ctx_a": "it is", "ctx_b": "", "endings": endings, "label": label} for endings, label in items]
+    said, lines = known_scores("hellaswag", rows, [("Sum: it is", " " + ending) for endings, _ in items for ending in endings])
+    check("task              hellaswag, 5 items\naccuracy          0.4000 ± 0.2449\nacc, normalised   0.6000 ± 0.2449\n" in said, said)
+    equal([line["choice"] for line in lines if line["gold"]], [0, 0, 1, 0, 2], "right choices")
+
+
+@case
+def program_scores_words_as_known():
+    words = {"4839": True, "4839201": True, "483x": False, "x": False, "4": True}
+    said, lines = known_scores("lambada", [{"text": f"it is {word}"} for word in words], [("it is", " " + word) for word in words])
+    equal([line["greedy"] for line in lines], list(words.values()), "what greedy decoding finds")
+    logs = [total("it is", " " + word) for word in words]
+    perplexity, mean = math.exp(-sum(logs) / 5), sum(logs) / 5
+    found = re.search(r"task +lambada, 5 items\naccuracy +0\.6000 ± 0\.2449\nperplexity +([\d.]+) ± ([\d.]+)\n", said)
+    check(found, said)
+    close(found[1], perplexity, "perplexity", 4)
+    close(found[2], perplexity * math.sqrt(sum((log - mean) ** 2 for log in logs) / 4 / 5), "its error", 4)
+
+
+@case
+def program_finds_the_needles_it_should():
+    out = fresh("needle.bin")
+    tool("needle", *BYTE, "--kind", 1, "--out", out, "--lengths", 500, 600, "--depths", 2, "--items", 2)
+    tokens, end = common.read_shard(out), 0
+    answer = array.array("H", list(CHAIN[1:].encode()))
+    for item, size, count, _ in json.loads(read(out[:-4] + ".json"))["requests"]:
+        end += size
+        if item in (0, 1, 4):                          # both of length 500 at depth 0, one of two of length 600 there
+            equal(count, len(answer), "tokens of an answer")
+            tokens[end - count:end] = answer
+    common.write_shard(out, tokens)
+    said, lines = scored("--eval-data", out, "--eval-context", 600)
+    equal([line["item"] for line in lines if line["greedy"]], [0, 1, 4], "needles found")
+    close(lines[0]["loglik"], total("text is", CHAIN[1:]), "log-likelihood of a needle")
+    table = [line.split() for line in said[said.index("task "):].splitlines()]
+    equal(table, [["task", "s_niah_1,", "8", "items"], ["accuracy", "0.3750", "±", "0.1830"], ["depth,", "tokens", "500", "600"],
+                  ["0", "%", "1.00", "█", "0.50", "▒"], ["100", "%", "0.00", "0.00"], ["all", "0.50", "▒", "0.25", "░"]], "what is printed")
+
+
+@case
+def program_perplexities_are_as_known():
+    source = write("wiki.raw", " = One = \n \n it is 4839201 . \n = Two = \n \n it was 483 . \n")
+    rows = " = One = \n\n\n\n\n it is 4839201 . \n\n\n = Two = \n\n\n\n\n it was 483 . \n".encode()
+    pages = [[EOT, *page.encode()] for page in (" = One =\n\nit is 4839201. ", " = Two =\n\nit was 483.\n")]
+    #                         text, its parts, bytes and words of the raw text
+    for protocol, parts, size, words in (("a", [rows], 57, 20), ("b", pages, 56, 18)):
+        out = fresh("wiki.bin")
+        tool("wikitext2", *BYTE, "--protocol", protocol, "--out", out, source)
+        equal(list(common.read_shard(out)), [token for part in parts for token in part], "tokens")
+        said, _ = scored("--eval-data", out)
+        count = sum(len(part) - 1 for part in parts)
+        nll = -sum(loglik(*pair) for part in parts for pair in zip(part, part[1:]))
+        number = lambda name: re.search(rf"^{name} +([\d.]+)", said, re.M)[1]
+        close(number("token perplexity"), math.exp(nll / count), "token perplexity", 4)
+        close(number("word perplexity"), math.exp(nll / words), "word perplexity", 4)
+        close(number("bits per byte"), nll / math.log(2) / size, "bits per byte", 5)
+        close(number("loss per token"), nll / count, "loss per token", 6)
+        equal(number("tokens scored"), str(count), "tokens scored")
+        check(f"({words} words of the raw text)" in said and f"({size} bytes of the raw text)" in said, said)
+
+
+# ---- how far a tool is ----------------------------------------------------------------------------------------------------------
+
+HASTE = "#include <time.h>\nint clock_gettime(clockid_t id, struct timespec* t) { static long calls; (void)id; t->tv_sec = 11 * ++calls; t->tv_nsec = 0; return 0; }\n"
+
+
+@case
+def tools_say_how_far_they_are():
+    """Where 11 seconds pass between two looks at the clock every step is worth a line; in truth these take no second, and none is said."""
+    made = subprocess.run(["make", "-s", "tools"], cwd=ROOT, capture_output=True, text=True)
+    check(made.returncode == 0, f"make tools failed: {made.stderr.strip()[-300:]}")
+    haste = fresh("haste.so")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", haste, write("haste.c", HASTE)], check=True)
+    run, out = known(), fresh("out")
+    step, text, wiki = os.path.join(run, "checkpoints", "step_00000001"), os.path.join(ROOT, "README.md"), write("wiki.raw", WIKI)
+    ids = {character: number for number, character in enumerate(common.byte_alphabet())}
+    encoder, merges = write("encoder.json", json.dumps({**ids, "th": 256, common.EOT_TEXT: 257})), write("vocab.bpe", "#version: 0.2\nt h\n")
+    tool("gpt2_tokenizer", "--encoder", encoder, "--vocab-bpe", merges, out + ".tok")
+    python = lambda folder, name, *arguments: [sys.executable, "-B", os.path.join(ROOT, folder, name + ".py"), *arguments]
+    built = lambda name, *arguments: [os.path.join(ROOT, "build", "data", name), *arguments]
+    commands = [python("data", "wikitext2", *BYTE, "--out", out + "_a.bin", wiki), python("data", "wikitext2", *BYTE, "--protocol", "b", "--out", out + "_b.bin", wiki),
+                python("data", "eval_tasks", *BYTE, "--task", "hellaswag", "--out", out + "_h.bin", write("h.jsonl", HELLASWAG_JSON)),
+                python("data", "needle", *BYTE, "--kind", "1", "--lengths", "800", "--items", "1", "--out", out + "_n.bin"),
+                python("export", "to_hf", run, out + "_hf"), python("export", "from_hf", out + "_hf", out + "_run"),
+                built("bytes", "--out", out + "_t.bin", text), built("tokenize", "--tokenizer", out + ".tok", "--out", out + "_u.bin", text),
+                built("synthetic", "--tokens", "9000", "--out", out + "_s.bin"), built("shardinfo", out + "_s.bin"),
+                built("ckptinfo", "list", run), built("ckptinfo", "show", step), built("ckptinfo", "diff", step, step)]
+    for environment, spoken in (({"LD_PRELOAD": haste}, True), ({}, False)):
+        for command in commands:
+            name = " ".join(map(os.path.basename, command))
+            done = subprocess.run(command, capture_output=True, text=True, cwd=TEMPORARY, env={**os.environ, **environment})
+            equal(done.returncode, 0, f"exit status of {name} ({done.stderr.strip()[-300:]})")
+            shares = [int(share) for share in re.findall(r"^[^:]+: [\d,.]+ of [\d,.]+ .*?\((\d+)%\)", done.stderr, re.M)]
+            # (ckptinfo shows the values of all but the options, so it ends shortly before 100)
+            check((shares and shares[-1] > 95 and shares == sorted(shares)) if spoken else not shares, f"{name} says {done.stderr[-300:]!r}")
+        shutil.rmtree(out + "_hf")
+        shutil.rmtree(out + "_run")
 
 
 run_cases()

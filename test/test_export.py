@@ -250,23 +250,6 @@ def program_prints_tasks_and_writes_their_scores():
 
 
 @case
-def needle_heat_maps_show_every_cell():
-    row = lambda task, length, depth, greedy: json.dumps({"task": task, "item": 0, "choice": 0, "loglik": -1, "greedy": greedy, "length": length, "depth": depth})
-    scores = [row("s_niah_1", 500, 0, True), row("s_niah_1", 500, 0, False), row("s_niah_1", 600, 100, True), row("<b>", 500, 50, False),
-              json.dumps({"task": "piqa", "item": 0, "choice": 0, "loglik": -1})]
-    out = fresh("needles.svg")
-    tool("plot_needle", write("scores.jsonl", "\n".join(scores)), out, folder="dev")
-    import xml.etree.ElementTree as tree
-    drawn = tree.parse(out).getroot()
-    words = [node.text for node in drawn.iter() if node.tag.endswith("text")]
-    equal([word for word in words if "." in word], ["0.50", "1.00", "0.00"], "cells")
-    check("s_niah_1: 2 of 3 right" in words and "<b>: 0 of 1 right" in words and "600" in words, f"words: {words}")
-    equal(sum(node.tag.endswith("rect") for node in drawn.iter()), 1 + 3, "rectangles")
-    check("no needle's score" in tool("plot_needle", write("s.jsonl", scores[-1]), out, folder="dev", status=65), "no word of needles")
-    check("line 1 is not a score" in tool("plot_needle", write("s.jsonl", scores[0][:-5]), out, folder="dev", status=65), "no word of line 1")
-
-
-@case
 def program_refuses_evaluations_in_sentences():
     def refuse(status, part, *arguments):
         done = subprocess.run([PROGRAM, "--out", trained(), *map(str, arguments)], capture_output=True, text=True, cwd=TEMPORARY)
@@ -324,7 +307,8 @@ def evaluate_script_scores_what_is_there():
     sets, run = fresh("sets"), fresh("run")
     os.makedirs(sets)
     shutil.copytree(trained(), run)
-    for name, data in (("wiki.test.raw", WIKI), ("haystack.txt", "One sentence. " * 9), ("piqa.jsonl", '{"query":"Question: how?","choices":["a","b"],"gold":0}\n')):
+    question = "Question: how " + "very " * 30 + "much?"                     # more than the model's context
+    for name, data in (("wiki.test.raw", WIKI), ("haystack.txt", "One sentence. " * 9), ("piqa.jsonl", json.dumps({"query": question, "choices": ["a", "b"], "gold": 0}))):
         with open(os.path.join(sets, name), "w") as file:
             file.write(data)
     ran = lambda: subprocess.run([os.path.join(ROOT, "scripts", "evaluate.sh"), run, sets, "--eval-attention", "dense"], capture_output=True, text=True,
@@ -333,9 +317,14 @@ def evaluate_script_scores_what_is_there():
         done = ran()
         equal(done.returncode, 0, f"exit status ({done.stderr[-300:]})")
         check("has no files for hellaswag lambada arc_easy arc_challenge;" in done.stderr, f"what is missing is not said: {done.stderr[-300:]}")
-        equal(re.findall(r"^task +(\w+), (\d+) items", done.stdout, re.M), [("s_niah_1", "22"), ("s_niah_2", "22"), ("s_niah_3", "22"), ("piqa", "1")], "tasks")
-        check(done.stdout.count("token perplexity") == 2 and "over each of 12 documents" in done.stdout, done.stdout)
-    equal(len(read(os.path.join(run, "scores.jsonl")).splitlines()), 68, "scores")
+        equal(re.findall(r"^task +(\w+), (\d+) items", done.stdout, re.M), [("piqa", "1"), ("s_niah_1", "22"), ("s_niah_2", "22"), ("s_niah_3", "22")], "tasks")
+        equal(re.findall(r"^context, (.+?)  +(.+)$", done.stdout, re.M), [("stride", "96, 48"), ("windows", "96, rolling over each of 12 documents")],
+              "contexts of texts: the model's own, not the needles'")
+    lines = [json.loads(line) for line in read(os.path.join(run, "scores.jsonl")).decode().splitlines()]
+    equal([line["task"] for line in lines], ["piqa"] * 2 + [f"s_niah_{kind}" for kind in (1, 2, 3) for _ in range(22)], "scores")
+    direct = fresh("direct.jsonl")
+    program("--out", run, "--eval-only", "--eval-data", os.path.join(sets, "prepared", "piqa.bin"), "--eval-attention", "dense", "--eval-out", direct)
+    equal([line["loglik"] for line in lines[:2]], [json.loads(line)["loglik"] for line in read(direct).decode().splitlines()], "scores of a task: at the model's context")
 
 
 @case
@@ -474,14 +463,17 @@ def export_cache_in_pieces_gives_the_same_logits():
 def export_dense_is_the_programs_dense():
     package("torch")
     package("transformers")
-    package("lm_eval")
-    shard = fresh("wiki_a.bin")
+    shard, lacking = fresh("wiki_a.bin"), fresh("lacking")
     tool("wikitext2", "--tokenizer", "byte", "--out", shard, write("wiki.raw", WIKI))
+    os.mkdir(lacking)
+    with open(os.path.join(lacking, "lm_eval.py"), "w") as file:       # texts do not need the harness
+        file.write("raise ImportError('none here')\n")
     for mode, more in (("sparse", ()), ("dense", ("--dense",))):
-        said = export("harness", exported(), "--protocol-a", shard, *more)
+        said = export("harness", exported(), "--protocol-a", shard, *more, PYTHONPATH=lacking)
         ours = program("--out", trained(), "--eval-only", "--eval-data", shard, "--eval-attention", mode)
         equal(re.search(r"loss per token +([\d.]+)", ours)[1][:7], re.search(r"loss per token ([\d.]+)", said)[1][:7], f"loss per token, {mode}")
-
+    said = export("harness", exported(), f"wikitext={write('wiki.raw', WIKI)}", status=66, PYTHONPATH=lacking)
+    check("none here (pip install lm_eval" in said or "missing: No module named 'datasets'" in said, said)
 
 
 @case
@@ -506,16 +498,28 @@ def export_scores_are_the_harness():
 
 @case
 def compare_by_hand():
-    rows = lambda task, table: "".join(json.dumps({"task": task, "item": item, "choice": choice, "loglik": score, "greedy": greedy, "gold": choice == 0}) + "\n"
-                                       for item, scores in enumerate(table) for choice, (score, greedy) in enumerate(scores))
-    ours = write("ours.jsonl", rows("piqa", [[(-1, None), (-2, None)], [(-3, None), (-2.9, None)]]) + rows("lambada", [[(-1, True)], [(-2, False)]]))
-    theirs = write("theirs.jsonl", rows("piqa", [[(-1.2, None), (-2, None)], [(-2.8, None), (-2.9, None)]]) + rows("lambada_openai", [[(-1, True)], [(-2, True)]]))
+    def rows(task, table, right=0):
+        """Lines of scores; right None: as a program writes them that does not know the answers"""
+        gold = lambda choice: {} if right is None else {"gold": choice == right}
+        return "".join(json.dumps({"task": task, "item": item, "choice": choice, "loglik": score, "greedy": greedy, **gold(choice)}) + "\n"
+                       for item, scores in enumerate(table) for choice, (score, greedy) in enumerate(scores))
+
+    def check_limit(ours, theirs, limits, status):
+        done = subprocess.run([sys.executable, os.path.join(ROOT, "export", "compare.py"), ours, theirs, *map(str, limits)], capture_output=True)
+        equal(done.returncode, status, f"exit status with {limits}")
+
+    piqa = [[(-1, None), (-2, None)], [(-3, None), (-2.9, None)]], [[(-1.2, None), (-2, None)], [(-2.8, None), (-2.9, None)]]
+    ours = write("ours.jsonl", rows("piqa", piqa[0]) + rows("lambada", [[(-1, True)], [(-2, False)]]))
+    theirs = write("theirs.jsonl", rows("piqa", piqa[1]) + rows("lambada_openai", [[(-1, True)], [(-2, True)]]))
     said = export("compare", ours, theirs).splitlines()
     check(re.search(r"piqa +2 items +right +1 +2 +answers differ +1 .* 0\.1 on average, 0\.2 at most; .* 0\.1 at most", said[0]), said[0])
     check(re.search(r"lambada +2 items +right +1 +2 +answers differ +1 ", said[1]), said[1])
     for limits, status in ((("--accuracy", 0.5, "--loglik", 0.25), 0), (("--accuracy", 0.4), 1), (("--loglik", 0.15), 1)):
-        done = subprocess.run([sys.executable, os.path.join(ROOT, "export", "compare.py"), ours, theirs, *map(str, limits)], capture_output=True)
-        equal(done.returncode, status, f"exit status with {limits}")
+        check_limit(ours, theirs, limits, status)
+    for ours_right, theirs_right, printed in ((None, 1, "1      0"), (None, None, "-      -")):
+        said = export("compare", write("ours.jsonl", rows("piqa", piqa[0], ours_right)), write("theirs.jsonl", rows("piqa", piqa[1], theirs_right)), "--accuracy", 0.5)
+        check(f"right      {printed}   answers differ    1 " in said, said)
+    check_limit(write("ours.jsonl", rows("piqa", piqa[0], None)), write("theirs.jsonl", rows("piqa", piqa[1], None)), ("--accuracy", 0.4), 1)
     check("no task in common" in export("compare", ours, write("other.jsonl", rows("arc_easy", [[(-1, None)]])), status=65), "no word of tasks")
     check("line 2 is not a score" in export("compare", ours, write("cut.jsonl", rows("piqa", [[(-1, None), (-2, None)]])[:-20]), status=65), "no word of line 2")
 
@@ -563,6 +567,27 @@ def predict_writes_what_longbench_reads():
     equal(json.loads(read(out).splitlines()[0]), {"pred": "READ TEXT 0. ANSWER QUESTION 0", "answers": ["a"], "all_classes": None, "length": 4}, "a line")
     equal(predict.without_middle(list(range(10)), 5), [0, 1, 7, 8, 9], "a prompt without its middle")
     equal(predict.without_middle(list(range(5)), 5), list(range(5)), "a prompt that fits")
+
+
+@case
+def predict_answers_are_the_models():
+    """Greedy text after a prompt, also after one that loses its middle; run again, nothing is asked."""
+    folder, _ = lively()
+    model, out = hugging_face(folder), fresh("answers.jsonl")
+    import torch
+    prompts = ["A shard of tokens is", "".join(f"{i} of many, " for i in range(30))]
+    source = write("niah.jsonl", lines({"input": prompt, "outputs": ["none"]} for prompt in prompts))
+    options = "ruler", source, out, "--device", "cpu", "--dtype", "float32", "--context", 60, "--max-new", 10
+    said = export("predict", folder, *options)
+    check("2 answers, 0 of them from before" in said and "string_match_all  0.00" in said, said)
+    for row, prompt in zip(read(out).decode().splitlines(), prompts):
+        ids = list(prompt.encode())
+        ids = torch.tensor([ids if len(ids) <= 50 else ids[:25] + ids[-25:]])
+        with torch.no_grad():
+            new = model.generate(ids, do_sample=False, max_new_tokens=10)[0, ids.shape[1]:].tolist()
+        check(len(set(new)) > 2, f"the answer is monotonous: {new}")
+        equal(json.loads(row)["pred"], bytes(new[:new.index(256)] if 256 in new else new).decode(errors="replace"), f"answer to {prompt[:20]}")
+    check("2 answers, 2 of them from before" in export("predict", folder, *options), "the second run asked again")
 
 
 @case

@@ -1,15 +1,22 @@
 #!/usr/bin/env python3
-"""Seeing a run: plot.py, watch.py and tb_export.py on a run of the trainer itself and on logs made up for the purpose."""
+"""Seeing a run: plot.py, watch.py, tb_export.py and plot_needle.py on a run of the trainer itself and on logs made up for the purpose."""
+import contextlib
+import fcntl
 import functools
 import html.parser
 import json
 import math
 import os
+import pty
 import re
+import select
 import shutil
+import signal
 import struct
 import subprocess
 import sys
+import termios
+import time
 
 from tool_test import ROOT, TEMPORARY, Skip, case, check, contents, equal, fresh, package, read, run_cases, tool, write
 
@@ -273,6 +280,96 @@ def watch_follows_a_log_that_grows_and_is_cut():
     reader.more()
     open(path, "wb").write(longer)
     equal((reader.more().last_step, reader.run.columns["loss"][9]), (39, 4.25), "last step, tenth loss after a cut log has outgrown what it was")
+
+
+@contextlib.contextmanager
+def terminal(*arguments):
+    """watch.py as the one process of a terminal of 100 x 30: its keys, and a function that reads until a pattern, or until the end for (text, exit status)."""
+    process, keys = pty.fork()
+    if process == 0:
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("4H", 30, 100, 0, 0))
+        os.environ.update(PYTHONIOENCODING="utf-8", TERM="xterm")
+        os.execv(sys.executable, [sys.executable, "-B", os.path.join(ROOT, "dev", "watch.py"), "--every", "1", *arguments])
+    deadline = time.monotonic() + 30
+
+    def until(pattern):
+        text, ended = "", False
+        while time.monotonic() < deadline and not ended and not (pattern and re.search(pattern, text)):
+            if select.select([keys], [], [], 1)[0]:
+                try:
+                    text += os.read(keys, 65536).decode(errors="replace")
+                except OSError:                        # Linux' way to say that the other side is closed
+                    ended = True
+        if pattern:
+            check(re.search(pattern, text), f"'{pattern}' is not shown: {text[-2000:]!r}")
+            return text
+        check(ended, f"it does not end: {text[-2000:]!r}")
+        return text, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+    try:
+        yield keys, until
+    finally:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):       # it ended, and was waited for
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+        os.close(keys)
+
+
+ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"           # the alternate screen without a cursor, and back
+
+
+def check_left(text, step):
+    """The screen is as it was before, and the last view stands on it as plain text."""
+    live, left, plain = text.partition(LEAVE)
+    check(left and ENTER not in live and LEAVE not in plain, f"the screen is not left once: {text[-500:]!r}")
+    check(f"step {step}/20" in plain and "\x1b" not in plain, f"what is left on the terminal: {plain!r}")
+
+
+@case
+def watch_live_shows_new_steps_until_ctrl_c():
+    folder = made_up("live", 10)
+    with terminal(folder) as (keys, until):
+        first = until("step 10/20")
+        check(ENTER in first and first.index(ENTER) < first.index("step 10/20") and "step 11/20" not in first, f"the first view: {first!r}")
+        with open(os.path.join(folder, "log.jsonl"), "a") as file:
+            file.write(json.dumps({"kind": "step", "step": 11, "loss": 2.5, "norm": 1.5, "lr": 1e-3, "ms": 500.0, "tok_s": 2000.0, "mfu": 0.25, "tokens": 11000, "mem_mib": 100.0}) + "\n")
+        check("\x1b[H" in until("step 11/20"), "the view is not drawn in place")
+        os.write(keys, b"\x03")
+        text, status = until(None)
+        equal(status, 0, "exit status after Ctrl-C, which is how one ends it")
+        check_left(text, 11)
+
+
+@case
+def watch_live_ends_with_the_run():
+    folder = made_up("ends", 10)
+    with terminal(folder) as (_, until):
+        until("step 10/20")
+        with open(os.path.join(folder, "log.jsonl"), "a") as file:
+            file.write('{"kind":"end","step":10,"why":"stopped by SIGTERM"}\n')
+        text, status = until(None)
+        equal(status, 0, "exit status")
+        check_left(text, 10)
+        check("ended: stopped by SIGTERM" in text.partition(LEAVE)[2], text)
+
+
+# ---- plot_needle.py -------------------------------------------------------------------------------------------------------
+
+@case
+def needle_heat_maps_show_every_cell():
+    row = lambda task, length, depth, greedy: json.dumps({"task": task, "item": 0, "choice": 0, "loglik": -1, "greedy": greedy, "length": length, "depth": depth})
+    scores = [row("s_niah_1", 500, 0, True), row("s_niah_1", 500, 0, False), row("s_niah_1", 600, 100, True), row("<b>", 500, 50, False),
+              json.dumps({"task": "piqa", "item": 0, "choice": 0, "loglik": -1})]
+    out = fresh("needles.svg")
+    tool("plot_needle", write("scores.jsonl", "\n".join(scores)), out, folder="dev")
+    import xml.etree.ElementTree as tree
+    drawn = tree.parse(out).getroot()
+    words = [node.text for node in drawn.iter() if node.tag.endswith("text")]
+    equal([word for word in words if "." in word], ["0.50", "1.00", "0.00"], "cells")
+    check("s_niah_1: 2 of 3 right" in words and "<b>: 0 of 1 right" in words and "600" in words, f"words: {words}")
+    equal(sum(node.tag.endswith("rect") for node in drawn.iter()), 1 + 3, "rectangles")
+    check("no needle's score" in tool("plot_needle", write("s.jsonl", scores[-1]), out, folder="dev", status=65), "no word of needles")
+    check("line 1 is not a score" in tool("plot_needle", write("s.jsonl", scores[0][:-5]), out, folder="dev", status=65), "no word of line 1")
 
 
 # ---- tb_export.py ---------------------------------------------------------------------------------------------------------

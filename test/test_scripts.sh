@@ -79,4 +79,30 @@ check recipe_paper_table_runs           env PROGRAM="$PROGRAM" DATA="$WORK/shard
 [ "$(grep -cE '^(dense|block)[0-9_k]* +S256,[DM0-9:]+ +[035] +[0-9.]+ +[0-9.]+$' "$WORK/paper/table.txt")" = 6 ] && ok recipe_paper_table_has_six_rows \
     || fail recipe_paper_table_has_six_rows "$(tr '\n' ';' < "$WORK/paper/table.txt")"
 check recipe_paper_table_is_drawn       [ -s "$WORK/paper/compare.html" ]
+
+# ---- the 340M from the vocabulary to the perplexity, in small: a vocabulary of one merge, shards that are there already, a list of their checksums
+small_340M() {
+    env PROGRAM="$PROGRAM" DATA="$WORK/shards" OUT="$WORK/340M" TOKENIZER="$WORK/small.tok" BPE="$WORK" CHECKSUMS="$WORK/sums" SHARDS=1 \
+        scripts/fineweb_edu_340M.sh "$WORK/wiki.test.raw" --layers 2 --channels 16 --heads 2 --mlp 16 --vocab 258 --seq-len 128 --micro-batch 2 --total-batch 256 \
+        --steps 2 --sample-every 0
+}
+if PYTHONPATH=build/python${PYTHONPATH:+:$PYTHONPATH} python3 -c 'import tiktoken' 2> /dev/null; then
+    python3 -c 'import json, sys; sys.path.insert(0, "data"); import common
+ids = {character: i for i, character in enumerate(common.byte_alphabet())}
+json.dump({**ids, "th": 256, common.EOT_TEXT: 257}, open(sys.argv[1] + "/encoder.json", "w"))
+open(sys.argv[1] + "/vocab.bpe", "w").write("#version: 0.2\nt h\n")' "$WORK"
+    printf ' = Page = \n \n the text of a page . \n' > "$WORK/wiki.test.raw"
+    (cd "$WORK/shards" && sha256sum edu_fineweb_*.bin > "$WORK/sums")
+    check recipe_340M_runs               small_340M
+    [ -s "$WORK/small.tok" ] && grep -q '"vocab": 258' "$WORK/340M/wikitext2.json" && ok recipe_340M_prepares || fail recipe_340M_prepares "$(cat "$WORK/340M/wikitext2.json")"
+    grep -qE '^token perplexity +[0-9.]+$' "$WORK/340M/wikitext2.txt" && grep -qE '^context, stride +128, 64$' "$WORK/340M/wikitext2.txt" \
+        && ok recipe_340M_ends_in_a_perplexity || fail recipe_340M_ends_in_a_perplexity "$(tr '\n' ';' < "$WORK/340M/wikitext2.txt")"
+    [ -s "$WORK/340M/plot.html" ] && ok recipe_340M_is_drawn || fail recipe_340M_is_drawn "no plot.html in $(ls "$WORK/340M" | tr '\n' ' ')"
+    cp "$WORK/340M/wikitext2.txt" "$WORK/first.txt"
+    check recipe_340M_runs_again         small_340M
+    [ "$(grep -c 'there already' "$WORK/out")" = 2 ] && grep -q 'finished' "$WORK/out" && cmp -s "$WORK/first.txt" "$WORK/340M/wikitext2.txt" \
+        && ok recipe_340M_passes_over_what_is_done || fail recipe_340M_passes_over_what_is_done "$(tr '\n' ';' < "$WORK/out")"
+else
+    skip recipe_340M_runs "(needs the Python package tiktoken)"
+fi
 [ $failures -eq 0 ]

@@ -121,6 +121,33 @@ check trainer_sample_is_a_function_of_the_seed [ "$(sampled --seed 5)" = "$(samp
 check trainer_sample_follows_the_seed          [ "$(sampled --seed 5)" != "$(sampled --seed 6)" ]
 check trainer_sample_says_its_times            grep -qE '^[0-9]+ tokens after a prompt of 5 \(context 45\): prompt [0-9.]+ s, then [0-9.]+ ms a token$' "$WORK/err"
 
+# ---- one candidate is what greedy decoding takes, whether --top-k or --top-p leaves it; without them the draw is another
+hot=(--temperature 3 --seed 5)
+check trainer_sample_of_top_k_one_is_greedy    [ "$(sampled "${hot[@]}" --top-k 1)" = "$(sampled --temperature 0)" ]
+check trainer_sample_of_a_tiny_top_p_is_greedy [ "$(sampled "${hot[@]}" --top-p 1e-6)" = "$(sampled --temperature 0)" ]
+check trainer_sample_of_all_is_not_greedy      [ "$(sampled "${hot[@]}")" != "$(sampled --temperature 0)" ]
+check trainer_sample_of_top_k_is_of_few        [ "$(sampled "${hot[@]}" --top-k 2)" != "$(sampled "${hot[@]}")" -a "$(sampled "${hot[@]}" --top-k 2)" != "$(sampled --temperature 0)" ]
+
+# ---- text comes as it is made. The pipe is one of packets: what the program writes at once is read at once, and it waits when 16 are unread, so that
+# with more tokens than that to come it cannot have ended when the first is here.
+streams() { python3 -c 'import os, subprocess, sys
+read, write = os.pipe2(os.O_DIRECT)
+program = subprocess.Popen(sys.argv[1:], stdout=write, stderr=subprocess.DEVNULL)
+os.close(write)
+text = b""
+while len(text.partition(b"\nint ")[2]) < 1:             # the line of the checkpoint, the prompt, the first token
+    text += os.read(read, 65536)
+early = program.poll()
+packets = [text.partition(b"\nint ")[2]]
+while piece := os.read(read, 65536):
+    packets.append(piece)
+ended = program.wait()
+longest = max(map(len, packets))
+sys.exit(None if (early, ended, longest) == (None, 0, 1) and len(packets) == 41 else
+         f"status {early} after the first token, {ended} at the end, {len(packets)} packets of up to {longest} bytes")' \
+    "$PROGRAM" --out "$WORK/clean" --prompt "int " --temperature 0 --sample-tokens 40 2> "$WORK/err"; }
+check trainer_sample_streams_token_by_token    streams
+
 # ---- other uses take no steps: a signal ends them at once, and their input is checked before a device is touched
 "$PROGRAM" --out "$WORK/clean" --prompt "int " --temperature 0 --sample-tokens 1000000 > "$WORK/prompt" 2> "$WORK/err" &
 pid=$!
