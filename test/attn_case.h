@@ -83,4 +83,8 @@ static inline AttnShape attn_shape(int B, int T, int H, int D) {
     return s;
 }
 
+static inline const char* attn_path_name(int path) {              // an AttnPath
+    return path == ATTN_HOPPER ? "hopper" : path == ATTN_PORTABLE ? "portable" : "auto";
+}
+
 #endif

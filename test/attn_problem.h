@@ -20,7 +20,6 @@ static inline int attn_paths(AttnPath path[2]) {
     path[1] = ATTN_HOPPER;
     return device_open(0).capability == 90 ? 2 : 1;
 }
-static inline const char* attn_path_name(AttnPath path) { return path == ATTN_HOPPER ? "hopper" : "portable"; }
 
 typedef struct { float *out, *lse, *dqv, *dk; } AttnResults;             // on the host
 typedef struct { floatX *out, *dqv, *dk; float* lse; } AttnOutputs;      // on the device
@@ -79,12 +78,14 @@ static inline AttnResults outputs_close(const AttnProblem* p, AttnOutputs* o) {
     return r;
 }
 
+static inline float* floats_poisoned(size_t n) { return (float*)memset(malloc(n * sizeof(float)), 0xff, n * sizeof(float)); }
+
 static inline AttnResults results_open(const AttnProblem* p) {           // for a reference to fill
     AttnResults r;
-    r.out = attn_normals(p->n, 1);
-    r.lse = attn_normals(p->rows * p->shape.H, 2);
-    r.dqv = attn_normals(3 * p->n, 3);
-    r.dk = attn_normals(p->n, 4);
+    r.out = floats_poisoned(p->n);
+    r.lse = floats_poisoned(p->rows * p->shape.H);
+    r.dqv = floats_poisoned(3 * p->n);
+    r.dk = floats_poisoned(p->n);
     return r;
 }
 static inline void results_free(AttnResults* r) { free(r->out); free(r->lse); free(r->dqv); free(r->dk); }
@@ -143,6 +144,12 @@ static inline void check_same(const AttnProblem* p, const AttnResults* a, const 
     CHECK(memcmp(a->lse, b->lse, p->rows * p->shape.H * 4) == 0, "lse differs %s", when);
     CHECK(memcmp(a->dqv, b->dqv, 3 * p->n * 4) == 0, "dq or dv differs %s", when);
     CHECK(memcmp(a->dk, b->dk, p->n * 4) == 0, "dk differs %s", when);
+}
+
+static inline void check_repeat(const AttnProblem* p, const AttnResults* first, const AttnResults* again, int repeat) {
+    char when[80];
+    snprintf(when, sizeof when, "in repeat %d (T %d, D %d, %s)", repeat, p->shape.T, p->shape.D, attn_path_name(p->shape.path));
+    check_same(p, first, again, when);
 }
 
 // B = 1: outputs before token t are the same to the bit, token t's is not

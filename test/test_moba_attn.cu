@@ -214,6 +214,7 @@ GPU_TEST(moba_attn_within_budget_D64_block128_topk8)  { moba_lengths(64, 128, 8)
 GPU_TEST(moba_attn_within_budget_D64_block256_topk2)  { moba_lengths(64, 256, 2); }
 GPU_TEST(moba_attn_within_budget_D128_block64_topk8)  { moba_lengths(128, 64, 8); }
 GPU_TEST(moba_attn_within_budget_D128_block128_topk2) { moba_lengths(128, 128, 2); }
+GPU_TEST(moba_attn_within_budget_D128_block128_topk8) { moba_lengths(128, 128, 8); }
 GPU_TEST(moba_attn_within_budget_D128_block256_topk1) { moba_lengths(128, 256, 1); }
 GPU_TEST(moba_attn_within_budget_T1000) {
     moba_case(1, 1000, 2, 64, 64, 8, PICK_RANDOM);
@@ -223,6 +224,18 @@ GPU_TEST(moba_attn_within_budget_large_blocks) {
     moba_case(1, 1100, 1, 64, 512, 2, PICK_RANDOM);
     moba_case(1, 1100, 1, 64, 1024, 2, PICK_RANDOM);
 }
+
+// D 128, each block size, more blocks than a query may pick
+GPU_TEST(moba_attn_within_budget_D128_picks_7_of_15_blocks_of_64)  { moba_case(1, 1000, 2, 128, 64, 8, PICK_RANDOM); }
+GPU_TEST(moba_attn_within_budget_D128_picks_7_of_15_blocks_of_128) { moba_case(1, 2000, 2, 128, 128, 8, PICK_RANDOM); }
+GPU_TEST(moba_attn_within_budget_D128_picks_2_of_5_blocks_of_256)  { moba_case(1, 1500, 2, 128, 256, 3, PICK_RANDOM); }
+GPU_TEST(moba_attn_within_budget_D128_picks_2_of_4_blocks_of_512)  { moba_case(1, 2200, 1, 128, 512, 3, PICK_RANDOM); }
+GPU_TEST(moba_attn_within_budget_D128_picks_1_of_2_blocks_of_1024) { moba_case(1, 2600, 1, 128, 1024, 2, PICK_RANDOM); }
+
+// one token short of 64 blocks of 128; the whole result, not samples of it
+GPU_TEST(moba_attn_within_budget_D64_T8191)       { moba_case(1, 8191, 2, 64, 128, 8, PICK_RANDOM); }
+GPU_TEST(moba_attn_within_budget_D128_T8191_sink) { moba_case(1, 8191, 2, 128, 128, 8, PICK_SINK); }
+
 GPU_TEST(moba_attn_within_budget_two_sequences) {
     moba_case(2, 300, 3, 64, 64, 3, PICK_RANDOM);
     moba_case(2, 200, 2, 128, 64, 2, PICK_RANDOM);
@@ -231,7 +244,7 @@ GPU_TEST(moba_attn_within_budget_giant_list) {
     moba_case(1, 1000, 1, 64, 64, 2, PICK_SINK);
     moba_case(1, 700, 1, 128, 64, 4, PICK_SINK);
 }
-GPU_TEST(moba_attn_within_budget_list_with_tails) {        // lists beyond LIST_PIECE of moba_attn.cu: of 4300 queries 4236 pick block 0
+GPU_TEST(moba_attn_within_budget_list_with_tails) {        // lists beyond LIST_PIECE of moba_backward.cuh: of 4300 queries 4236 pick block 0
     moba_case(1, 4300, 1, 64, 64, 2, PICK_SINK);
     moba_case(1, 2400, 2, 128, 128, 2, PICK_SINK);
 }
@@ -245,16 +258,16 @@ GPU_TEST(moba_attn_within_budget_sparse_picks) { moba_case(1, 700, 2, 64, 64, 8,
 GPU_TEST(moba_attn_within_budget_sharp) { moba_sharp_case(1, 700, 2, 64, 128, 3, PICK_RANDOM, 5); }
 GPU_TEST(moba_attn_within_budget_sharpest) { moba_sharp_case(1, 700, 2, 64, 128, 3, PICK_RANDOM, 30); }
 
-GPU_TEST(moba_attn_repeats_to_the_bit) {
-    AttnProblem p = problem_open(2, 500, 2, 64, 1);
-    PickedRoute picked = picked_route(2, 2, 500, 64, 4, PICK_SINK, 42);
+static void moba_repeats(int B, int T, int D, int block, int topk) {
+    AttnProblem p = problem_open(B, T, 2, D, 1);
+    PickedRoute picked = picked_route(B, 2, T, block, topk, PICK_SINK, 42);
     AttnPath path[2];
     for (int i = 0, paths = attn_paths(path); i < paths; i++) {
         p.shape.path = path[i];
         AttnResults first = moba_kernel(&p, &picked, SIZE_MAX);
-        for (int repeat = 0; repeat < 10; repeat++) {
+        for (int repeat = 1; repeat <= 30; repeat++) {
             AttnResults again = moba_kernel(&p, &picked, SIZE_MAX);
-            check_same(&p, &first, &again, "in a repeat");
+            check_repeat(&p, &first, &again, repeat);
             results_free(&again);
         }
         results_free(&first);
@@ -262,6 +275,9 @@ GPU_TEST(moba_attn_repeats_to_the_bit) {
     picked_free(&picked);
     problem_close(&p);
 }
+GPU_TEST(moba_attn_repeats_to_the_bit_short) { moba_repeats(2, 500, 64, 64, 4); }
+GPU_TEST(moba_attn_repeats_to_the_bit_D64)   { moba_repeats(1, 2300, 64, 128, 8); }        // block 0's list is longer than LIST_PIECE
+GPU_TEST(moba_attn_repeats_to_the_bit_D128)  { moba_repeats(1, 2300, 128, 128, 8); }
 
 GPU_TEST(moba_attn_scratch_cap_changes_no_bit) {
     AttnProblem p = problem_open(2, 400, 3, 64, 1);

@@ -1,10 +1,11 @@
 // MoBA at lengths that no reference computes whole: up to a million tokens, routed by the op's own top-k, spot-checked on random queries
 // (out, lse, dq) and on random blocks of keys (dk, dv) against moba_spot.h, which itself is held against the references at a small length.
+// Each path runs the whole pipeline, and is checked for the blocks that its own top-k picked.
 #include "test.h"
 #ifdef LLMC_CPU
 #include "ops.h"
 #else
-#include "ref.h"
+#include "attn_problem.h"
 #include "cuda_common.cuh"
 #endif
 #include "attn_case.h"
@@ -116,20 +117,21 @@ GPU_TEST(moba_large_spot_checks_are_the_references) {
 }
 
 // ---- the kernels at length ------------------------------------------------------------------------------------------------------------
-enum { D = 64, BLOCK = 128, TOPK = 8, SLOTS = TOPK - 1, SPOT_QUERIES = 4096, SPOT_BLOCKS = 16 };
+enum { BLOCK = 128, TOPK = 8, SLOTS = TOPK - 1, SPOT_QUERIES = 4096, SPOT_BLOCKS = 16 };
 
 // Two heads, at the end of rows that have room for `wide` of them: with 12, as in the 124M model, a million rows of q, k, v are more than
 // 2^31 elements.
 typedef struct {
     AttnShape shape;
+    char label[64];                       // for messages
     int C, at;                            // wide * D; column of the first head
     floatX *qv, *k, *dout, *out, *dqv, *dk;
     float* lse;
 } Large;
 
-// columns [at, at + H*D) of the (T, ld) tensor: poison elsewhere
-static floatX* columns_from(const uint16_t* dense, int T, int H, int ld, int at) {
-    size_t row = (size_t)H * D * 2;
+// columns [at, at + width) of the (T, ld) tensor: poison elsewhere
+static floatX* columns_from(const uint16_t* dense, int T, int width, int ld, int at) {
+    size_t row = (size_t)width * 2;
     floatX* to = (floatX*)device_malloc((size_t)T * ld * 2);
     void* from = device_from(dense, T * row);
     CUDA_CHECK(cudaMemset(to, 0xff, (size_t)T * ld * 2));
@@ -137,14 +139,14 @@ static floatX* columns_from(const uint16_t* dense, int T, int H, int ld, int at)
     device_free(from);
     return to;
 }
-static void columns_set(floatX* to, const uint16_t* dense, int T, int H, int ld, int at) {
-    size_t row = (size_t)H * D * 2;
+static void columns_set(floatX* to, const uint16_t* dense, int T, int width, int ld, int at) {
+    size_t row = (size_t)width * 2;
     void* from = device_from(dense, T * row);
     CUDA_CHECK(cudaMemcpy2D(to + at, (size_t)ld * 2, from, row, row, T, cudaMemcpyDeviceToDevice));
     device_free(from);
 }
-static uint16_t* columns_to_host(const floatX* from, int T, int H, int ld, int at) {
-    size_t row = (size_t)H * D * 2;
+static uint16_t* columns_to_host(const floatX* from, int T, int width, int ld, int at) {
+    size_t row = (size_t)width * 2;
     void* to = device_malloc(T * row);
     CUDA_CHECK(cudaMemcpy2D(to, row, from + at, (size_t)ld * 2, row, T, cudaMemcpyDeviceToDevice));
     uint16_t* dense = (uint16_t*)host_from(to, T * row);
@@ -157,16 +159,18 @@ static floatX* poisoned_rows(int T, int ld) {
     return to;
 }
 
-static Large large_open(const Spot* s, int wide) {
+static Large large_open(const Spot* s, int wide, AttnPath path) {
     Large l;
-    l.C = wide * D;
-    l.at = (wide - s->H) * D;
-    AttnShape shape = {1, s->T, s->H, D, 3 * l.C, l.C, 3 * l.C, l.C, ATTN_AUTO};
+    int width = s->H * s->D;
+    l.C = wide * s->D;
+    l.at = l.C - width;
+    AttnShape shape = {1, s->T, s->H, s->D, 3 * l.C, l.C, 3 * l.C, l.C, path};
     l.shape = shape;
-    l.qv = columns_from(s->q, s->T, s->H, 3 * l.C, l.at);
-    columns_set(l.qv, s->v, s->T, s->H, 3 * l.C, 2 * l.C + l.at);
-    l.k = columns_from(s->k, s->T, s->H, l.C, l.at);
-    l.dout = columns_from(s->dout, s->T, s->H, l.C, l.at);
+    snprintf(l.label, sizeof l.label, "T %d, D %d, %s", s->T, s->D, attn_path_name(path));
+    l.qv = columns_from(s->q, s->T, width, 3 * l.C, l.at);
+    columns_set(l.qv, s->v, s->T, width, 3 * l.C, 2 * l.C + l.at);
+    l.k = columns_from(s->k, s->T, width, l.C, l.at);
+    l.dout = columns_from(s->dout, s->T, width, l.C, l.at);
     l.out = poisoned_rows(s->T, l.C);
     l.dqv = poisoned_rows(s->T, 3 * l.C);
     l.dk = poisoned_rows(s->T, l.C);
@@ -184,7 +188,7 @@ static void large_run(Large* l, uint16_t** sel, int** offset, int** list) {
     int n = (s.T + BLOCK - 1) / BLOCK;
     size_t picks = (size_t)s.H * s.T * SLOTS, cap = (size_t)1 << 30;
     size_t forward = moba_attn_forward_scratch(s, BLOCK, TOPK, cap), backward = moba_attn_backward_scratch(s, BLOCK, TOPK, cap);
-    float* centroid = (float*)device_malloc((size_t)s.H * n * D * sizeof(float));
+    float* centroid = (float*)device_malloc((size_t)s.H * n * s.D * sizeof(float));
     uint16_t* sel_dev = (uint16_t*)device_malloc(picks * sizeof(uint16_t));
     int *offset_dev = (int*)device_malloc((size_t)s.H * (n + 1) * sizeof(int)), *list_dev = (int*)device_malloc(picks * sizeof(int));
     void *index = device_malloc(moba_index_scratch(1, s.H, s.T, BLOCK, TOPK)), *scratch = device_malloc(forward > backward ? forward : backward);
@@ -210,16 +214,16 @@ static Samples samples_open(size_t n) {
     Samples x = {n, (float*)malloc(n * sizeof(float)), (float*)malloc(n * sizeof(float)), (float*)malloc(n * sizeof(float))};
     return x;
 }
-static void samples_check(const char* what, Samples* x, int T, double terms) {
-    char label[64];
-    snprintf(label, sizeof label, "%s (T %d)", what, T);
+static void samples_check(const char* what, Samples* x, const Large* l, double terms) {
+    char label[80];
+    snprintf(label, sizeof label, "%s (%s)", what, l->label);
     check_budget(label, x->kernel, x->exact, x->rounded, x->n, terms);
     free(x->kernel); free(x->exact); free(x->rounded);
 }
 
 static void check_queries(const Large* l, const Spot* exact, int queries) {
-    int T = exact->T, H = exact->H, *head = (int*)malloc(queries * sizeof(int)), *at = (int*)malloc(queries * sizeof(int));
-    uint16_t *out_all = columns_to_host(l->out, T, H, l->C, l->at), *dq_all = columns_to_host(l->dqv, T, H, 3 * l->C, l->at);
+    int T = exact->T, H = exact->H, D = exact->D, *head = (int*)malloc(queries * sizeof(int)), *at = (int*)malloc(queries * sizeof(int));
+    uint16_t *out_all = columns_to_host(l->out, T, H * D, l->C, l->at), *dq_all = columns_to_host(l->dqv, T, H * D, 3 * l->C, l->at);
     float* lse_all = (float*)host_from(l->lse, (size_t)H * T * sizeof(float));
     Samples out = samples_open((size_t)queries * D), dq = samples_open((size_t)queries * D), lse = samples_open(queries);
     Spot rounded = *exact;
@@ -242,9 +246,9 @@ static void check_queries(const Large* l, const Spot* exact, int queries) {
         }
         lse.kernel[i] = lse_all[(size_t)head[i] * T + at[i]]; lse.exact[i] = (float)e.lse; lse.rounded[i] = (float)r.lse;
     }
-    samples_check("out", &out, T, TOPK * BLOCK);
-    samples_check("lse", &lse, T, TOPK * BLOCK + D);
-    samples_check("dq", &dq, T, TOPK * BLOCK);
+    samples_check("out", &out, l, TOPK * BLOCK);
+    samples_check("lse", &lse, l, TOPK * BLOCK + D);
+    samples_check("dq", &dq, l, TOPK * BLOCK);
     free(out_all); free(dq_all); free(lse_all); free(head); free(at);
 }
 
@@ -276,23 +280,24 @@ static void callers_find(Callers* c, int blocks, const Spot* s) {
 }
 
 // the index's list of the block is what sel says
-static void callers_check_list(const Callers* c, const int* offset, const int* list, int T) {
-    int n = (T + BLOCK - 1) / BLOCK;
+static void callers_check_list(const Callers* c, const int* offset, const int* list, const Large* l) {
+    int T = l->shape.T, n = (T + BLOCK - 1) / BLOCK;
     const int* range = offset + (size_t)c->head * (n + 1) + c->block;
-    CHECK_EQ(range[1] - range[0], c->count);
-    CHECK(memcmp(list + (size_t)c->head * T * SLOTS + range[0], c->entries, c->count * sizeof(int)) == 0, "the list of block %d of head %d",
-          c->block, c->head);
+    CHECK(range[1] - range[0] == c->count, "the list of block %d of head %d has %d entries, %d queries picked it (%s)", c->block, c->head,
+          range[1] - range[0], c->count, l->label);
+    CHECK(memcmp(list + (size_t)c->head * T * SLOTS + range[0], c->entries, c->count * sizeof(int)) == 0,
+          "the list of block %d of head %d is not who picked it (%s)", c->block, c->head, l->label);
 }
 
 static void check_blocks(const Large* l, const Spot* exact, const int* offset, const int* list, int blocks) {
-    int T = exact->T, H = exact->H, longest = 0;
-    uint16_t *dk_all = columns_to_host(l->dk, T, H, l->C, l->at), *dv_all = columns_to_host(l->dqv, T, H, 3 * l->C, 2 * l->C + l->at);
+    int T = exact->T, H = exact->H, D = exact->D, longest = 0;
+    uint16_t *dk_all = columns_to_host(l->dk, T, H * D, l->C, l->at), *dv_all = columns_to_host(l->dqv, T, H * D, 3 * l->C, 2 * l->C + l->at);
     Samples dk = samples_open((size_t)blocks * BLOCK * D), dv = samples_open((size_t)blocks * BLOCK * D);
     Callers callers[SPOT_BLOCKS];
     callers_find(callers, blocks, exact);
     for (int i = 0; i < blocks; i++) {
         const Callers* c = &callers[i];
-        callers_check_list(c, offset, list, T);
+        callers_check_list(c, offset, list, l);
         longest = c->count > longest ? c->count : longest;
         for (int e = 0; e < c->count; e++) { c->entries[e] /= MOBA_MAX_TOPK; }
         for (int u = 0; u < BLOCK; u++) {
@@ -315,30 +320,37 @@ static void check_blocks(const Large* l, const Spot* exact, const int* offset, c
     }
     for (int i = 0; i < blocks; i++) { free(callers[i].entries); }
     free(dk_all); free(dv_all);
-    samples_check("dk", &dk, T, longest + BLOCK);
-    samples_check("dv", &dv, T, longest + BLOCK);
+    samples_check("dk", &dk, l, longest + BLOCK);
+    samples_check("dv", &dv, l, longest + BLOCK);
 }
 
-static void large_case(int T, int wide, int queries, int blocks) {
+static void large_case(int T, int D, int wide, int queries, int blocks) {
     const int H = 2;
     size_t n = (size_t)T * H * D;
-    uint16_t* sel;
-    int *offset, *list;
     Spot s = {T, H, D, BLOCK, TOPK, spot_normals(n, 1), spot_normals(n, 2), spot_normals(n, 3), spot_normals(n, 4), NULL, false};
-    Large l = large_open(&s, wide);
-    large_run(&l, &sel, &offset, &list);
-    s.sel = sel;
-    check_queries(&l, &s, queries);
-    check_blocks(&l, &s, offset, list, blocks);
-    large_close(&l);
+    AttnPath path[2];
+    for (int i = 0, paths = attn_paths(path); i < paths; i++) {
+        uint16_t* sel;
+        int *offset, *list;
+        Large l = large_open(&s, wide, path[i]);
+        large_run(&l, &sel, &offset, &list);
+        s.sel = sel;
+        check_queries(&l, &s, queries);
+        check_blocks(&l, &s, offset, list, blocks);
+        large_close(&l);
+        free(sel); free(offset); free(list);
+    }
     spot_free(&s);
-    free(sel); free(offset); free(list);
 }
 
-GPU_TEST(moba_large_ragged_and_small)    { large_case(1500, 3, 256, 6); }
-GPU_TEST(moba_large_64k_tokens)          { large_case(1 << 16, 2, SPOT_QUERIES, SPOT_BLOCKS); }
-GPU_TEST(moba_large_512k_tokens)         { large_case(1 << 19, 2, SPOT_QUERIES, SPOT_BLOCKS); }
-GPU_TEST(moba_large_a_million_tokens)    { large_case(1 << 20, 12, SPOT_QUERIES, SPOT_BLOCKS); }
+GPU_TEST(moba_large_ragged_and_small)  { large_case(1500, 64, 3, 256, 6); large_case(1500, 128, 3, 256, 6); }
+GPU_TEST(moba_large_8191_tokens_D64)   { large_case(8191, 64, 2, SPOT_QUERIES, SPOT_BLOCKS); }
+GPU_TEST(moba_large_8191_tokens_D128)  { large_case(8191, 128, 2, SPOT_QUERIES, SPOT_BLOCKS); }
+GPU_TEST(moba_large_64k_tokens)        { large_case(1 << 16, 64, 2, SPOT_QUERIES, SPOT_BLOCKS); }
+GPU_TEST(moba_large_64k_tokens_D128)   { large_case(1 << 16, 128, 2, SPOT_QUERIES, SPOT_BLOCKS); }
+GPU_TEST(moba_large_512k_tokens)       { large_case(1 << 19, 64, 2, SPOT_QUERIES, SPOT_BLOCKS); }
+GPU_TEST(moba_large_512k_tokens_D128)  { large_case(1 << 19, 128, 2, SPOT_QUERIES, SPOT_BLOCKS); }
+GPU_TEST(moba_large_a_million_tokens)  { large_case(1 << 20, 64, 12, SPOT_QUERIES, SPOT_BLOCKS); }
 #endif
 
 TEST_MAIN()

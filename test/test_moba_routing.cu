@@ -1,10 +1,11 @@
 // Routing as a layer does it, centroids and top-k together, against fp64 from the same bf16 q and k': at least 99.9 % of the picked
-// (query, block) pairs agree, and every pick that does not is a near-tie. Random queries of all heads, 8K and 64K tokens.
+// (query, block) pairs agree, and every pick that does not is a near-tie. Random queries of all heads, 8K and 64K tokens,
+// on every path and as ATTN_AUTO chooses.
 #include "test.h"
 #ifdef LLMC_CPU
 #include "ops.h"
 #else
-#include "ref.h"
+#include "attn_problem.h"
 #endif
 #include "attn_case.h"
 #include "moba_spot.h"
@@ -67,53 +68,90 @@ static double score_error(const Blocks* b, int j, int D, int block) {
     return block * ldexp(1, -24) * b->norm_abs[j] + (ldexp(1, -18) + 2 * D * ldexp(1, -23)) * b->norm[j];
 }
 
-// One query: every pick scores within a near-tie of the lowest that belongs to the top; returns how many do not belong to it.
-static int routing_compare(const uint16_t* found, const uint16_t* q, const Blocks* b, int t, int D, int block, int slots) {
-    double query[MAX_D], best[MAX_SLOTS], norm = 0;
-    int expected[MAX_SLOTS], count = 0, differ = 0, past = t / block;
-    for (int d = 0; d < D; d++) { query[d] = bf16_to_float(q[d]); norm += query[d] * query[d]; }
-    norm = sqrt(norm);
-    for (int j = 0; j < past; j++) {                                     // insertion into a list kept best first; equal scores stay in order
-        double score = 0;
-        for (int d = 0; d < D; d++) { score += query[d] * b->mean[(size_t)j * D + d]; }
-        int at = count < slots ? count++ : score > best[slots - 1] ? slots - 1 : slots;
+// One query, and the `count` past blocks it should pick, best first, with their scores.
+typedef struct { int t, count, block[MAX_SLOTS]; double score[MAX_SLOTS], q[MAX_D], norm; } Query;
+
+static double routing_score(const Query* query, const Blocks* b, int j, int D) {
+    double score = 0;
+    for (int d = 0; d < D; d++) { score += query->q[d] * b->mean[(size_t)j * D + d]; }
+    return score;
+}
+
+static Query routing_expect(const uint16_t* q, const Blocks* b, int t, int D, int block, int slots) {
+    Query query;
+    query.t = t;
+    query.count = 0;
+    query.norm = 0;
+    for (int d = 0; d < D; d++) { query.q[d] = bf16_to_float(q[d]); query.norm += query.q[d] * query.q[d]; }
+    query.norm = sqrt(query.norm);
+    for (int j = 0; j < t / block; j++) {                                // insertion into a list kept best first; equal scores stay in order
+        double score = routing_score(&query, b, j, D);
+        int at = query.count < slots ? query.count++ : score > query.score[slots - 1] ? slots - 1 : slots;
         if (at == slots) { continue; }
-        for (; at > 0 && score > best[at - 1]; at--) { best[at] = best[at - 1]; expected[at] = expected[at - 1]; }
-        best[at] = score;
-        expected[at] = j;
+        for (; at > 0 && score > query.score[at - 1]; at--) { query.score[at] = query.score[at - 1]; query.block[at] = query.block[at - 1]; }
+        query.score[at] = score;
+        query.block[at] = j;
     }
+    return query;
+}
+
+// Every pick scores within a near-tie of the lowest that belongs to the top; returns how many do not belong to it.
+static int routing_compare(const uint16_t* found, const Query* query, const Blocks* b, int D, int block, int slots, const char* path) {
+    int differ = 0, t = query->t, count = query->count;
     for (int i = 0; i < count; i++) {
-        CHECK(found[i] < past && (i == 0 || found[i] > found[i - 1]), "query %d, slot %d: block %d", t, i, found[i]);
+        CHECK(found[i] < t / block && (i == 0 || found[i] > found[i - 1]), "%s: query %d, slot %d: block %d", path, t, i, found[i]);
         bool agrees = false;
-        for (int e = 0; e < count; e++) { agrees |= expected[e] == found[i]; }
+        for (int e = 0; e < count; e++) { agrees |= query->block[e] == found[i]; }
         if (agrees) { continue; }
         differ++;
-        double score = 0, last = best[count - 1];
-        for (int d = 0; d < D; d++) { score += query[d] * b->mean[(size_t)found[i] * D + d]; }
-        double gap = norm * (score_error(b, found[i], D, block) + score_error(b, expected[count - 1], D, block));
-        CHECK(score >= last - gap, "query %d: block %d scores %.9g, %.9g belongs to the top (a near-tie is %.3g)", t, found[i], score, last, gap);
+        double score = routing_score(query, b, found[i], D), last = query->score[count - 1];
+        double gap = query->norm * (score_error(b, found[i], D, block) + score_error(b, query->block[count - 1], D, block));
+        CHECK(score >= last - gap, "%s: query %d: block %d scores %.9g, %.9g belongs to the top (a near-tie is %.3g)", path, t, found[i],
+              score, last, gap);
     }
-    for (int i = count; i < slots; i++) { CHECK_EQ(found[i], MOBA_NONE); }
+    for (int i = count; i < slots; i++) { CHECK(found[i] == MOBA_NONE, "%s: query %d, slot %d: block %d, expected none", path, t, i, found[i]); }
     return differ;
+}
+
+// The choice by size first (portable up to 128 blocks), then each path that is here.
+static int routing_paths(AttnPath path[3]) {
+    path[0] = ATTN_AUTO;
+#ifdef LLMC_CPU
+    return 1;
+#else
+    return 1 + attn_paths(path + 1);
+#endif
 }
 
 static void routing_case(int T, int H, int D, int block, int topk, int samples) {
     const int C = H * D, slots = topk - 1;
     AttnShape shape = {1, T, H, D, C, C, C, C, ATTN_AUTO};
-    uint16_t *q = spot_normals((size_t)T * C, 21), *k = spot_normals((size_t)T * C, 22), *sel = routing_run(q, k, shape, block, topk);
+    uint16_t *q = spot_normals((size_t)T * C, 21), *k = spot_normals((size_t)T * C, 22), *sel[3];
+    AttnPath path[3];
+    int paths = routing_paths(path);
+    for (int p = 0; p < paths; p++) {
+        shape.path = path[p];
+        sel[p] = routing_run(q, k, shape, block, topk);
+    }
     uint64_t random = 23;
-    long differ = 0, pairs = 0;
+    long differ[3] = {0}, pairs = 0;
     for (int head = 0; head < H; head++) {
         Blocks b = blocks_open(k, shape, head, block);
         for (int i = 0; i < samples; i++) {
             int first = slots * block, t = i == 0 ? T - 1 : i == 1 ? first - 1 : first + (int)(test_bits(&random) % (uint64_t)(T - first));
-            differ += routing_compare(sel + ((size_t)head * T + t) * slots, q + (size_t)t * C + head * D, &b, t, D, block, slots);
-            pairs += t / block < slots ? t / block : slots;
+            Query query = routing_expect(q + (size_t)t * C + head * D, &b, t, D, block, slots);
+            pairs += query.count;
+            for (int p = 0; p < paths; p++) {
+                differ[p] += routing_compare(sel[p] + ((size_t)head * T + t) * slots, &query, &b, D, block, slots, attn_path_name(path[p]));
+            }
         }
         blocks_close(&b);
     }
-    CHECK(differ * 1000 <= pairs, "T=%d D=%d block=%d: %ld of %ld pairs differ", T, D, block, differ, pairs);
-    free(q); free(k); free(sel);
+    for (int p = 0; p < paths; p++) {
+        CHECK(differ[p] * 1000 <= pairs, "T=%d D=%d block=%d, %s: %ld of %ld pairs differ", T, D, block, attn_path_name(path[p]), differ[p], pairs);
+        free(sel[p]);
+    }
+    free(q); free(k);
 }
 
 #ifdef LLMC_CPU

@@ -208,10 +208,11 @@ static void topk_check_scores(AttnShape s, int block, int topk, int repeats, flo
             }
         }
     }
-    CHECK(differ * 1000 <= pairs, "T=%d D=%d block=%d topk=%d: %ld of %ld pairs differ", s.T, s.D, block, topk, differ, pairs);
+    CHECK(differ * 1000 <= pairs, "T=%d D=%d block=%d topk=%d, %s: %ld of %ld pairs differ", s.T, s.D, block, topk, attn_path_name(s.path),
+          differ, pairs);
     for (int repeat = 1; repeat < repeats; repeat++) {
         uint16_t* again = topk_run(q, centroid, s, block, topk);
-        CHECK(memcmp(again, found, picks * 2) == 0, "repeat %d differs", repeat);
+        CHECK(memcmp(again, found, picks * 2) == 0, "repeat %d differs (%s)", repeat, attn_path_name(s.path));
         free(again);
     }
     free(q); free(centroid); free(expected); free(found);
@@ -226,6 +227,8 @@ static void topk_check_8k(AttnPath path) {
         topk_check_shape(shape, 512, 8, 1);
         topk_check_shape(shape, 512, 2, 1);
         topk_check_shape(shape, 64, 32, 1);
+        shape.T = 8191;
+        topk_check_shape(shape, 128, 8, 1);
     }
 }
 GPU_TEST(moba_topk_kernel_agrees_with_the_reference_at_8k) { topk_on_paths(topk_check_8k); }
@@ -251,8 +254,9 @@ static void topk_check_cancelling(AttnPath path) {
 GPU_TEST(moba_topk_kernel_agrees_where_scores_cancel) { topk_on_paths(topk_check_cancelling); }
 
 static void topk_check_repeats(AttnPath path) {
-    AttnShape shape = {2, 3000, 3, 64, 192, 192, 192, 192, path};
-    topk_check_shape(shape, 64, 8, 10);
+    AttnShape narrow = {2, 3000, 3, 64, 192, 192, 192, 192, path}, wide = {1, 2000, 2, 128, 256, 256, 256, 256, path};
+    topk_check_shape(narrow, 64, 8, 31);
+    topk_check_shape(wide, 128, 8, 31);
 }
 GPU_TEST(moba_topk_kernel_repeats_to_the_bit) { topk_on_paths(topk_check_repeats); }
 
@@ -267,8 +271,8 @@ static void topk_check_rising(int topk, int step, float sign, AttnPath path) {
     uint16_t *expected = (uint16_t*)malloc(picks * 2), *found = topk_run(q, centroid, shape, BLOCK, topk);
     ref_moba_topk(expected, q, centroid, shape, BLOCK, topk, NULL, NULL);
     for (size_t i = 0; i < picks; i++) {
-        CHECK(found[i] == expected[i], "topk %d, step %d: query %zu, slot %zu: block %d, expected %d", topk, step, i / (topk - 1), i % (topk - 1),
-              found[i], expected[i]);
+        CHECK(found[i] == expected[i], "topk %d, step %d, %s: query %zu, slot %zu: block %d, expected %d", topk, step, attn_path_name(path),
+              i / (topk - 1), i % (topk - 1), found[i], expected[i]);
     }
     free(q); free(centroid); free(expected); free(found);
 }
@@ -297,31 +301,42 @@ static void topk_check_causal(AttnPath path) {                           // new 
 }
 GPU_TEST(moba_topk_kernel_does_not_look_ahead) { topk_on_paths(topk_check_causal); }
 
+// the `slots` highest of blocks 0 .. past-1, best first, by scores in fp64; room for one more
+static void topk_best_blocks(uint16_t* expected, const float* q, const float* centroid, int past, int slots, int D) {
+    double best[MOBA_MAX_TOPK];
+    int count = 0;
+    for (int j = 0; j < past; j++) {                                     // insertion into a list kept best first
+        double score = topk_dot(q, centroid + (size_t)j * D, D);
+        int at = count;
+        for (; at > 0 && score > best[at - 1]; at--) { best[at] = best[at - 1]; expected[at] = expected[at - 1]; }
+        best[at] = score; expected[at] = (uint16_t)j;
+        if (count < slots) { count++; }
+    }
+}
+
 // A million tokens, block 64: 16384 blocks. Spot-checked on 1024 queries, scores in fp64.
 GPU_TEST(moba_topk_kernel_at_a_million_tokens) {
     enum { T = 1 << 20, D = 64, BLOCK = 64, N = T / BLOCK, TOPK = 8, SLOTS = TOPK - 1, SAMPLES = 1024, POOL = 1 << 16 };
-    AttnShape shape = {1, T, 1, D, D, D, D, D, ATTN_AUTO};
     float *pool = topk_normals(POOL, 1), *q = (float*)malloc((size_t)T * D * sizeof(float)), *centroid = topk_normals((size_t)N * D, 2);
+    static uint16_t expected[SAMPLES][SLOTS + 1];
+    int t[SAMPLES];
     uint64_t random = 3;
     for (size_t i = 0; i < (size_t)T * D; i++) { q[i] = bf16_to_float(float_to_bf16(pool[test_bits(&random) % POOL])); }
-    uint16_t* sel = topk_run(q, centroid, shape, BLOCK, TOPK);
-    long differ = 0;
-    for (int sample = 0; sample < SAMPLES; sample++) {
-        int t = sample == 0 ? T - 1 : SLOTS * BLOCK + (int)(test_bits(&random) % (T - SLOTS * BLOCK));
-        double best[SLOTS + 1];
-        uint16_t expected[SLOTS + 1];
-        int count = 0;
-        for (int j = 0; j < t / BLOCK; j++) {                            // insertion into a list kept best first
-            double score = topk_dot(q + (size_t)t * D, centroid + (size_t)j * D, D);
-            int at = count;
-            for (; at > 0 && score > best[at - 1]; at--) { best[at] = best[at - 1]; expected[at] = expected[at - 1]; }
-            best[at] = score; expected[at] = (uint16_t)j;
-            if (count < SLOTS) { count++; }
+    for (int i = 0; i < SAMPLES; i++) { t[i] = i == 0 ? T - 1 : SLOTS * BLOCK + (int)(test_bits(&random) % (T - SLOTS * BLOCK)); }
+    #pragma omp parallel for schedule(dynamic)
+    for (int i = 0; i < SAMPLES; i++) { topk_best_blocks(expected[i], q + (size_t)t[i] * D, centroid, t[i] / BLOCK, SLOTS, D); }
+    AttnPath path[2];
+    for (int p = 0, paths = attn_paths(path); p < paths; p++) {
+        AttnShape shape = {1, T, 1, D, D, D, D, D, path[p]};
+        uint16_t* sel = topk_run(q, centroid, shape, BLOCK, TOPK);
+        long differ = 0;
+        for (int i = 0; i < SAMPLES; i++) {
+            differ += topk_compare(sel + (size_t)t[i] * SLOTS, expected[i], q + (size_t)t[i] * D, centroid, t[i], BLOCK, SLOTS, D);
         }
-        differ += topk_compare(sel + (size_t)t * SLOTS, expected, q + (size_t)t * D, centroid, t, BLOCK, SLOTS, D);
+        CHECK(differ * 1000 <= (long)SAMPLES * SLOTS, "%s: %ld of %d pairs differ", attn_path_name(path[p]), differ, SAMPLES * SLOTS);
+        free(sel);
     }
-    CHECK(differ * 1000 <= (long)SAMPLES * SLOTS, "%ld of %d pairs differ", differ, SAMPLES * SLOTS);
-    free(pool); free(q); free(centroid); free(sel);
+    free(pool); free(q); free(centroid);
 }
 #endif
 

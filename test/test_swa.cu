@@ -239,6 +239,9 @@ GPU_TEST(swa_within_budget_D128_T127)     { swa_windows(127, 128); }
 GPU_TEST(swa_within_budget_D128_T129)     { swa_windows(129, 128); }
 GPU_TEST(swa_within_budget_D128_T300)     { swa_windows(300, 128); }
 GPU_TEST(swa_within_budget_D128_T1000)    { swa_windows(1000, 128); }
+GPU_TEST(swa_within_budget_D64_T8191)     { swa_case(1, 8191, 2, 64, 256, 1); }
+GPU_TEST(swa_within_budget_D128_T8191)    { swa_case(1, 8191, 2, 128, 256, 1); }
+GPU_TEST(swa_within_budget_dense_T2047)   { swa_case(1, 2047, 2, 64, 2047, 1); swa_case(1, 2047, 2, 128, 2047, 1); }
 GPU_TEST(swa_within_budget_two_sequences) { swa_case(2, 200, 3, 64, 77, 1); swa_case(2, 130, 1, 128, 1000, 1); }
 GPU_TEST(swa_within_budget_long_window)   { swa_case(1, 1400, 1, 64, 1100, 1); }
 GPU_TEST(swa_within_budget_sharp_softmax) { swa_case(1, 300, 1, 64, 300, 12); swa_case(1, 300, 1, 128, 90, 12); }
@@ -247,23 +250,26 @@ GPU_TEST(swa_rope_within_budget_D128)          { swa_rope_case(1, 63, 2, 128, 63
 GPU_TEST(swa_rope_within_budget_two_sequences) { swa_rope_case(2, 200, 3, 64, 77); swa_rope_case(2, 130, 1, 128, 1000); }
 GPU_TEST(swa_rope_within_budget_long_window)   { swa_rope_case(1, 1400, 1, 64, 1100); }
 
-static void swa_repeats(int D, int window) {
+static void swa_repeats(int B, int T, int D, int window) {
     AttnPath path[2];
-    AttnProblem p = problem_open(2, 500, 2, D, 1);
+    AttnProblem p = problem_open(B, T, 2, D, 1);
     for (int i = 0, paths = attn_paths(path); i < paths; i++) {
         p.shape.path = path[i];
         AttnResults first = swa_kernel(&p, window, NULL);
-        for (int repeat = 0; repeat < 10; repeat++) {
+        for (int repeat = 1; repeat <= 30; repeat++) {
             AttnResults again = swa_kernel(&p, window, NULL);
-            check_same(&p, &first, &again, "in a repeat");
+            check_repeat(&p, &first, &again, repeat);
             results_free(&again);
         }
         results_free(&first);
     }
     problem_close(&p);
 }
-GPU_TEST(swa_repeats_to_the_bit)      { swa_repeats(64, 200); }
-GPU_TEST(swa_repeats_to_the_bit_D128) { swa_repeats(128, 500); }
+GPU_TEST(swa_repeats_to_the_bit_short)      { swa_repeats(2, 500, 64, 200); swa_repeats(2, 500, 128, 500); }
+GPU_TEST(swa_repeats_to_the_bit_D64)        { swa_repeats(1, 2000, 64, 256); }
+GPU_TEST(swa_repeats_to_the_bit_D128)       { swa_repeats(1, 2000, 128, 256); }
+GPU_TEST(swa_repeats_to_the_bit_dense_D64)  { swa_repeats(1, 2000, 64, 2000); }
+GPU_TEST(swa_repeats_to_the_bit_dense_D128) { swa_repeats(1, 2000, 128, 2000); }
 
 GPU_TEST(swa_gpu_never_looks_ahead) {
     AttnPath path[2];
