@@ -436,4 +436,36 @@ def tools_say_how_far_they_are():
         shutil.rmtree(out + "_run")
 
 
+# ---- export/compare.py ------------------------------------------------------------------------------------------------
+
+@case
+def compare_by_hand():
+    export = functools.partial(tool, folder="export")
+
+    def rows(task, table, right=0):
+        """Lines of scores; right None: as a program writes them that does not know the answers"""
+        gold = lambda choice: {} if right is None else {"gold": choice == right}
+        return "".join(json.dumps({"task": task, "item": item, "choice": choice, "loglik": score, "greedy": greedy, **gold(choice)}) + "\n"
+                       for item, scores in enumerate(table) for choice, (score, greedy) in enumerate(scores))
+
+    def check_limit(ours, theirs, limits, status):
+        done = subprocess.run([sys.executable, os.path.join(ROOT, "export", "compare.py"), ours, theirs, *map(str, limits)], capture_output=True)
+        equal(done.returncode, status, f"exit status with {limits}")
+
+    piqa = [[(-1, None), (-2, None)], [(-3, None), (-2.9, None)]], [[(-1.2, None), (-2, None)], [(-2.8, None), (-2.9, None)]]
+    ours = write("ours.jsonl", rows("piqa", piqa[0]) + rows("lambada", [[(-1, True)], [(-2, False)]]))
+    theirs = write("theirs.jsonl", rows("piqa", piqa[1]) + rows("lambada_openai", [[(-1, True)], [(-2, True)]]))
+    said = export("compare", ours, theirs).splitlines()
+    check(re.search(r"piqa +2 items +right +1 +2 +answers differ +1 .* 0\.1 on average, 0\.2 at most; .* 0\.1 at most", said[0]), said[0])
+    check(re.search(r"lambada +2 items +right +1 +2 +answers differ +1 ", said[1]), said[1])
+    for limits, status in ((("--accuracy", 0.5, "--loglik", 0.25), 0), (("--accuracy", 0.4), 1), (("--loglik", 0.15), 1)):
+        check_limit(ours, theirs, limits, status)
+    for ours_right, theirs_right, printed in ((None, 1, "1      0"), (None, None, "-      -")):
+        said = export("compare", write("ours.jsonl", rows("piqa", piqa[0], ours_right)), write("theirs.jsonl", rows("piqa", piqa[1], theirs_right)), "--accuracy", 0.5)
+        check(f"right      {printed}   answers differ    1 " in said, said)
+    check_limit(write("ours.jsonl", rows("piqa", piqa[0], None)), write("theirs.jsonl", rows("piqa", piqa[1], None)), ("--accuracy", 0.4), 1)
+    check("no task in common" in export("compare", ours, write("other.jsonl", rows("arc_easy", [[(-1, None)]])), status=65), "no word of tasks")
+    check("line 2 is not a score" in export("compare", ours, write("cut.jsonl", rows("piqa", [[(-1, None), (-2, None)]])[:-20]), status=65), "no word of line 2")
+
+
 run_cases()
