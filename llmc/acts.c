@@ -4,7 +4,7 @@
 
 // A chunk's widest tensor stays under these, in bf16: 8192 rows of GPT-2's vocabulary are 786 MiB, 16384 rows of the 1B's gate_up 512 MiB.
 static const size_t LOGIT_BYTES = (size_t)896 << 20, GATE_UP_BYTES = (size_t)512 << 20;
-enum { MOST_ROWS = 65536 };       // of a chunk: products gain nothing from more
+enum { MOST_CHUNK_ROWS = 65536 };     // products gain nothing from more
 
 int kprime_width(const ModelShape* s, int l)  { return kconv_taps(s, l) ? s->C : 0; }
 int routed_slots(const ModelShape* s, int l)  { return is_moba(s, l) ? s->H * (s->layer[l].topk - 1) : 0; }
@@ -25,10 +25,10 @@ static int x_home(int l, KeepLevel level) {
 
 // ---- chunks of rows: as few as fit, of equal size but for rounding up to 128 --------------------------------------------
 
-static int chunk_rows(int N, int width, size_t most_bytes) {
-    size_t fit = max_size(most_bytes / ((size_t)width * sizeof(floatX)) / 128 * 128, 128);
-    int chunks = ceil_div(N, (int)min_size(fit, MOST_ROWS));
-    return min_int(N, (int)round_up((size_t)ceil_div(N, chunks), 128));
+static int chunk_rows(size_t N, int width, size_t most_bytes) {
+    size_t fit = max_size(most_bytes / ((size_t)width * sizeof(floatX)) / 128 * 128, 128), most = min_size(fit, MOST_CHUNK_ROWS);
+    size_t chunks = (N + most - 1) / most;
+    return (int)min_size(N, round_up((N + chunks - 1) / chunks, 128));
 }
 
 // ---- scratch: the most any single op asks for -----------------------------------------------------------------------------
@@ -94,8 +94,8 @@ void acts_plan(Acts* acts, Arena* arena, const ModelShape* s, int B, int T, Keep
     memset(acts, 0, sizeof *acts);
     size_t N = (size_t)B * T, NC = N * s->C * sizeof(floatX);
     bool backward = level != FORWARD_ONLY;
-    acts->mlp_rows = chunk_rows((int)N, 2 * s->F, GATE_UP_BYTES);
-    acts->logit_rows = chunk_rows((int)N, s->Vp, LOGIT_BYTES);
+    acts->mlp_rows = chunk_rows(N, 2 * s->F, GATE_UP_BYTES);
+    acts->logit_rows = chunk_rows(N, s->Vp, LOGIT_BYTES);
     acts->x = (floatX**)xcalloc((size_t)s->L + 1, sizeof(floatX*));
     acts->layer = (LayerActs*)xcalloc((size_t)s->L, sizeof(LayerActs));
     acts->route_offset = (int**)xcalloc((size_t)s->L, sizeof(int*));

@@ -62,4 +62,29 @@ TEST(fit_counts_a_pass_with_an_int) {
     config_close(&cfg);
 }
 
+// fp32: a row of gate_up is 8 F bytes, of GPT-2's logits 4 * 50304; both chunks stay under their bounds, and a pass has as few as that allows
+static void check_chunks(const char* preset, int B, int T, int mlp_rows, int logit_rows) {
+    Config cfg;
+    Error err;
+    Model m;
+    ModelShape shape;
+    char* argv[] = {"test", "--train-data", "none", "--preset", (char*)preset, "--pattern", "S64", "--micro-batch", "1"};
+    CHECK(config_parse_into(&cfg, (int)(sizeof argv / sizeof *argv), argv, &err) && config_resolve(&cfg, &err), "%s", err.text);
+    CHECK(shape_from_config(&shape, &cfg, &err), "%s", err.text);
+    model_plan(&m, shape, B, T, RECOMPUTE_NONE, (size_t)16 << 20);
+    CHECK(m.acts.mlp_rows == mlp_rows && m.acts.logit_rows == logit_rows, "%s, %d x %d: chunks of %d and %d rows, expected %d and %d", preset, B, T,
+          m.acts.mlp_rows, m.acts.logit_rows, mlp_rows, logit_rows);
+    model_unplan(&m);
+    config_close(&cfg);
+}
+
+TEST(fit_chunks_are_as_few_as_fit) {
+    check_chunks("340M", 1, 100, 100, 100);
+    check_chunks("340M", 4, 8192, 16384, 4096);              // of 32768: two of at most 23808, eight of at most 4608
+    check_chunks("1B", 2, 8192, 8192, 4096);                 // of 16384: two of at most 8192, which is 512 MiB
+    check_chunks("30M", 16, 8192, 65536, 4608);              // of 131072: two of at most 65536; 29 of 4520, rounded up to 128
+    check_chunks("30M", 1, 65537, 32896, 4480);              // a row too many: two halves, rounded up to 128; 15
+    check_chunks("30M", 1, INT32_MAX, 65536, 4608);
+}
+
 TEST_MAIN()

@@ -73,6 +73,7 @@ TEST(rmsnorm_row_sums_are_those_of_the_product) {
 }
 #else
 #include "cuda_common.cuh"
+#include "product_rows.h"
 #include "ref.h"
 
 typedef struct { int N, C; } RmsnormShape;
@@ -198,26 +199,17 @@ static void norm_product_check(int N, int C, int OC, int parts, bool joined) {
     device_free(d_sums); device_free(d_dweight); device_free(d_scratch);
 }
 
-// rows that give each pair of multiprocessors `each` tiles of 256 x 256, but for `less` of the last
-static int rows_for(int each, int C, int less) {
-    int count;
-    CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, 0));
-    return ceil_div(each * count / 2, ceil_div(C, 256)) * 256 - less;
-}
-
 GPU_TEST(matmul_rmsnorm_backward_apart) {
     norm_product_check(5, 72, 40, 2, false);                             // few rows
-    norm_product_check(rows_for(1, 256, 0), 256, 64, 0, false);          // sums not known
-    norm_product_check(rows_for(2, 384, 0), 384, 64, 2, false);          // every second tile half empty
+    norm_product_check(rows_for(1, 256, 256, 0), 256, 64, 0, false);          // sums not known
+    norm_product_check(rows_for(2, 384, 256, 0), 384, 64, 2, false);          // every second tile half empty
 }
 
 // one kernel on Hopper, with rows, columns and inner dimensions that end inside a tile
 GPU_TEST(matmul_rmsnorm_backward_within_budget) {
-    int major;
-    CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
-    norm_product_check(rows_for(1, 256, 0), 256, 128, 2, major == 9);
-    norm_product_check(rows_for(1, 232, 37), 232, 144, 2, major == 9);
-    norm_product_check(rows_for(2, 456, 140), 456, 400, 2, major == 9);
+    norm_product_check(rows_for(1, 256, 256, 0), 256, 128, 2, on_hopper());
+    norm_product_check(rows_for(1, 232, 256, 37), 232, 144, 2, on_hopper());
+    norm_product_check(rows_for(2, 456, 256, 140), 456, 400, 2, on_hopper());
 }
 #endif
 

@@ -3,6 +3,7 @@
 #include "ops.h"
 #else
 #include "cuda_common.cuh"
+#include "product_rows.h"
 #include "ref.h"
 #endif
 #include "rope_table.h"
@@ -130,18 +131,8 @@ static void product_check(int sequences, int T, int heads, int D, int C, bool jo
     device_free(device_table); device_free(device_inp); device_free(device_weight); device_free(device_out);
 }
 
-static int attribute(cudaDeviceAttr what) {
-    int value;
-    CUDA_CHECK(cudaDeviceGetAttribute(&value, what, 0));
-    return value;
-}
-
 // sequences of T tokens that give each pair of multiprocessors a tile of 256 x 256
-static int sequences_for(int T, int columns) {
-    return ceil_div(ceil_div(attribute(cudaDevAttrMultiProcessorCount) / 2, ceil_div(columns, 256)) * 256, T);
-}
-
-static bool on_hopper(void) { return attribute(cudaDevAttrComputeCapabilityMajor) == 9; }
+static int sequences_for(int T, int columns) { return ceil_div(rows_for(1, columns, 256, 0), T); }
 
 GPU_TEST(matmul_rope_of_few_rows) { product_check(2, 9, 2, 64, 40, false); }
 

@@ -44,6 +44,7 @@ TEST(matmul_swiglu_is_the_product_and_the_pass) {
 }
 #else
 #include "cuda_common.cuh"
+#include "product_rows.h"
 #include "ref.h"
 
 static void swiglu_check(int N, int F) {
@@ -79,17 +80,6 @@ GPU_TEST(swiglu_within_budget_and_in_place) {
 }
 
 // ---- behind a product -------------------------------------------------------------------------------------------------
-static int attribute(cudaDeviceAttr what) {
-    int value;
-    CUDA_CHECK(cudaDeviceGetAttribute(&value, what, 0));
-    return value;
-}
-
-// rows that give each pair of multiprocessors `each` tiles of `width` columns to make, but for `less` of the last rows
-static int rows_for(int each, int F, int width, int less) {
-    return ceil_div(each * attribute(cudaDevAttrMultiProcessorCount) / 2, ceil_div(F, width)) * 256 - less;
-}
-
 // joined: one kernel does both, and the library's products are not asked
 static void forward_check(int N, int C, int F, bool joined) {
     size_t inps = (size_t)N * C, weights = (size_t)2 * F * C, outs = (size_t)N * F;
@@ -161,7 +151,7 @@ GPU_TEST(matmul_swiglu_of_few_rows) {
 
 // enough for all multiprocessors: one kernel on Hopper, with rows, columns and inner dimensions that end inside a tile
 GPU_TEST(matmul_swiglu_forward_within_budget) {
-    bool hopper = attribute(cudaDevAttrComputeCapabilityMajor) == 9;
+    bool hopper = on_hopper();
     forward_check(rows_for(1, 128, 128, 0), 64, 128, hopper);
     forward_check(rows_for(1, 232, 128, 37), 72, 232, hopper);
     forward_check(rows_for(5, 128, 128, 0), 8, 128, hopper);             // many tiles of one short step
@@ -169,7 +159,7 @@ GPU_TEST(matmul_swiglu_forward_within_budget) {
 }
 
 GPU_TEST(matmul_swiglu_backward_within_budget_and_in_place) {
-    bool hopper = attribute(cudaDevAttrComputeCapabilityMajor) == 9;
+    bool hopper = on_hopper();
     backward_check(rows_for(1, 256, 256, 0), 256, 64, hopper);
     backward_check(rows_for(1, 232, 256, 37), 232, 72, hopper);
     backward_check(rows_for(2, 456, 256, 140), 456, 328, hopper);

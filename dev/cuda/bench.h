@@ -119,21 +119,29 @@ static inline void bench_times(float* ms, BenchFn fn, void* context) {
     qsort(ms, BENCH_RUNS, sizeof(float), bench_ascending);
 }
 
+typedef struct { double bytes_s, flops_s; } BenchPeaks;                  // flops_s 0: not known of this device
+
+// What the device could do; said once.
+static inline BenchPeaks bench_peaks(void) {
+    static BenchPeaks peaks;
+    if (peaks.bytes_s == 0) {
+        Device device = device_open(0);
+        peaks.bytes_s = bench_bandwidth(device.index);
+        peaks.flops_s = device.peak_flops;
+        fprintf(stderr, "%s: %.0f GB/s, %.0f dense bf16 TFLOP/s at peak\n", device.name, peaks.bytes_s / 1e9, peaks.flops_s / 1e12);
+    }
+    return peaks;
+}
+
 // shape_json: the row's own fields, "\"N\":32768,\"C\":1024". bytes and flops: what the op cannot do without; 0 if it is not the limit.
 // Returns the median.
 static inline double bench_row(const char* op, const char* shape_json, BenchFn fn, void* context, double bytes, double flops) {
-    static Device device;
-    static double bandwidth;
-    if (!device.is_gpu) {
-        device = device_open(0);
-        bandwidth = bench_bandwidth(device.index);
-        fprintf(stderr, "%s: %.0f GB/s, %.0f dense bf16 TFLOP/s at peak\n", device.name, bandwidth / 1e9, device.peak_flops / 1e12);
-    }
+    BenchPeaks peak = bench_peaks();
     float ms[BENCH_RUNS];
     bench_times(ms, fn, context);
     double median = 0.5 * (ms[BENCH_RUNS / 2 - 1] + ms[BENCH_RUNS / 2]), seconds = median / 1e3;
     double spread = 0.5 * (ms[BENCH_RUNS * 9 / 10] - ms[BENCH_RUNS / 10]) / median;
-    double floor = fmax(bytes / bandwidth, device.peak_flops > 0 ? flops / device.peak_flops : 0);
+    double floor = fmax(bytes / peak.bytes_s, peak.flops_s > 0 ? flops / peak.flops_s : 0);
     printf("{\"op\":\"%s\",%s,\"ms\":%.4f,\"spread\":%.3f,\"gb_s\":%.0f,\"tflops\":%.1f,\"roof\":%.2f}\n", op, shape_json, median, spread,
            bytes / seconds / 1e9, flops / seconds / 1e12, floor / seconds);
     fflush(stdout);

@@ -282,14 +282,9 @@ static void stage_work(Work work[STAGES], AttnShape s) {
 }
 
 static void print_work(const char* name, Work work, double ms) {
-    static double bandwidth, peak;
-    if (bandwidth == 0) {
-        Device device = device_open(0);
-        bandwidth = bench_bandwidth(device.index);
-        peak = device.peak_flops;
-    }
-    printf(",\"%s_gb_s\":%.0f,\"%s_of_bandwidth\":%.2f", name, work.bytes / ms / 1e6, name, work.bytes / bandwidth * 1e3 / ms);
-    if (work.flops > 0 && peak > 0) { printf(",\"%s_tflops\":%.1f,\"%s_of_peak\":%.2f", name, work.flops / ms / 1e9, name, work.flops / peak * 1e3 / ms); }
+    BenchPeaks peak = bench_peaks();
+    printf(",\"%s_gb_s\":%.0f,\"%s_of_bandwidth\":%.2f", name, work.bytes / ms / 1e6, name, work.bytes / peak.bytes_s * 1e3 / ms);
+    if (work.flops > 0 && peak.flops_s > 0) { printf(",\"%s_tflops\":%.1f,\"%s_of_peak\":%.2f", name, work.flops / ms / 1e9, name, work.flops / peak.flops_s * 1e3 / ms); }
 }
 
 static const double COPY_SPEED = 3e12;                                   // bytes/s that a copy on an H100 moves, for the traffic floor
