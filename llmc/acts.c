@@ -47,9 +47,9 @@ static size_t scratch_need(const ModelShape* s, int B, int T, int mlp_rows, Keep
         need = max_size(need, embedding_backward_scratch(N, s->C, s->V));
         need = max_size(need, rmsnorm_backward_scratch(N, s->C));
         need = max_size(need, matmul_rmsnorm_backward_scratch(mlp_rows, s->C));
-        need = max_size(need, swa_backward_scratch(shape));
     }
     for (int l = 0; l < s->L; l++) {
+        if (backward && !is_moba(s, l)) { need = max_size(need, swa_backward_scratch(shape, s->layer[l].window)); }
         if (!is_moba(s, l)) { continue; }
         int block = s->layer[l].block, topk = s->layer[l].topk;
         need = max_size(need, moba_topk_scratch(shape, block, topk));

@@ -182,6 +182,38 @@ __device__ inline void bulk_load(void* shared, const void* from, int bytes, uint
                  :: "r"(shared_address(shared)), "l"(from), "r"(bytes), "r"(shared_address(barrier)) : "memory");
 }
 
+// The other way: bytes from shared memory to device memory, or added to the floats there. Sums are fp32, each element's addition is one; who
+// wants them in an order waits for the one before (bulk_wait, then a flag). Both 16-byte aligned. One thread calls these and the waits.
+__device__ inline void bulk_store(void* to, const void* shared, int bytes) {
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" :: "l"(to), "r"(shared_address(shared)), "r"(bytes) : "memory");
+}
+__device__ inline void bulk_add(float* to, const float* shared, int bytes) {
+    asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;"
+                 :: "l"(to), "r"(shared_address(shared)), "r"(bytes) : "memory");
+}
+__device__ inline void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+// All of this thread's: shared memory has been read; device memory has been written.
+__device__ inline void bulk_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+__device__ inline void bulk_wait()      { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
+// ---- between CTAs: a flag in device memory, behind which other writes are seen ----------------------------------------------
+__device__ inline int load_acquire(const int* flag) {
+    int x;
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(x) : "l"(flag) : "memory");
+    return x;
+}
+__device__ inline void store_release(int* flag, int x) { asm volatile("st.release.gpu.global.s32 [%0], %1;" :: "l"(flag), "r"(x) : "memory"); }
+// Bulk copies of this thread to and from device memory, and what it reads and writes there itself, keep their order.
+__device__ inline void fence_proxy_async_global() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
+
+// ---- between the warps of a CTA -------------------------------------------------------------------------------------------
+// Meets the other threads that call it with this id (1 to 15), `threads` of them.
+__device__ inline void named_barrier(int id, int threads) { asm volatile("bar.sync %0, %1;" :: "r"(id), "r"(threads) : "memory"); }
+
+// All warps of a warpgroup call it: each of their threads gives registers back, or takes more.
+template <int COUNT> __device__ inline void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(COUNT)); }
+template <int COUNT> __device__ inline void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(COUNT)); }
+
 // ---- clusters: CTAs that run at the same time and reach each other's shared memory ------------------------------------------
 __device__ inline int cluster_rank() {
     int rank;

@@ -118,11 +118,42 @@ __device__ inline void product_ab(float (&acc)[COUNT], const uint32_t (&p)[STEPS
     wgmma_commit();
 }
 
+// s (64 x 64) = A^T B over ROWS, A and B panels of ROWS rows
+template <int ROWS>
+__device__ inline void product_atb(float (&s)[32], const floatX* a, const floatX* b) {
+    wgmma_fence();
+    #pragma unroll
+    for (int k = 0; k < ROWS / 16; k++) { wgmma<1, 1>(s, columns_operand<ROWS>(a, 16 * k), columns_operand<ROWS>(b, 16 * k), k > 0); }
+    wgmma_commit();
+}
+
 // accumulators rounded to bf16 become a left operand
 template <int COUNT>
 __device__ inline void round_operand(uint32_t (&p)[COUNT / 8][4], const float (&s)[COUNT]) {
     #pragma unroll
     for (int i = 0; i < COUNT / 2; i++) { p[i / 4][i % 4] = pack_bf16(s[2 * i], s[2 * i + 1]); }
+}
+
+// A left operand that a product in flight reads passes through this behind the wait for it: until then its registers are not used otherwise.
+template <int STEPS> __device__ inline void operand_ready(uint32_t (&p)[STEPS][4]) {
+    #pragma unroll
+    for (int i = 0; i < 4 * STEPS; i++) { asm volatile("" : "+r"(p[i / 4][i % 4]) :: "memory"); }
+}
+
+// The thread's number, hidden from the compiler: what is derived from it is computed where it is used, not kept in registers all along.
+__device__ inline int thread_here() {
+    int thread = threadIdx.x;
+    asm volatile("" : "+r"(thread));
+    return thread;
+}
+
+// the warpgroup's left operand (64 x 64) to rows row .. row + 63 of a panel of ROWS rows
+template <int ROWS>
+__device__ inline void store_operand(floatX* panel, int row, const uint32_t (&p)[4][4]) {
+    int thread = thread_here();
+    int lane = thread % WARP, at = panel_at<ROWS>(row + thread / WARP % 4 * 16 + lane % 16, lane / 16);
+    #pragma unroll
+    for (int k = 0; k < 4; k++) { stmatrix_x4(panel + (at ^ 16 * k), p[k]); }           // chunk lane/16 + 2k
 }
 
 #endif

@@ -38,13 +38,6 @@ template <int D, int KEYS> struct BackwardShared {
     KeyWalk walk;
 };
 
-// The thread's number, hidden from the compiler: what is derived from it is computed where it is used, not kept in registers all along.
-__device__ inline int thread_here() {
-    int thread = threadIdx.x;
-    asm volatile("" : "+r"(thread));
-    return thread;
-}
-
 // ---- tiles --------------------------------------------------------------------------------------------------------------
 // Queries that do not exist become zeros: then P = 1 meets dout = 0 and dS = 1 * (0 - 0).
 template <int D, int KEYS>
@@ -86,13 +79,6 @@ __device__ inline void issue_key_sums(float (&sum)[COUNT], const uint32_t (&p)[4
     for (int k = 0; k < 4; k++) { wgmma<1>(sum, p[k], columns_operand<QUERIES>(query_tile, 16 * k), true); }
 }
 
-// 64 columns of dQ; key_panel = the keys' panel of those columns
-template <int KEYS>
-__device__ inline void issue_dq(float (&dq)[32], const floatX* ds, const floatX* key_panel) {
-    #pragma unroll
-    for (int k = 0; k < KEYS / 16; k++) { wgmma<1, 1>(dq, columns_operand<KEYS>(ds, 16 * k), columns_operand<KEYS>(key_panel, 16 * k), k > 0); }
-}
-
 // ---- between the products -----------------------------------------------------------------------------------------------
 // Own block: keys after the query are not seen. key, query: of the first row and column, relative to anything.
 __device__ inline void mask_own(float (&s)[32], int key, int query) {
@@ -120,15 +106,6 @@ __device__ inline void probabilities(uint32_t (&p)[4][4], uint32_t (&ds)[4][4], 
             ds[n / 2][n % 2 * 2 + half] = pack_bf16(left * (dp[i] - two.y), right * (dp[i + 1] - two.w));
         }
     }
-}
-
-// dS^T of the 64 keys from `key` on, to the [key][query] tile
-template <int KEYS>
-__device__ inline void store_ds(floatX* tile, int key, const uint32_t (&ds)[4][4]) {
-    int thread = thread_here();
-    int lane = thread % WARP, at = panel_at<KEYS>(key + thread / WARP % 4 * 16 + lane % 16, lane / 16);
-    #pragma unroll
-    for (int k = 0; k < 4; k++) { stmatrix_x4(tile + (at ^ 16 * k), ds[k]); }          // chunk lane/16 + 2k
 }
 
 // ---- rows out -----------------------------------------------------------------------------------------------------------
@@ -198,7 +175,7 @@ __device__ inline void walk_queries(KeySumsOf<D, KEYS>& sums, BackwardShared<D, 
                 fetch_entries(shared.entries[(tile + 4) % ENTRY_STAGES], w, tile + 4);
                 cp_async_commit();
             }
-            store_ds<KEYS>(shared.ds, first, ds);
+            store_operand<KEYS>(shared.ds, first, ds);   // [key][query]
         }
         cp_async_wait<1>();                            // the next tile has landed, and entries of the one two after it
         fence_proxy_async();
@@ -208,9 +185,7 @@ __device__ inline void walk_queries(KeySumsOf<D, KEYS>& sums, BackwardShared<D, 
         #pragma unroll
         for (int i = 0; i < DQ_PANELS; i++) {
             int panel = group * DQ_PANELS + i;
-            wgmma_fence();
-            issue_dq<KEYS>(dq, shared.ds, shared.k + panel * KEYS * PANEL);
-            wgmma_commit();
+            product_atb<KEYS>(dq, shared.ds, shared.k + panel * KEYS * PANEL);
             if (i + 1 < DQ_PANELS) {
                 wgmma_wait<0>();
                 wgmma_ready(dq);

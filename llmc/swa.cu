@@ -3,7 +3,7 @@
 // The kernels here are the portable ones; those for compute capability 9.0 are in swa_hopper.cuh.
 #include "ops.h"
 #include "attn_tile.cuh"
-#include "swa_hopper.cuh"
+#include "swa_dense.cuh"
 
 // where the window of the first of a CTA's queries begins, to a whole tile
 __device__ inline int first_key(int query, int window) { return max(0, query - window + 1) / TILE * TILE; }
@@ -150,10 +150,17 @@ extern "C" void swa_backward(floatX* dq, floatX* dk, floatX* dv, const floatX* d
     bool hopper = hopper_chosen(shape.path, "swa");
     float* delta = (float*)scratch;
     float2* scalars = (float2*)scratch;
-    if (hopper && shape.D == 64) { hopper_backward<64>(dq, dk, dv, dout, out, lse, q, k, v, rope, shape, window, scalars, stream); }
+    if (hopper && dense_chosen(shape, window)) { dense_backward(dq, dk, dv, dout, out, lse, q, k, v, rope, shape, scratch, stream); }
+    else if (hopper && shape.D == 64) { hopper_backward<64>(dq, dk, dv, dout, out, lse, q, k, v, rope, shape, window, scalars, stream); }
     else if (hopper)             { hopper_backward<128>(dq, dk, dv, dout, out, lse, q, k, v, rope, shape, window, scalars, stream); }
     else if (shape.D == 64)      { backward<64>(dq, dk, dv, dout, out, lse, q, k, v, rope, shape, window, delta, stream); }
     else                         { backward<128>(dq, dk, dv, dout, out, lse, q, k, v, rope, shape, window, delta, stream); }
 }
 
-extern "C" size_t swa_backward_scratch(AttnShape shape) { return hopper_backward_scratch(shape); }      // the portable kernels need less
+// The portable kernels need less than the Hopper ones; of a window that is longer than some T the dense ones need most.
+extern "C" size_t swa_backward_scratch(AttnShape shape, int window) {
+    AttnShape dense = shape;
+    dense.T = min_int(shape.T, window);
+    size_t bytes = hopper_backward_scratch(shape);
+    return dense_chosen(dense, window) ? max_size(bytes, dense_scratch_bytes(dense)) : bytes;
+}

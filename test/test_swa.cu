@@ -167,7 +167,7 @@ TEST(swa_refuses_odd_head_dims) {
 static AttnResults swa_kernel(const AttnProblem* p, int window, const float* rope) {
     AttnOutputs o = outputs_open(p);
     const floatX *q = p->qv_dev, *k = p->k_dev, *v = q + 2 * p->C;
-    void* scratch = device_poisoned(swa_backward_scratch(p->shape));
+    void* scratch = device_poisoned(swa_backward_scratch(p->shape, window));
     swa_forward(o.out, o.lse, q, k, v, p->shape, window, NULL);
     swa_backward(o.dqv, o.dk, o.dqv + 2 * p->C, p->dout_dev, o.out, o.lse, q, k, v, rope, p->shape, window, scratch, NULL);
     AttnResults r = outputs_close(p, &o);

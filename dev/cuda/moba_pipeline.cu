@@ -330,8 +330,8 @@ static void moba_row(int B, int T, int D, Routing routing, const Wanted* w, doub
 // window >= T: the dense layer, next to cuDNN's dense attention
 static void swa_row(int B, int T, int D, int window, const Wanted* w) {
     Pipeline p = pipeline_open(B, T, D, w);
-    p.scratch = device_malloc(swa_backward_scratch(p.shape));
     p.window = window;
+    p.scratch = device_malloc(swa_backward_scratch(p.shape, window));
     Time fwd = time_of(swa, &p), bwd = time_of(swa_back, &p);
     bool dense = window >= T;
     Target target = target_of(B, T, D);

@@ -33,7 +33,7 @@ static void shape_rows(int T, int D, int window) {
     s.lse = bench_f32((size_t)B * H * T, 9, 1);
     s.angles = bench_angles(T, D);
     s.rope = NULL;
-    s.scratch = device_malloc(swa_backward_scratch(s.shape));
+    s.scratch = device_malloc(swa_backward_scratch(s.shape, s.window));
     double w = fmin(window, T), pairs = (double)B * H * (w * T - w * (w - 1) / 2);
     char row[96];
     snprintf(row, sizeof row, "\"B\":%d,\"H\":%d,\"T\":%d,\"D\":%d,\"window\":%d", B, H, T, D, window);

@@ -280,7 +280,9 @@ def bulk(opcode, ops):
     if re.fullmatch(r"cp\.async\.bulk\.shared::(cluster|cta)\.global\.mbarrier::complete_tx::bytes" + hint, opcode):
         return f"emu_bulk_load({shared_at(ops[0])}, {global_at(ops[1])}, {ops[2]}, {shared_at(ops[3])}, {where}, {HERE});"
     if re.fullmatch(r"cp\.async\.bulk\.global\.shared::cta\.bulk_group" + hint, opcode):
-        return f"emu_bulk_store({global_at(ops[0])}, {shared_at(ops[1])}, {ops[2]}, {HERE});"
+        return f"emu_bulk_store({global_at(ops[0])}, {shared_at(ops[1])}, {ops[2]}, false, {HERE});"
+    if opcode == "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32":
+        return f"emu_bulk_store({global_at(ops[0])}, {shared_at(ops[1])}, {ops[2]}, true, {HERE});"
     return None
 
 
@@ -350,7 +352,7 @@ def instruction(opcode, operands):
         return "emu_cp_async_wait_all();"
     if re.fullmatch(r"cp\.async\.mbarrier\.arrive(\.noinc)?(\.shared(::cta)?)?\.b64", opcode):
         return f"emu_cp_async_arrive({shared_at(ops[0])}, {'true' if 'noinc' in opcode else 'false'}, {HERE});"
-    if opcode.startswith("cp.async.bulk"):
+    if opcode.startswith(("cp.async.bulk", "cp.reduce.async.bulk")):
         return bulk(opcode, ops)
     if base == "mbarrier":
         return mbarrier(opcode, ops)

@@ -188,7 +188,7 @@ CUresult emu_encode_tiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t
 }
 
 // ---- asynchronous operations ----------------------------------------------------------------------------------------------
-enum Kind { TENSOR_LOAD, BULK_LOAD, COPIES_ARRIVE, TENSOR_STORE, BULK_STORE };
+enum Kind { TENSOR_LOAD, BULK_LOAD, COPIES_ARRIVE, TENSOR_STORE, BULK_STORE, BULK_ADD };
 struct Operation {
     Kind kind;
     TensorMap map;
@@ -343,8 +343,8 @@ void emu_bulk_load(unsigned to, const void* from, unsigned bytes, unsigned mbarr
     begin_loads(o, where, 16);
 }
 
-void emu_bulk_store(void* to, unsigned from, unsigned bytes, const char* file, int line) {
-    Operation o = operation(BULK_STORE, bytes, __builtin_return_address(0), file, line);
+void emu_bulk_store(void* to, unsigned from, unsigned bytes, bool add, const char* file, int line) {
+    Operation o = operation(add ? BULK_ADD : BULK_STORE, bytes, __builtin_return_address(0), file, line);
     o.shared = emu_place(from, 16, false, file, line);
     o.global = (char*)to;
     check_bulk(to, bytes, o);
@@ -354,6 +354,16 @@ void emu_bulk_store(void* to, unsigned from, unsigned bytes, const char* file, i
 
 void emu_bulk_commit() { store_group[emu_thread()]++; }
 
+static void add_floats(const Operation& o) {
+    for (size_t i = 0; i < o.bytes; i += sizeof(float)) {
+        float x, sum;
+        memcpy(&x, emu_arena + o.shared + i, sizeof x);
+        memcpy(&sum, o.global + i, sizeof sum);
+        sum += x;
+        memcpy(o.global + i, &sum, sizeof sum);
+    }
+}
+
 void emu_bulk_wait(int newest_left, const char*, int) {
     int thread = emu_thread();
     for (size_t i = 0; i < leaving.size();) {
@@ -361,6 +371,7 @@ void emu_bulk_wait(int newest_left, const char*, int) {
         if (o.thread != thread || o.group >= store_group[thread] - newest_left) { i++; continue; }
         if (hash_shared(o.shared, o.bytes) != o.hash) { emu_error("shared memory changed while the bulk store issued at %s:%d was reading it", o.file, o.line); }
         if (o.kind == BULK_STORE) { memcpy(o.global, emu_arena + o.shared, o.bytes); }
+        else if (o.kind == BULK_ADD) { add_floats(o); }
         else { move_box(o, false); }
         leaving.erase(leaving.begin() + (long)i);
     }

@@ -74,4 +74,4 @@ void swa_backward(floatX* dq, floatX* dk, floatX* dv, const floatX* dout, const 
     }
 }
 
-size_t swa_backward_scratch(AttnShape shape) { (void)shape; return 0; }
+size_t swa_backward_scratch(AttnShape shape, int window) { (void)shape; (void)window; return 0; }
