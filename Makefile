@@ -269,16 +269,18 @@ lint: $(B)/gen/commit.h
 	clang-tidy --quiet train_moba.cu -- -x c $(LINT_FLAGS)
 	cppcheck --enable=warning,performance,portability --inline-suppr --suppress=invalidFunctionArg --suppress=arrayIndexThenCheck --std=c11 --quiet --error-exitcode=1 -DLLMC_CPU -Illmc -I$(B)/gen $(LINTED)
 
-# (test_moba_large runs rows of a million tokens: an hour under sanitizers, on code that test_moba_attn and test_moba_index run too)
+# (the tests at length, rows of 64K to a million tokens, take an hour under sanitizers, on code that test_swa, test_moba_attn and
+# test_moba_index run too)
+AT_LENGTH      := %/test_moba_large %/test_swa_large
 SANITIZE_FLAGS := -std=gnu11 -O1 -g $(WARN) -fno-omit-frame-pointer -fno-math-errno -ffp-contract=off -fopenmp -pthread -Illmc
-SANITIZED      := $(filter-out %/test_moba_large,$(OP_TESTS:%=$(B)/sanitize/test/cpu/%) $(PLAIN_TESTS:%=$(B)/sanitize/test/cpu/%))
+SANITIZED      := $(filter-out $(AT_LENGTH),$(OP_TESTS:%=$(B)/sanitize/test/cpu/%) $(PLAIN_TESTS:%=$(B)/sanitize/test/cpu/%))
 sanitize:
 	$(MAKE) --no-print-directory B=$(B)/sanitize CFLAGS="$(SANITIZE_FLAGS) -fsanitize=address,undefined -fno-sanitize-recover=all" \
 		ARCH= $(SANITIZED) $(B)/sanitize/test/hooks/train_moba_cpu $(B)/sanitize/data/bytes
 	$(MAKE) --no-print-directory B=$(B)/valgrind ARCH= CFLAGS="$(SANITIZE_FLAGS)" $(B)/valgrind/test/hooks/train_moba_cpu
 	test/sanitize.sh $(B) $(SANITIZED)
 
-GPU_SANITIZED := $(filter-out %/test_moba_large,$(OP_TESTS:%=$(B)/test/cuda/%))
+GPU_SANITIZED := $(filter-out $(AT_LENGTH),$(OP_TESTS:%=$(B)/test/cuda/%))
 ifdef OP
 GPU_SANITIZED := $(OP:%=$(B)/test/cuda/test_%)
 endif

@@ -8,7 +8,7 @@
 #include "attn_problem.h"
 #endif
 #include "attn_case.h"
-#include "moba_spot.h"
+#include "attn_spot.h"
 
 enum { MAX_D = 128, MAX_SLOTS = MOBA_MAX_TOPK };
 
