@@ -37,8 +37,8 @@ static unsigned char* after_product(cublasLtMatrixLayout_t layout, size_t bytes,
     cublasLtMatmulDesc_t product;
     LT_CHECK(cublasLtMatmulDescCreate(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     products = 0;
-    cublasStatus_t status = __wrap_cublasLtMatmul(NULL, product, &alpha, other, layout, other, layout, &beta, of_itself ? out : other, layout, out, layout,
-                                                  NULL, NULL, 0, 0);
+    cublasStatus_t status = __wrap_cublasLtMatmul(NULL, product, &alpha, other, layout, other, layout, &beta, of_itself ? out : other, layout,
+                                                  out, layout, NULL, NULL, 0, 0);
     CHECK_EQ(status, CUBLAS_STATUS_SUCCESS);
     CHECK_EQ(products, 1);
     unsigned char *found = (unsigned char*)host_from(out, bytes), *spared = (unsigned char*)host_from(other, bytes);
@@ -50,7 +50,7 @@ static unsigned char* after_product(cublasLtMatrixLayout_t layout, size_t bytes,
     return found;
 }
 
-// exactly the matrix's elements were written, and nothing where `batches` is 0
+// exactly the matrix's elements were written, or nothing
 static void written_check(cudaDataType_t type, cublasLtOrder_t order, int batches, float beta, bool of_itself, bool expect_written) {
     size_t size = type == CUDA_R_32F ? 4 : 2;
     cublasLtMatrixLayout_t layout = layout_of(type, order, batches);

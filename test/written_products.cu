@@ -59,15 +59,15 @@ static bool out_is_read(cublasLtMatmulDesc_t product, const void* beta, const vo
     int32_t pointers, scale;
     LT_CHECK(cublasLtMatmulDescGetAttribute(product, CUBLASLT_MATMUL_DESC_POINTER_MODE, &pointers, sizeof pointers, NULL));
     LT_CHECK(cublasLtMatmulDescGetAttribute(product, CUBLASLT_MATMUL_DESC_SCALE_TYPE, &scale, sizeof scale, NULL));
-    REQUIRE(pointers == CUBLASLT_POINTER_MODE_HOST && scale == CUDA_R_32F, "a product's beta is not an fp32 number of the host (pointer mode %d, type %d)",
-            pointers, scale);
+    REQUIRE(pointers == CUBLASLT_POINTER_MODE_HOST && scale == CUDA_R_32F,
+            "a product's beta is not an fp32 number of the host (pointer mode %d, type %d)", pointers, scale);
     return add == out && *(const float*)beta != 0;
 }
 
-cublasStatus_t __wrap_cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t product, const void* alpha, const void* a, cublasLtMatrixLayout_t a_layout,
-                                     const void* b, cublasLtMatrixLayout_t b_layout, const void* beta, const void* add, cublasLtMatrixLayout_t add_layout,
-                                     void* out, cublasLtMatrixLayout_t out_layout, const cublasLtMatmulAlgo_t* algorithm, void* workspace,
-                                     size_t workspace_bytes, cudaStream_t stream) {
+cublasStatus_t __wrap_cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t product, const void* alpha, const void* a,
+                                     cublasLtMatrixLayout_t a_layout, const void* b, cublasLtMatrixLayout_t b_layout, const void* beta,
+                                     const void* add, cublasLtMatrixLayout_t add_layout, void* out, cublasLtMatrixLayout_t out_layout,
+                                     const cublasLtMatmulAlgo_t* algorithm, void* workspace, size_t workspace_bytes, cudaStream_t stream) {
     if (!out_is_read(product, beta, add, out)) { spoil(out, extent_of(out_layout), stream); }
     return __real_cublasLtMatmul(handle, product, alpha, a, a_layout, b, b_layout, beta, add, add_layout, out, out_layout, algorithm, workspace,
                                  workspace_bytes, stream);
