@@ -127,6 +127,10 @@ train_moba: train_moba.cu $(B)/gen/commit.h $(CUDA_LIB)
 $(B)/test/hooks/train_moba: train_moba.cu test/faults.h $(B)/gen/commit.h $(CUDA_LIB)
 	@mkdir -p $(@D)
 	$(NVCC) $(NVFLAGS) -DLLMC_TEST -I$(B)/gen -Itest -o $@ $< $(CUDA_LIB) $(NVLIBS)
+# for initcheck: the linker puts a wrapper before the library's products that writes their outputs (test/written_products.cu)
+$(B)/test/written/train_moba: train_moba.cu test/written_products.cu $(B)/gen/commit.h $(CUDA_LIB)
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) -I$(B)/gen -Xlinker --wrap=cublasLtMatmul -o $@ $< test/written_products.cu $(CUDA_LIB) $(NVLIBS)
 
 # ---- data tools: data/NAME.c -> build/data/NAME ------------------------------------------------------------------------
 DATA_TOOLS := $(patsubst data/%.c,$(B)/data/%,$(wildcard data/*.c))
@@ -145,6 +149,7 @@ $(B)/test/cpu/test_%: test/test_%.cu $(wildcard test/*.h) $(CPU_LIB)
 $(B)/test/cuda/test_%: test/test_%.cu $(wildcard test/*.h) $(GEN) $(CUDA_LIB) $(REF_LIB)
 	@mkdir -p $(@D)
 	$(NVCC) $(NVFLAGS) -Itest -I$(B)/gen -o $@ $< $(CUDA_LIB) $(REF_LIB) $(NVLIBS)
+$(B)/test/cuda/test_written_products: test/written_products.cu
 $(B)/test/cpu/test_%: test/test_%.c $(wildcard test/*.h) $(CPU_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(ARCH) -DLLMC_CPU -Itest -o $@ $< $(CPU_LIB) $(LIBS)
@@ -284,7 +289,7 @@ GPU_SANITIZED := $(filter-out $(AT_LENGTH),$(OP_TESTS:%=$(B)/test/cuda/%))
 ifdef OP
 GPU_SANITIZED := $(OP:%=$(B)/test/cuda/test_%)
 endif
-sanitize-gpu: $(if $(OP),,train_moba $(B)/data/bytes) $(GPU_SANITIZED)
+sanitize-gpu: $(if $(OP),,train_moba $(B)/test/written/train_moba $(B)/data/bytes) $(GPU_SANITIZED)
 	test/sanitize_gpu.sh $(if $(OP),-,./train_moba) $(GPU_SANITIZED)
 
 # ncu's figures of the attention kernels, Hopper's and the portable ones

@@ -26,11 +26,11 @@ some() {
     esac
 }
 
-# judge NAME TOOL COMMAND...: its verdict goes to $WORK/NAME.TOOL.verdict
+# judge NAME TOOL COMMAND...: says its verdict; true if there is nothing to report
 judge() {
     local name=$1 tool=$2 status=0 said=$WORK/$1.$2 begun=$EPOCHSECONDS limit; shift 2
     limit=$((start + TOTAL - begun < LIMIT ? start + TOTAL - begun : LIMIT))
-    if [ $limit -le 2 ]; then skip "${tool}_$name" "(no time left)"; return; fi
+    if [ $limit -le 2 ]; then skip "${tool}_$name" "(no time left)"; return 1; fi
     timeout "$limit" compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 20 "$@" > "$said" 2>&1 || status=$?
     if [ $status = 9 ]; then
         case $(report_kind "$tool" "$said") in
@@ -44,12 +44,20 @@ judge() {
         *)   fail "${tool}_$name" "status $status: $(grep -m 3 -E '^=========.*(Error|Invalid|Race|Uninitialized|at )|^FAIL' "$said" | tr '\n' ' ')"
              grep -E '^=========|^FAIL' "$said" | head -n 30 | sed 's/^/#  /' ;;
     esac
+    [ $status = 0 ]
 }
 
-# three steps and a sample of one layer of each kind; without measured plans, so that few of the library's kernels are looked into
+# Three steps and a sample of one layer of each kind; without measured plans, so that few of the library's kernels are looked into. initcheck
+# does not see what cuBLASLt's products store through TMA, and would report whoever reads it; it gets the program in which a kernel fills the
+# outputs with NaN first (test/written_products.cu). The other tools do not ask who wrote, and see the program as it is. A step whose loss
+# is NaN is skipped without an error, so the steps are counted.
 train() {
-    judge training "$1" "$program" --train-data "$WORK/text.bin" --out "$WORK/run_$1" --layers 2 --channels 64 --heads 1 --mlp 64 --pattern S32,M64:2 --kconv 3 \
-        --seq-len 192 --micro-batch 1 --steps 3 --save-every 2 --sample-every 3 --sample-tokens 8 --deterministic
+    local trained=$program steps
+    if [ "$1" = initcheck ]; then trained=build/test/written/train_moba; fi
+    judge training "$1" "$trained" --train-data "$WORK/text.bin" --out "$WORK/run_$1" --layers 2 --channels 64 --heads 1 --mlp 64 --pattern S32,M64:2 --kconv 3 \
+        --seq-len 192 --micro-batch 1 --steps 3 --save-every 2 --sample-every 3 --sample-tokens 8 --deterministic || return
+    steps=$(columns "$WORK/run_$1" | wc -l)
+    if [ "$steps" = 3 ]; then ok "$1_training_skips_no_step"; else fail "$1_training_skips_no_step" "$steps of 3 steps: $(grep '"kind":"skip"' "$WORK/run_$1/log.jsonl" | head -n 1)"; fi
 }
 
 # racecheck over test_bulk_copy: does it report bulk copies that are evidently ordered? What it says is printed.

@@ -14,10 +14,17 @@ if make -s nvcc 2> /dev/null; then
     builds build_cuda_program_compiles    . train_moba
     builds build_cuda_tests_compile       . cuda-tests
     builds build_cuda_benchmarks_compile  . benchmarks
+    builds build_cuda_program_for_initcheck_compiles . build/test/written/train_moba
+    # (without --wrap it would not link: the wrapper calls __real_cublasLtMatmul)
+    wrappers() { nm "$1" | grep -c ' T __wrap_cublasLtMatmul$'; }
+    wrapped=$(wrappers build/test/written/train_moba) plain=$(wrappers train_moba)
+    [ "$wrapped/$plain" = 1/0 ] && ok build_wraps_products_for_initcheck_alone || fail build_wraps_products_for_initcheck_alone "wrappers: $wrapped there, $plain in train_moba"
 else
     skip build_cuda_program_compiles "(needs nvcc)"
     skip build_cuda_tests_compile "(needs nvcc)"
     skip build_cuda_benchmarks_compile "(needs nvcc)"
+    skip build_cuda_program_for_initcheck_compiles "(needs nvcc)"
+    skip build_wraps_products_for_initcheck_alone "(needs nvcc)"
 fi
 
 copy="$WORK/a path with spaces"

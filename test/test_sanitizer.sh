@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # What sanitize_gpu.sh makes of compute-sanitizer's reports: a library's are those of kernels known as a library's, all others are ours.
+# And which program it trains with under which tool, as a compute-sanitizer sees it that only writes a log.
 . "$(dirname "$0")/script.sh"
 . test/sanitizer_report.sh
 
@@ -35,5 +36,30 @@ echo "========= ERROR SUMMARY: 3 errors" | says a_report_without_names_is_ours o
 printf '%s\n' "========= Invalid __global__ read of size 4 bytes" "=========     at 0x120 in rope.cu:12:rope_kernel" | says an_address_alone_is_ours ours
 { race 'void nvjet_hsh(int)' 'void nvjet_hsh(int)'; echo "FAIL matmul_by_hand out is 3, expected 4"; } | says a_failed_case_is_ours ours
 { race 'void nvjet_hsh(int)' 'void nvjet_hsh(int)'; echo "========= Program hit cudaErrorInvalidValue (error 1) due to \"invalid argument\""; } | says an_error_of_the_program_is_ours ours
+
+# compute-sanitizer --tool TOOL --error-exitcode 9 --print-limit 20 PROGRAM ... --out DIRECTORY ...
+mkdir "$WORK/bin"
+cat > "$WORK/bin/compute-sanitizer" << 'END'
+#!/usr/bin/env bash
+echo "$2 $7" >> "$PROGRAMS"
+while [ "$1" != --out ]; do shift; done
+mkdir -p "$2"
+for step in $STEPS; do echo "{\"kind\":\"step\",\"step\":$step,\"loss\":5.5,\"norm\":1.5,\"lr\":0.001,\"ms\":1}"; done > "$2/log.jsonl"
+END
+chmod +x "$WORK/bin/compute-sanitizer"
+
+# trains STEPS: sanitize_gpu.sh over training alone, where these steps are logged
+trains() { TOOLS= PATH="$WORK/bin:$PATH" PROGRAMS="$WORK/programs" STEPS=$1 test/sanitize_gpu.sh ./train_moba > "$WORK/verdicts" 2>&1; }
+
+trains '1 2 3'; status=$?
+programs=$(sort "$WORK/programs" | tr '\n' ' ')
+[ "$status $programs" = "0 initcheck build/test/written/train_moba memcheck ./train_moba racecheck ./train_moba " ] \
+    && ok sanitizer_gives_initcheck_the_program_with_written_products || fail sanitizer_gives_initcheck_the_program_with_written_products "status $status, $programs"
+[ "$(grep -c '^ok .*_training' "$WORK/verdicts")" = 6 ] && ok sanitizer_counts_steps_of_training || fail sanitizer_counts_steps_of_training "$(tr '\n' ';' < "$WORK/verdicts")"
+if trains '1 3' || [ "$(grep -c '^FAIL .*_training_skips_no_step' "$WORK/verdicts")" != 3 ]; then
+    fail sanitizer_fails_where_a_step_is_skipped "$(tr '\n' ';' < "$WORK/verdicts")"
+else
+    ok sanitizer_fails_where_a_step_is_skipped
+fi
 
 [ $failures -eq 0 ]
