@@ -11,8 +11,8 @@
 #include "swa_hopper.cuh"
 #include "swa_order.h"
 
-// Below DENSE_FROM tokens there are too few blocks for the CTAs, and swa_hopper.cuh's kernels are as fast.
-enum { DENSE_D = 128, DENSE_FROM = 4096, DENSE_KEYS = TILES_OF_BLOCK * ROWS, DENSE_STAGES = 2 };
+// Below DENSE_FROM tokens swa_hopper.cuh's kernels, which want less scratch, are as fast.
+enum { DENSE_D = 128, DENSE_FROM = 1024, DENSE_KEYS = TILES_OF_BLOCK * ROWS, DENSE_STAGES = 2 };
 enum { DENSE_WORKERS = 2 * WARPGROUP, DENSE_THREADS = DENSE_WORKERS + WARPGROUP };       // warps 8, 9, 10 of the third: loads, additions
 enum { WORKER_REGISTERS = 240, HELPER_REGISTERS = 24 };
 

@@ -5,22 +5,22 @@
 #include "ops.h"
 #include "optimizer.h"
 
-enum { ROWS = 2, LENGTH = 256, VOCAB = 257, MICRO_BATCHES = 3 };
+enum { ROWS = 2, LENGTH = 256, LONGEST = 1100, VOCAB = 257, MICRO_BATCHES = 3 };
 
 typedef struct {
     Model m;
     Optimizer opt;
 } StepNet;
 
-static void step_open(StepNet* net, KeepLevel level) {
+static void step_open(StepNet* net, KeepLevel level, int D, int length) {
     Error err;
     ModelShape s;
     memset(&s, 0, sizeof s);
-    s.L = 3; s.C = 128; s.H = 2; s.D = 64; s.F = 192; s.V = VOCAB; s.Vp = 384; s.W = 3; s.theta = 10000;
+    s.L = 3; s.C = 128; s.H = s.C / D; s.D = D; s.F = 192; s.V = VOCAB; s.Vp = 384; s.W = 3; s.theta = 10000;
     s.layer = (LayerSpec*)xcalloc((size_t)s.L, sizeof *s.layer);
     CHECK(pattern_parse(s.layer, s.L, "S64,M64:3,D", &err), "%s", err.text);
     device_open(0);
-    model_plan(&net->m, s, ROWS, LENGTH, level, (size_t)1 << 28);
+    model_plan(&net->m, s, ROWS, length, level, (size_t)1 << 28);
     optimizer_plan(&net->opt, &net->m);
     model_allocate(&net->m);
     optimizer_init(&net->opt, &net->m, 5);
@@ -34,7 +34,7 @@ static void step_close(StepNet* net) {
 // gradients (table.elements), then the total, of one step
 static double* step_gradients(StepNet* net, int rows, int length, float scale, uint64_t seed, bool recorded) {
     Model* m = &net->m;
-    int tokens[ROWS * LENGTH], targets[ROWS * LENGTH];
+    int tokens[ROWS * LONGEST], targets[ROWS * LONGEST];
     size_t n = m->table.elements;
     float* grads = (float*)xmalloc(n * sizeof(float));
     double* all = (double*)xmalloc((n + 1) * sizeof(double));
@@ -78,7 +78,7 @@ static void step_check(StepNet* net, int rows, int length, float scale, uint64_t
 
 static void step_check_level(KeepLevel level) {
     StepNet net;
-    step_open(&net, level);
+    step_open(&net, level, 64, LENGTH);
     step_check(&net, ROWS, LENGTH, 0.001f, 1);
     step_check(&net, ROWS, LENGTH, 0.001f, 2);         // the same graph, other tokens
     step_check(&net, 1, 200, 0.001f, 3);               // other sizes
@@ -93,10 +93,20 @@ TEST(step_recorded_is_op_by_op)                   { step_check_level(RECOMPUTE_N
 GPU_TEST(step_graph_is_op_by_op)                  { step_check_level(RECOMPUTE_NONE); }
 GPU_TEST(step_graph_is_op_by_op_when_recomputing) { step_check_level(RECOMPUTE_PAIR); }
 
+// dense layers of D = 128 have a backward of their own from some length on, whose scratch a shorter row must not outgrow
+GPU_TEST(step_graph_with_a_long_dense_layer) {
+    StepNet net;
+    step_open(&net, RECOMPUTE_NONE, 128, LONGEST);
+    step_check(&net, ROWS, LONGEST, 0.001f, 8);
+    step_check(&net, ROWS, 200, 0.001f, 9);
+    step_check(&net, 1, LONGEST, 0.001f, 10);
+    step_close(&net);
+}
+
 // a step whose plans are measured in a rehearsal, as the trainer has it
 GPU_TEST(step_graph_after_a_rehearsal) {
     StepNet net;
-    step_open(&net, RECOMPUTE_NONE);
+    step_open(&net, RECOMPUTE_NONE, 64, LENGTH);
     matmul_measure(net.m.plans, 1);
     model_rehearse(&net.m);
     matmul_measure(net.m.plans, 0);

@@ -165,12 +165,17 @@ TEST(swa_refuses_odd_head_dims) {
 
 #ifndef LLMC_CPU
 static AttnResults swa_kernel(const AttnProblem* p, int window, const float* rope) {
+    enum { GUARD = 4096 };                          // bytes behind the scratch, which nobody may touch
     AttnOutputs o = outputs_open(p);
     const floatX *q = p->qv_dev, *k = p->k_dev, *v = q + 2 * p->C;
-    void* scratch = device_poisoned(swa_backward_scratch(p->shape, window));
+    size_t bytes = swa_backward_scratch(p->shape, window);
+    char* scratch = (char*)device_poisoned(bytes + GUARD);
     swa_forward(o.out, o.lse, q, k, v, p->shape, window, NULL);
     swa_backward(o.dqv, o.dk, o.dqv + 2 * p->C, p->dout_dev, o.out, o.lse, q, k, v, rope, p->shape, window, scratch, NULL);
     AttnResults r = outputs_close(p, &o);
+    unsigned char* guard = (unsigned char*)host_from(scratch + bytes, GUARD);
+    for (int i = 0; i < GUARD; i++) { CHECK(guard[i] == 0xff, "byte %d behind the scratch was written", i); }
+    free(guard);
     device_free(scratch);
     return r;
 }
@@ -282,6 +287,35 @@ GPU_TEST(swa_gpu_never_looks_ahead) {
         check_causal(&p, &before, &after, 130);
         results_free(&before); results_free(&after);
         problem_close(&p);
+    }
+}
+
+// on the path that the trainer takes, where another backward begins to serve dense layers of D = 128
+GPU_TEST(swa_within_budget_dense_D128_around_1024) {
+    for (int T = 1023; T <= 1025; T++) {
+        AttnProblem p = problem_open(1, T, 1, 128, 1);
+        p.shape.path = ATTN_AUTO;
+        AttnResults exact = swa_exact(&p, T), rounded = swa_rounded(&p, T, NULL), kernel = swa_kernel(&p, T, NULL);
+        check_results(&p, &kernel, &exact, &rounded, false, "dense, auto");
+        results_free(&exact); results_free(&rounded); results_free(&kernel);
+        problem_close(&p);
+    }
+}
+
+// a plan for T tokens serves every shorter row, whose window may be all of it
+GPU_TEST(swa_scratch_is_enough_for_shorter_rows) {
+    const int windows[] = {1, 256, 1000, 1024, 3000, 1 << 30};
+    for (int D = 64; D <= 128; D += 64) for (int w = 0; w < 6; w++) {
+        for (int path = ATTN_AUTO; path <= ATTN_HOPPER; path++) {
+            size_t before = 0;
+            for (int T = 1; T < 6000; T++) {
+                AttnShape shape = attn_shape(2, T, 3, D);
+                shape.path = (AttnPath)path;
+                size_t bytes = swa_backward_scratch(shape, windows[w]);
+                CHECK(bytes >= before, "D %d, window %d: %zu bytes for T %d, %zu for one less", D, windows[w], bytes, T, before);
+                before = bytes;
+            }
+        }
     }
 }
 

@@ -79,7 +79,7 @@ enum { QUERY_RUNS = 16, QUERIES = 32, KEY_RUNS = 16, KEYS = 64, PIECE = 16 };
 
 static void large_run(const Large* l, int window) {
     const floatX *q = l->qv + l->at, *k = l->k + l->at, *v = l->qv + 2 * l->C + l->at;
-    void* scratch = poisoned(swa_backward_scratch(l->shape));
+    void* scratch = poisoned(swa_backward_scratch(l->shape, window));
     swa_forward(l->out + l->at, l->lse, q, k, v, l->shape, window, NULL);
     swa_backward(l->dqv + l->at, l->dk + l->at, l->dqv + 2 * l->C + l->at, l->dout + l->at, l->out + l->at, l->lse, q, k, v, NULL, l->shape,
                  window, scratch, NULL);
