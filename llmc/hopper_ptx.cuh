@@ -203,7 +203,7 @@ __device__ inline int load_acquire(const int* flag) {
     return x;
 }
 __device__ inline void store_release(int* flag, int x) { asm volatile("st.release.gpu.global.s32 [%0], %1;" :: "l"(flag), "r"(x) : "memory"); }
-// Bulk copies of this thread to and from device memory, and what it reads and writes there itself, keep their order.
+// Between what this thread has read or written in device memory itself, and its bulk copies there.
 __device__ inline void fence_proxy_async_global() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 
 // ---- between the warps of a CTA -------------------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ void swa_forward(floatX* out, float* lse, const floatX* q, const floatX* k, cons
 // rope: NULL, or the table by which rope_forward has turned q and k; then dq and dk are those of q and k in front of it, rounded once.
 void swa_backward(floatX* dq, floatX* dk, floatX* dv, const floatX* dout, const floatX* out, const float* lse, const floatX* q,
                   const floatX* k, const floatX* v, const float* rope, AttnShape shape, int window, void* scratch, stream_t stream);
-// enough for every T up to shape's
+// Enough for every T up to shape's; with ATTN_AUTO for every path. Of dense attention with D = 128: an fp32 dq of all tokens.
 size_t swa_backward_scratch(AttnShape shape, int window);
 
 // NULL if this backend has attention kernels for the head dim, else what it has ("64 and 128").

@@ -1,6 +1,6 @@
 // Sliding-window and dense causal attention: the tile pieces over consecutive queries and the keys of their windows.
 // FlashAttention-2's plan (Dao 2023): online softmax forward; backward recomputes P from lse, by keys for dK and dV, by queries for dQ.
-// The kernels here are the portable ones; those for compute capability 9.0 are in swa_hopper.cuh.
+// The kernels here are the portable ones; those for compute capability 9.0 are in swa_hopper.cuh, and in swa_dense.cuh a dense backward.
 #include "ops.h"
 #include "attn_tile.cuh"
 #include "swa_dense.cuh"
@@ -157,10 +157,10 @@ extern "C" void swa_backward(floatX* dq, floatX* dk, floatX* dv, const floatX* d
     else                         { backward<128>(dq, dk, dv, dout, out, lse, q, k, v, rope, shape, window, delta, stream); }
 }
 
-// The portable kernels need less than the Hopper ones; of a window that is longer than some T the dense ones need most.
+// The dense backward's scratch is planned for whoever may be served by it: a shorter row, on any path but the portable one.
 extern "C" size_t swa_backward_scratch(AttnShape shape, int window) {
     AttnShape dense = shape;
     dense.T = min_int(shape.T, window);
     size_t bytes = hopper_backward_scratch(shape);
-    return dense_chosen(dense, window) ? max_size(bytes, dense_scratch_bytes(dense)) : bytes;
+    return shape.D == DENSE_D && shape.path != ATTN_PORTABLE ? max_size(bytes, dense_scratch_bytes(dense)) : bytes;
 }

@@ -12,10 +12,14 @@
 #include "swa_order.h"
 
 // Below DENSE_FROM tokens swa_hopper.cuh's kernels, which want less scratch, are as fast.
+enum { WIDE = 1 << 30 };            // a window that hides nothing
 enum { DENSE_D = 128, DENSE_FROM = 1024, DENSE_KEYS = TILES_OF_BLOCK * ROWS, DENSE_STAGES = 2 };
 enum { DENSE_WORKERS = 2 * WARPGROUP, DENSE_THREADS = DENSE_WORKERS + WARPGROUP };       // warps 8, 9, 10 of the third: loads, additions
 enum { WORKER_REGISTERS = 240, HELPER_REGISTERS = 24 };
+static_assert(TILES_OF_BLOCK == 2, "two warpgroups, each 64 keys and half of dQ's columns");
+static_assert(DENSE_STAGES == 2, "the other stage is stage ^ 1, and two helpers add");
 
+// Does this backward serve such a call, on a device that can?
 static bool dense_chosen(AttnShape s, int window) {
     return s.D == DENSE_D && window >= s.T && (s.T >= DENSE_FROM || s.path == ATTN_HOPPER);
 }
@@ -25,11 +29,11 @@ static bool dense_chosen(AttnShape s, int window) {
 enum { DQ_CHUNKS = DENSE_D / 16, DQ_BYTES = DQ_CHUNKS * DENSE_WORKERS * (int)sizeof(float4) };
 typedef float4 QuerySum[DQ_CHUNKS][DENSE_WORKERS];
 
-// sums, scalars: of (heads, tiles); added: how many blocks have added to a tile; taken: how many have been taken
 struct DenseScratch {
-    QuerySum* sums;
-    float2* scalars;
-    int *added, *taken;
+    QuerySum* sums;         // (heads, tiles)
+    float2* scalars;        // (heads, tiles, 64) of a query: log2-sum-exp, delta
+    int* added;             // (heads, tiles): how many blocks have added to the sum
+    int* tickets;           // one: how many have been asked for
 };
 
 static inline __host__ __device__ int dense_tiles(const AttnShape& s) { return (s.T + ROWS - 1) / ROWS; }
@@ -40,7 +44,7 @@ static DenseScratch dense_scratch(void* scratch, AttnShape s) {
     x.sums = (QuerySum*)scratch;
     x.scalars = (float2*)(x.sums + tiles);
     x.added = (int*)(x.scalars + tiles * ROWS);
-    x.taken = x.added + tiles;
+    x.tickets = x.added + tiles;
     return x;
 }
 
@@ -48,9 +52,9 @@ static size_t dense_scratch_bytes(AttnShape s) {
     return (size_t)s.B * s.H * dense_tiles(s) * (sizeof(QuerySum) + ROWS * sizeof(float2) + sizeof(int)) + sizeof(int);
 }
 
-// Behind T lse2 is infinite: P = 0. D/8 threads a query, grid (queries, heads)
+// Sets the scalars (behind T lse2 is infinite: P = 0) and the counters, of each launch anew. D/8 threads a query, grid (queries, heads)
 __global__ __launch_bounds__(THREADS)
-void swa_dense_scalars_kernel(DenseScratch scratch, const floatX* dout, const floatX* out, const float* lse, AttnShape shape) {
+void swa_dense_begin_kernel(DenseScratch scratch, const floatX* dout, const floatX* out, const float* lse, AttnShape shape) {
     int t = (blockIdx.x * THREADS + threadIdx.x) / (DENSE_D / 8), chunk = threadIdx.x % (DENSE_D / 8), head = blockIdx.y;
     size_t at = (size_t)min(t, shape.T - 1) * shape.ldo + 8 * chunk, tiles = dense_tiles(shape);
     float delta = row_dot<DENSE_D>(head_rows(dout, shape.ldo, shape, head) + at, head_rows(out, shape.ldo, shape, head) + at);
@@ -58,30 +62,31 @@ void swa_dense_scalars_kernel(DenseScratch scratch, const floatX* dout, const fl
     bool live = t < shape.T;
     scratch.scalars[head * tiles * ROWS + t] = live ? make_float2(lse[(size_t)head * shape.T + t] * LOG2E, delta) : make_float2(INFINITY, 0);
     if (t % ROWS == 0) { scratch.added[head * tiles + t / ROWS] = 0; }
-    if (t == 0 && head == 0) { *scratch.taken = 0; }
+    if (t == 0 && head == 0) { *scratch.tickets = 0; }
 }
 
 // ---- the kernel -----------------------------------------------------------------------------------------------------
 struct DenseMaps { CUtensorMap q, k, v, dout; };       // boxes of 64 rows of q and dout, 128 of k and v
 
-// A block of keys of a head, -1 after the last
-struct DenseItem { OrderedBlock order; int head; };
+// A block of keys of a head; head is -1 after the last
+struct DenseItem { OrderedBlock keys; int head; };
 
 struct DenseShared {
     floatX k[DENSE_KEYS * DENSE_D], v[DENSE_KEYS * DENSE_D];
     floatX ds[DENSE_STAGES][DENSE_KEYS * ROWS];         // [key][query]
     QuerySum dq[DENSE_STAGES];
     Ring<DENSE_D, ROWS, DENSE_STAGES> ring;             // q and dout
-    float2 scalars[DENSE_STAGES][ROWS];
+    __align__(16) float2 scalars[DENSE_STAGES][ROWS];
     DenseItem item;
     uint64_t item_full, item_empty, dq_full[DENSE_STAGES], dq_empty[DENSE_STAGES];
 };
+static_assert(sizeof(DenseShared) <= 227 * 1024, "an H100's CTA has 227 KB");
 
-// Counts tiles over all items of a CTA: the stage of tile n, and the parity of the phase in which its barriers are.
+// n counts a CTA's tiles over all its items: the stage of tile n, and the parity of the phase in which its barriers are.
 __device__ inline int stage_of(int n)  { return n % DENSE_STAGES; }
 __device__ inline int parity_of(int n) { return n / DENSE_STAGES % 2; }
 
-__device__ inline int first_tile(const DenseItem& item) { return item.order.block * TILES_OF_BLOCK; }
+__device__ inline int first_tile(const DenseItem& item) { return item.keys.block * TILES_OF_BLOCK; }
 
 __device__ inline void warp_arrives(uint64_t* barrier) {
     __syncwarp();
@@ -92,14 +97,14 @@ __device__ inline void warp_arrives(uint64_t* barrier) {
 __device__ inline void dense_load(DenseShared& shared, const DenseScratch& scratch, const DenseMaps& maps, const AttnShape& s) {
     int tiles = dense_tiles(s), blocks = (s.T + DENSE_KEYS - 1) / DENSE_KEYS, heads = s.B * s.H, n = 0;
     for (int items = 0; ; items++) {
-        int taken = atomicAdd(scratch.taken, 1), head = taken / blocks;
-        DenseItem item = {ordered_block(taken % blocks, blocks, gridDim.x), head < heads ? head : -1};
+        int ticket = atomicAdd(scratch.tickets, 1), head = ticket / blocks;
+        DenseItem item = {ordered_block(ticket % blocks, blocks, ORDER_GROUP), head < heads ? head : -1};
         if (items > 0) { mbarrier_wait(&shared.item_empty, (items - 1) % 2); }
         shared.item = item;
         if (item.head < 0) { mbarrier_arrive(&shared.item_full); return; }
         mbarrier_arrive_expect(&shared.item_full, (int)(sizeof(shared.k) + sizeof(shared.v)));
-        tma_load_rows<DENSE_D, DENSE_KEYS>(shared.k, &maps.k, s, head, item.order.block * DENSE_KEYS, &shared.item_full);
-        tma_load_rows<DENSE_D, DENSE_KEYS>(shared.v, &maps.v, s, head, item.order.block * DENSE_KEYS, &shared.item_full);
+        tma_load_rows<DENSE_D, DENSE_KEYS>(shared.k, &maps.k, s, head, item.keys.block * DENSE_KEYS, &shared.item_full);
+        tma_load_rows<DENSE_D, DENSE_KEYS>(shared.v, &maps.v, s, head, item.keys.block * DENSE_KEYS, &shared.item_full);
         Walk walk = {head, 0, tiles, 0, 0, 0};
         for (int tile = first_tile(item); tile < tiles; tile++, n++) {
             int stage = stage_of(n);
@@ -121,7 +126,7 @@ __device__ inline void dense_add(DenseShared& shared, const DenseScratch& scratc
         for (int tile = first_tile(item); tile < tiles; tile++, n++) {
             if (stage_of(n) != stage) { continue; }
             size_t at = (size_t)item.head * tiles + tile;
-            int before = blocks_before(item.order, tile);
+            int before = blocks_before(item.keys, tile);
             mbarrier_wait(&shared.dq_full[stage], parity_of(n));
             while (load_acquire(scratch.added + at) != before) { }
             fence_proxy_async_global();
@@ -131,16 +136,15 @@ __device__ inline void dense_add(DenseShared& shared, const DenseScratch& scratc
             bulk_wait_read();
             mbarrier_arrive(&shared.dq_empty[stage]);
             bulk_wait();
-            fence_proxy_async_global();
             store_release(scratch.added + at, before + 1);
         }
     }
 }
 
-// A worker's accumulators, and what its warpgroup is at
+// a worker's accumulators
 struct DenseSums { float dk[DENSE_D / 2], dv[DENSE_D / 2]; };
 
-// A tile; dK's product with `ds`, and with the q of the stage, is still in flight afterwards, as is that of the tile before when it begins.
+// A tile. dK's product, of `ds` and the stage's q, is still in flight afterwards; so may be that of the tile before when this begins.
 // group: 0 or 1. key: of this thread's row g
 __device__ inline void dense_tile(DenseSums& sums, uint32_t (&ds)[ROWS / 16][4], DenseShared& shared, int n, bool first, bool masked, int group,
                                   int query, int key, float scale2) {
@@ -155,7 +159,7 @@ __device__ inline void dense_tile(DenseSums& sums, uint32_t (&ds)[ROWS / 16][4],
     if (!first) { warp_arrives(&shared.ring.empty[stage ^ 1]); }
     wgmma_wait<1>();
     wgmma_ready(s);
-    if (masked) { mask_by_key(s, query, AFTER_ALL, key); }
+    if (masked) { mask_by_key(s, query, WIDE, key); }
     probabilities_by_key(s, shared.scalars[stage], scale2);
     round_operand(p, s);
     product_ab<ROWS>(sums.dv, p, shared.ring.b[stage], 0, true);
@@ -170,6 +174,7 @@ __device__ inline void dense_tile(DenseSums& sums, uint32_t (&ds)[ROWS / 16][4],
     product_ab<ROWS>(sums.dk, ds, shared.ring.a[stage], 0, true);
     mbarrier_wait(&shared.dq_empty[stage], parity ^ 1);
     wgmma_wait<1>();
+    operand_ready(p);
     wgmma_ready(dq);
     #pragma unroll
     for (int i = 0; i < DQ_CHUNKS; i++) { shared.dq[stage][i][thread] = make_float4(dq[4 * i], dq[4 * i + 1], dq[4 * i + 2], dq[4 * i + 3]); }
@@ -184,7 +189,7 @@ __device__ inline void dense_work(DenseShared& shared, floatX* dk, floatX* dv, c
         mbarrier_wait(&shared.item_full, items % 2);
         DenseItem item = shared.item;
         if (item.head < 0) { return; }
-        int first = first_tile(item), key = item.order.block * DENSE_KEYS + thread_row();
+        int first = first_tile(item), key = item.keys.block * DENSE_KEYS + thread_row();
         DenseSums sums = {};
         uint32_t ds[ROWS / 16][4] = {};
         for (int tile = first; tile < tiles; tile++, n++) {
@@ -202,7 +207,7 @@ __device__ inline void dense_work(DenseShared& shared, floatX* dk, floatX* dv, c
     }
 }
 
-// dK, dV and the sums of dQ. As many CTAs as run at the same time, or fewer.
+// dK, dV and the sums of dQ, by any number of CTAs: one that has to wait for another waits for one that runs.
 __global__ __launch_bounds__(DENSE_THREADS, 1)
 void swa_dense_kernel(floatX* dk, floatX* dv, DenseScratch scratch, const float* rope, const __grid_constant__ DenseMaps maps, AttnShape shape,
                       float scale) {
@@ -256,7 +261,7 @@ static void dense_backward(floatX* dq, floatX* dk, floatX* dv, const floatX* dou
     DenseScratch x = dense_scratch(scratch, s);
     DenseMaps maps = {rows_map(q, s.B, s.T, columns, s.ldq, ROWS), rows_map(k, s.B, s.T, columns, s.ldk, DENSE_KEYS),
                       rows_map(v, s.B, s.T, columns, s.ldv, DENSE_KEYS), rows_map(dout, s.B, s.T, columns, s.ldo, ROWS)};
-    swa_dense_scalars_kernel<<<dim3(ceil_div(tiles * ROWS, THREADS / (DENSE_D / 8)), heads), THREADS, 0, stream>>>(x, dout, out, lse, s);
+    swa_dense_begin_kernel<<<dim3(ceil_div(tiles * ROWS, THREADS / (DENSE_D / 8)), heads), THREADS, 0, stream>>>(x, dout, out, lse, s);
     LAUNCH_CHECK();
     int grid = min_int(items, device_attribute(cudaDevAttrMultiProcessorCount));
     allow_shared(swa_dense_kernel, sizeof(DenseShared));

@@ -3,7 +3,7 @@
 // A CTA is warpgroups of 64 rows that stay (queries forward and for dQ, keys for dK and dV), in shared memory, with the accumulators in
 // registers. The other operands come by in a ring of stages: one thread loads ahead, all warpgroups use a stage, each at its own pace, so
 // that the exponentials of one run beside the products of another (Shah et al. 2024).
-// Backward recomputes P twice, by keys and by queries: 7 products instead of 5, and no dQ that several CTAs add to, in whatever order.
+// Backward recomputes P twice, by keys and by queries: 7 products instead of 5, and no dQ that several CTAs add to (swa_dense.cuh has one).
 #ifndef SWA_HOPPER_CUH
 #define SWA_HOPPER_CUH
 

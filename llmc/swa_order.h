@@ -4,11 +4,11 @@
 // block each of them goes over its tiles from the first one on. A tile's sum of dQ is added up in the same order: the result is the same
 // whoever takes which block, and a CTA only ever waits for blocks that were taken before its own.
 //
-// Heads follow each other; a head's blocks, from the last one down, come in groups of as many as there are CTAs. Groups 0, 2, .. of a head
-// go down: taken at about the same time, each block is at a tile two tiles' time after the one above it. They end one after another, the
-// highest, which has the fewest tiles, first. Groups 1, 3, .. go up: the lowest, which has most tiles, starts where the group before it
-// first ends; what starts later starts as much further on, so that all are at about the same tile and end together. So CTAs
-// never are far apart, find q, dout and the sums that the others use in the L2 cache, and seldom wait.
+// Heads follow each other; a head's blocks, from the last one down, come in groups of ORDER_GROUP, about as many as there are CTAs. Groups
+// 0, 2, .. of a head go down: taken at about the same time, each block is at a tile two tiles' time after the one above it. They end one
+// after another, the highest, which has the fewest tiles, first. Groups 1, 3, .. go up: the lowest, which has most tiles, starts where the
+// group before it first ends, and what starts later starts as much further on. So CTAs stay near each other, and find q, dout and the sums
+// that others use in the L2 cache. (In groups that go up each one waits, at its first tile, for those below it to have added there.)
 #ifndef SWA_ORDER_H
 #define SWA_ORDER_H
 
@@ -18,21 +18,22 @@
 #define ORDER_CODE static inline
 #endif
 
-enum { TILES_OF_BLOCK = 2 };
+enum { TILES_OF_BLOCK = 2, ORDER_GROUP = 128 };
 
-// the `rank`-th block that is taken of a head, and the lowest and highest one of its group
+// A block, the lowest and highest one of its group, and whether that goes up
 typedef struct { int block, low, high, up; } OrderedBlock;
 
-ORDER_CODE OrderedBlock ordered_block(int rank, int blocks, int ctas) {
-    int group = rank / ctas, at = rank % ctas, high = blocks - 1 - group * ctas, low = high - ctas + 1;
+// the rank-th block that is taken of a head
+ORDER_CODE OrderedBlock ordered_block(int rank, int blocks, int group) {
+    int high = blocks - 1 - rank / group * group, low = high - group + 1, at = rank % group, up = rank / group % 2;
     if (low < 0) { low = 0; }
-    OrderedBlock b = {group % 2 ? low + at : high - at, low, high, group % 2};
+    OrderedBlock b = {up ? low + at : high - at, low, high, up};
     return b;
 }
 
-// how many blocks add to the tile, one that sees this block, before it
+// how many blocks add to a tile before this one, which sees it
 ORDER_CODE int blocks_before(OrderedBlock b, int tile) {
-    int newest = tile / TILES_OF_BLOCK;                     // that the tile sees
+    int newest = tile / TILES_OF_BLOCK;                     // of those that see the tile
     if (!b.up) { return newest - b.block; }
     return (newest > b.high ? newest - b.high : 0) + b.block - b.low;
 }

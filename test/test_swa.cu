@@ -248,6 +248,7 @@ GPU_TEST(swa_within_budget_D64_T8191)     { swa_case(1, 8191, 2, 64, 256, 1); }
 GPU_TEST(swa_within_budget_D128_T8191)    { swa_case(1, 8191, 2, 128, 256, 1); }
 GPU_TEST(swa_within_budget_dense_T2047)   { swa_case(1, 2047, 2, 64, 2047, 1); swa_case(1, 2047, 2, 128, 2047, 1); }
 GPU_TEST(swa_within_budget_two_sequences) { swa_case(2, 200, 3, 64, 77, 1); swa_case(2, 130, 1, 128, 1000, 1); }
+GPU_TEST(swa_within_budget_dense_many_heads) { swa_case(64, 300, 3, 128, 300, 1); }
 GPU_TEST(swa_within_budget_long_window)   { swa_case(1, 1400, 1, 64, 1100, 1); }
 GPU_TEST(swa_within_budget_sharp_softmax) { swa_case(1, 300, 1, 64, 300, 12); swa_case(1, 300, 1, 128, 90, 12); }
 GPU_TEST(swa_rope_within_budget_D64)           { swa_rope_case(1, 1, 2, 64, 64); swa_rope_case(1, 64, 2, 64, 64); swa_rope_case(1, 300, 2, 64, 100); }
@@ -255,7 +256,7 @@ GPU_TEST(swa_rope_within_budget_D128)          { swa_rope_case(1, 63, 2, 128, 63
 GPU_TEST(swa_rope_within_budget_two_sequences) { swa_rope_case(2, 200, 3, 64, 77); swa_rope_case(2, 130, 1, 128, 1000); }
 GPU_TEST(swa_rope_within_budget_long_window)   { swa_rope_case(1, 1400, 1, 64, 1100); }
 
-static void swa_repeats(int B, int T, int D, int window) {
+static void swa_repeats(int B, int T, int D, int window) {          // 2 heads
     AttnPath path[2];
     AttnProblem p = problem_open(B, T, 2, D, 1);
     for (int i = 0, paths = attn_paths(path); i < paths; i++) {
@@ -275,6 +276,9 @@ GPU_TEST(swa_repeats_to_the_bit_D64)        { swa_repeats(1, 2000, 64, 256); }
 GPU_TEST(swa_repeats_to_the_bit_D128)       { swa_repeats(1, 2000, 128, 256); }
 GPU_TEST(swa_repeats_to_the_bit_dense_D64)  { swa_repeats(1, 2000, 64, 2000); }
 GPU_TEST(swa_repeats_to_the_bit_dense_D128) { swa_repeats(1, 2000, 128, 2000); }
+// more blocks of keys than an H100 has multiprocessors: of two heads in two groups that go down and up (swa_order.h), of many short heads
+GPU_TEST(swa_repeats_to_the_bit_dense_D128_groups) { swa_repeats(1, 20000, 128, 20000); }
+GPU_TEST(swa_repeats_to_the_bit_dense_D128_heads)  { swa_repeats(16, 1500, 128, 1500); }
 
 GPU_TEST(swa_gpu_never_looks_ahead) {
     AttnPath path[2];
@@ -302,18 +306,21 @@ GPU_TEST(swa_within_budget_dense_D128_around_1024) {
     }
 }
 
-// a plan for T tokens serves every shorter row, whose window may be all of it
-GPU_TEST(swa_scratch_is_enough_for_shorter_rows) {
+// a plan for T tokens serves every shorter row, whose window may be all of it; one for any path every path
+GPU_TEST(swa_scratch_grows_with_T_and_serves_every_path) {
     const int windows[] = {1, 256, 1000, 1024, 3000, 1 << 30};
+    const AttnPath paths[] = {ATTN_AUTO, ATTN_HOPPER, ATTN_PORTABLE};
     for (int D = 64; D <= 128; D += 64) for (int w = 0; w < 6; w++) {
-        for (int path = ATTN_AUTO; path <= ATTN_HOPPER; path++) {
-            size_t before = 0;
-            for (int T = 1; T < 6000; T++) {
-                AttnShape shape = attn_shape(2, T, 3, D);
-                shape.path = (AttnPath)path;
-                size_t bytes = swa_backward_scratch(shape, windows[w]);
-                CHECK(bytes >= before, "D %d, window %d: %zu bytes for T %d, %zu for one less", D, windows[w], bytes, T, before);
-                before = bytes;
+        size_t before[3] = {0, 0, 0};
+        for (int T = 1; T < 6000; T++) {
+            AttnShape shape = attn_shape(2, T, 3, D);
+            size_t bytes[3];
+            for (int path = 0; path < 3; path++) {
+                shape.path = paths[path];
+                bytes[path] = swa_backward_scratch(shape, windows[w]);
+                CHECK(bytes[path] >= before[path], "D %d, window %d: %zu bytes for T %d, %zu for one less", D, windows[w], bytes[path], T, before[path]);
+                CHECK(bytes[path] <= bytes[0], "D %d, window %d, T %d: %zu bytes for one path, %zu for any", D, windows[w], T, bytes[path], bytes[0]);
+                before[path] = bytes[path];
             }
         }
     }

@@ -112,7 +112,7 @@ void emu_tma_store(const void* map, std::initializer_list<int> at, unsigned from
 void emu_bulk_load(unsigned to, const void* from, unsigned bytes, unsigned mbarrier, int where, const char* file, int line);
 void emu_bulk_store(void* to, unsigned from, unsigned bytes, bool add, const char* file, int line);      // add: to the floats there
 void emu_bulk_commit();
-void emu_bulk_wait(int newest_left, const char* file, int line);
+void emu_bulk_wait(int newest_left, bool only_read, const char* file, int line);
 void emu_named_barrier(unsigned id, int count, bool wait, const char* file, int line);
 void emu_named_barriers_begin();
 void emu_setmaxnreg(int registers, const char* file, int line);

@@ -264,7 +264,7 @@ def bulk(opcode, ops):
     if opcode == "cp.async.bulk.commit_group":
         return "emu_bulk_commit();"
     if opcode in ("cp.async.bulk.wait_group", "cp.async.bulk.wait_group.read"):
-        return f"emu_bulk_wait({ops[0]}, {HERE});"
+        return f"emu_bulk_wait({ops[0]}, {'true' if opcode.endswith('.read') else 'false'}, {HERE});"
     if opcode.startswith("cp.async.bulk.prefetch"):
         return ";"
     hint = r"(\.L2::cache_hint)?"

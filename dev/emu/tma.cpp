@@ -199,6 +199,8 @@ struct Operation {
     int thread, arrivals, group;
     uint64_t mark, hash;
     uint32_t clock[EMU_WARPS];
+    bool was_read;                                       // of a bulk store: a thread waited for its reading, `data` is what it read
+    std::vector<char> data;
     const void* from;                                    // where in the kernel
     const char* file;
     int line;
@@ -354,25 +356,36 @@ void emu_bulk_store(void* to, unsigned from, unsigned bytes, bool add, const cha
 
 void emu_bulk_commit() { store_group[emu_thread()]++; }
 
-static void add_floats(const Operation& o) {
-    for (size_t i = 0; i < o.bytes; i += sizeof(float)) {
+// What a bulk store reads; from then on its shared memory may change.
+static void read_store(Operation& o) {
+    if (o.was_read) { return; }
+    if (hash_shared(o.shared, o.bytes) != o.hash) { emu_error("shared memory changed while the bulk store issued at %s:%d was reading it", o.file, o.line); }
+    if (o.kind == TENSOR_STORE) { return; }
+    o.data.assign(emu_arena + o.shared, emu_arena + o.shared + o.bytes);
+    o.was_read = true;
+}
+
+static void write_store(const Operation& o) {
+    if (o.kind == TENSOR_STORE) { move_box(o, false); }
+    if (o.kind == BULK_STORE) { memcpy(o.global, o.data.data(), o.bytes); }
+    for (size_t i = 0; o.kind == BULK_ADD && i < o.bytes; i += sizeof(float)) {
         float x, sum;
-        memcpy(&x, emu_arena + o.shared + i, sizeof x);
+        memcpy(&x, o.data.data() + i, sizeof x);
         memcpy(&sum, o.global + i, sizeof sum);
         sum += x;
         memcpy(o.global + i, &sum, sizeof sum);
     }
 }
 
-void emu_bulk_wait(int newest_left, const char*, int) {
+// only_read: until shared memory has been read; what is written is there at the next wait, or at the block's end (a tensor's at once)
+void emu_bulk_wait(int newest_left, bool only_read, const char*, int) {
     int thread = emu_thread();
     for (size_t i = 0; i < leaving.size();) {
         Operation& o = leaving[i];
         if (o.thread != thread || o.group >= store_group[thread] - newest_left) { i++; continue; }
-        if (hash_shared(o.shared, o.bytes) != o.hash) { emu_error("shared memory changed while the bulk store issued at %s:%d was reading it", o.file, o.line); }
-        if (o.kind == BULK_STORE) { memcpy(o.global, emu_arena + o.shared, o.bytes); }
-        else if (o.kind == BULK_ADD) { add_floats(o); }
-        else { move_box(o, false); }
+        read_store(o);
+        if (only_read && o.kind != TENSOR_STORE) { i++; continue; }
+        write_store(o);
         leaving.erase(leaving.begin() + (long)i);
     }
 }
@@ -441,7 +454,8 @@ static void check_effects(int cta, unsigned place, const Mbarrier& m) {
 void emu_tma_block_ends(int cta) {
     for (Operation& o : arriving) { if (o.kind != COPIES_ARRIVE && cta_of(o.mbarrier) == cta) { unwaited_load(cta, o.thread, o.file, o.line); } }
     for (Operation& o : leaving) {
-        if (cta_of_thread(o.thread) == cta) { emu_error("the block ended with a bulk store in flight that was issued at %s:%d: no cp.async.bulk.wait_group for it", o.file, o.line); }
+        if (cta_of_thread(o.thread) == cta && o.was_read) { write_store(o); o.thread = -1; continue; }
+        if (o.thread >= 0 && cta_of_thread(o.thread) == cta) { emu_error("the block ended with a bulk store in flight that was issued at %s:%d: no cp.async.bulk.wait_group for it", o.file, o.line); }
     }
     for (auto& m : mbarriers) { if (cta_of(m.first) == cta) { check_effects(cta, m.first, m.second); } }
 }
