@@ -2,19 +2,21 @@
 //
 // A CTA takes 128 keys and goes over the tiles of 64 queries that see them: two warpgroups have 64 keys and the accumulators of their dK and
 // dV each; dS^T goes through shared memory, and each makes half of the columns of the tile's dQ over all 128 keys. A third warpgroup has
-// given its registers to them: one of its threads loads, two add dQ to the sums of the tile, in the order of swa_order.h, so that the
-// sums are the same every time. A tile's sum costs 32 KB to the L2 cache beside 10.5 MFLOP.
+// given its registers to them: one of its threads loads, two add dQ to the sums of the tile. 32 KB go to the L2 cache beside 10.5 MFLOP.
+//
+// To a tile the blocks of keys add from the last one that it sees down to the first, so that the sum is the same every time. CTAs take a
+// head's blocks in that order too, whoever is free the next: a CTA only ever waits for blocks that were taken before its own, and of blocks
+// taken at the same time each one is at a tile two tiles' time after the one above it, when that has added.
 // Shared memory: K, V 64 KB, two stages each of q and dout (64 KB), dS (32 KB) and dQ (64 KB), 225 of 227 KB.
 #ifndef SWA_DENSE_CUH
 #define SWA_DENSE_CUH
 
 #include "swa_hopper.cuh"
-#include "swa_order.h"
 
 // Below DENSE_FROM tokens swa_hopper.cuh's kernels, which want less scratch, are as fast.
-enum { WIDE = 1 << 30 };            // a window that hides nothing
-enum { DENSE_D = 128, DENSE_FROM = 1024, DENSE_KEYS = TILES_OF_BLOCK * ROWS, DENSE_STAGES = 2 };
+enum { DENSE_D = 128, DENSE_FROM = 1024, TILES_OF_BLOCK = 2, DENSE_KEYS = TILES_OF_BLOCK * ROWS, DENSE_STAGES = 2 };
 enum { DENSE_WORKERS = 2 * WARPGROUP, DENSE_THREADS = DENSE_WORKERS + WARPGROUP };       // warps 8, 9, 10 of the third: loads, additions
+enum { WIDE = 1 << 30 };                                                                // a window that hides nothing
 enum { WORKER_REGISTERS = 240, HELPER_REGISTERS = 24 };
 static_assert(TILES_OF_BLOCK == 2, "two warpgroups, each 64 keys and half of dQ's columns");
 static_assert(DENSE_STAGES == 2, "the other stage is stage ^ 1, and two helpers add");
@@ -69,7 +71,7 @@ void swa_dense_begin_kernel(DenseScratch scratch, const floatX* dout, const floa
 struct DenseMaps { CUtensorMap q, k, v, dout; };       // boxes of 64 rows of q and dout, 128 of k and v
 
 // A block of keys of a head; head is -1 after the last
-struct DenseItem { OrderedBlock keys; int head; };
+struct DenseItem { int head, block; };
 
 struct DenseShared {
     floatX k[DENSE_KEYS * DENSE_D], v[DENSE_KEYS * DENSE_D];
@@ -86,7 +88,7 @@ static_assert(sizeof(DenseShared) <= 227 * 1024, "an H100's CTA has 227 KB");
 __device__ inline int stage_of(int n)  { return n % DENSE_STAGES; }
 __device__ inline int parity_of(int n) { return n / DENSE_STAGES % 2; }
 
-__device__ inline int first_tile(const DenseItem& item) { return item.keys.block * TILES_OF_BLOCK; }
+__device__ inline int first_tile(const DenseItem& item) { return item.block * TILES_OF_BLOCK; }
 
 __device__ inline void warp_arrives(uint64_t* barrier) {
     __syncwarp();
@@ -98,13 +100,13 @@ __device__ inline void dense_load(DenseShared& shared, const DenseScratch& scrat
     int tiles = dense_tiles(s), blocks = (s.T + DENSE_KEYS - 1) / DENSE_KEYS, heads = s.B * s.H, n = 0;
     for (int items = 0; ; items++) {
         int ticket = atomicAdd(scratch.tickets, 1), head = ticket / blocks;
-        DenseItem item = {ordered_block(ticket % blocks, blocks, ORDER_GROUP), head < heads ? head : -1};
+        DenseItem item = {head < heads ? head : -1, blocks - 1 - ticket % blocks};
         if (items > 0) { mbarrier_wait(&shared.item_empty, (items - 1) % 2); }
         shared.item = item;
         if (item.head < 0) { mbarrier_arrive(&shared.item_full); return; }
         mbarrier_arrive_expect(&shared.item_full, (int)(sizeof(shared.k) + sizeof(shared.v)));
-        tma_load_rows<DENSE_D, DENSE_KEYS>(shared.k, &maps.k, s, head, item.keys.block * DENSE_KEYS, &shared.item_full);
-        tma_load_rows<DENSE_D, DENSE_KEYS>(shared.v, &maps.v, s, head, item.keys.block * DENSE_KEYS, &shared.item_full);
+        tma_load_rows<DENSE_D, DENSE_KEYS>(shared.k, &maps.k, s, head, item.block * DENSE_KEYS, &shared.item_full);
+        tma_load_rows<DENSE_D, DENSE_KEYS>(shared.v, &maps.v, s, head, item.block * DENSE_KEYS, &shared.item_full);
         Walk walk = {head, 0, tiles, 0, 0, 0};
         for (int tile = first_tile(item); tile < tiles; tile++, n++) {
             int stage = stage_of(n);
@@ -126,7 +128,7 @@ __device__ inline void dense_add(DenseShared& shared, const DenseScratch& scratc
         for (int tile = first_tile(item); tile < tiles; tile++, n++) {
             if (stage_of(n) != stage) { continue; }
             size_t at = (size_t)item.head * tiles + tile;
-            int before = blocks_before(item.keys, tile);
+            int before = tile / TILES_OF_BLOCK - item.block;                    // blocks between: those that add first
             mbarrier_wait(&shared.dq_full[stage], parity_of(n));
             while (load_acquire(scratch.added + at) != before) { }
             fence_proxy_async_global();
@@ -189,7 +191,7 @@ __device__ inline void dense_work(DenseShared& shared, floatX* dk, floatX* dv, c
         mbarrier_wait(&shared.item_full, items % 2);
         DenseItem item = shared.item;
         if (item.head < 0) { return; }
-        int first = first_tile(item), key = item.keys.block * DENSE_KEYS + thread_row();
+        int first = first_tile(item), key = item.block * DENSE_KEYS + thread_row();
         DenseSums sums = {};
         uint32_t ds[ROWS / 16][4] = {};
         for (int tile = first; tile < tiles; tile++, n++) {

@@ -276,8 +276,8 @@ GPU_TEST(swa_repeats_to_the_bit_D64)        { swa_repeats(1, 2000, 64, 256); }
 GPU_TEST(swa_repeats_to_the_bit_D128)       { swa_repeats(1, 2000, 128, 256); }
 GPU_TEST(swa_repeats_to_the_bit_dense_D64)  { swa_repeats(1, 2000, 64, 2000); }
 GPU_TEST(swa_repeats_to_the_bit_dense_D128) { swa_repeats(1, 2000, 128, 2000); }
-// more blocks of keys than an H100 has multiprocessors: of two heads in two groups that go down and up (swa_order.h), of many short heads
-GPU_TEST(swa_repeats_to_the_bit_dense_D128_groups) { swa_repeats(1, 20000, 128, 20000); }
+// more blocks of keys than an H100 has multiprocessors, of two heads and of many short ones
+GPU_TEST(swa_repeats_to_the_bit_dense_D128_long) { swa_repeats(1, 20000, 128, 20000); }
 GPU_TEST(swa_repeats_to_the_bit_dense_D128_heads)  { swa_repeats(16, 1500, 128, 1500); }
 
 GPU_TEST(swa_gpu_never_looks_ahead) {
