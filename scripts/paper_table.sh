@@ -5,8 +5,8 @@
 #   TOKENS=2500000000 scripts/paper_table.sh ...    the same comparison with fewer tokens
 #
 # tokens   100e9 a row, as in the paper: 1001 shards, 200 GB     (data/download_fineweb_edu.py --count 1001)
-# hours    140 a row on one H100 at the 198.2k tokens/s of README's table of speed, the dense row more; six rows on eight GPUs
-#          (LAUNCH='scripts/multi_node/local.sh 8') are 108 at the very least
+# hours    135 a row on one H100 at the 205.7k tokens/s of README's table of speed, the dense row more; six rows on eight GPUs
+#          (LAUNCH='scripts/multi_node/local.sh 8') are 104 at the very least
 # memory   33.5 GiB (train_moba --dry-run prints the table)
 #
 # wikitext2.bin is made by data/wikitext2.py. Run it again after any interruption: it goes on where it was. DATA, OUT, TOKENS, PRESET, LAUNCH,

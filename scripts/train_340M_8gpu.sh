@@ -4,7 +4,7 @@
 # tokens   100e9: 1001 shards of 100M                            (data/download_fineweb_edu.py --count 1001)
 # steps    190735 of 524288 tokens: 64 rows of 8192, eight a GPU in 2 micro-batches of 4; master weights and moments are divided (--zero 1)
 # hours    17.4 on eight H200: the trainer's estimate from GPU_TOK_S, what one GPU alone does with such steps (an H200 205k tokens/s, dev/results/ranks.jsonl;
-#          an H100 198.2k, README's table of speed: 18.0). Eight have not been measured yet
+#          an H100 205.7k, README's table of speed: the same). Eight have not been measured yet
 #
 # GPUS=4 goes on with half of them: the curve stays the same. OUT is runs/340M_100B; DATA, TOKENIZER and PROGRAM as in train_340M.sh.
 set -eu -o pipefail

@@ -15,9 +15,15 @@ typedef struct {
 #include <cupti.h>
 #include <dlfcn.h>
 
-typedef struct { uint64_t start, end; } Activity;                        // nanoseconds
+typedef struct {
+    uint64_t start, end;        // nanoseconds
+    const char* name;           // of the kernel, "copy" or "fill"
+} Activity;
 
-enum { TRACE_BUFFER_BYTES = 4 << 20, TRACE_MAX = 1 << 18 };
+// idle time in front of the activities of a name
+typedef struct { const char* name; int count; double ms; } Gap;
+
+enum { TRACE_BUFFER_BYTES = 4 << 20, TRACE_MAX = 1 << 18, TRACE_NAMES = 256, GAPS_SHOWN = 6, NAME_SHOWN = 60 };
 
 static struct {
     Activity* list;
@@ -38,10 +44,11 @@ static void CUPTIAPI trace_complete(CUcontext context, uint32_t stream, uint8_t*
     (void)context; (void)stream; (void)size;
     CUpti_Activity* record = NULL;
     while (valid > 0 && trace.next_record(buffer, valid, &record) == CUPTI_SUCCESS && trace.count < TRACE_MAX) {
-        Activity a = {0, 0};
-        if (record->kind == CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) { a = {((CUpti_ActivityKernel4*)record)->start, ((CUpti_ActivityKernel4*)record)->end}; }
-        if (record->kind == CUPTI_ACTIVITY_KIND_MEMCPY)            { a = {((CUpti_ActivityMemcpy*)record)->start, ((CUpti_ActivityMemcpy*)record)->end}; }
-        if (record->kind == CUPTI_ACTIVITY_KIND_MEMSET)            { a = {((CUpti_ActivityMemset*)record)->start, ((CUpti_ActivityMemset*)record)->end}; }
+        Activity a = {0, 0, NULL};
+        auto kernel = (const CUpti_ActivityKernel4*)record;
+        if (record->kind == CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) { a = {kernel->start, kernel->end, kernel->name}; }
+        if (record->kind == CUPTI_ACTIVITY_KIND_MEMCPY)            { a = {((CUpti_ActivityMemcpy*)record)->start, ((CUpti_ActivityMemcpy*)record)->end, "copy"}; }
+        if (record->kind == CUPTI_ACTIVITY_KIND_MEMSET)            { a = {((CUpti_ActivityMemset*)record)->start, ((CUpti_ActivityMemset*)record)->end, "fill"}; }
         if (a.end > 0) { trace.list[trace.count++] = a; }
     }
     free(buffer);
@@ -72,29 +79,54 @@ static int trace_order(const void* a, const void* b) {
     return (x > y) - (x < y);
 }
 
-// leaves out the first `skip` of the activities, in whose time the tracing itself was set up
-static Timeline trace_stop(double skip) {
+static int longest_first(const void* a, const void* b) {
+    double x = ((const Gap*)a)->ms, y = ((const Gap*)b)->ms;
+    return (x < y) - (x > y);
+}
+
+static void gap_add(Gap* gaps, int* names, const char* name, double ms) {
+    int i = 0;
+    while (i < *names && strcmp(gaps[i].name, name) != 0) { i++; }
+    if (i == TRACE_NAMES) { return; }
+    if (i == *names) { gaps[(*names)++] = {name, 0, 0}; }
+    gaps[i].count++;
+    gaps[i].ms += ms;
+}
+
+static void print_gaps(Gap* gaps, int names, double steps) {
+    qsort(gaps, names, sizeof(Gap), longest_first);
+    for (int i = 0; i < names && i < GAPS_SHOWN; i++) {
+        fprintf(stderr, "  idle %.4f ms a step in front of %.1f %.*s\n", gaps[i].ms / steps, gaps[i].count / steps, NAME_SHOWN, gaps[i].name);
+    }
+}
+
+// Of `steps` steps; leaves out the activities of the first, in whose time the tracing itself was set up. Says what the device waited for.
+static Timeline trace_stop(int steps) {
+    static Gap gaps[TRACE_NAMES];
     Timeline t = {};
+    int names = 0;
     for (CUpti_ActivityKind kind : trace_kinds) { trace.disable(kind); }
     trace.flush(1);
     if (trace.count == 0) { return t; }
     qsort(trace.list, trace.count, sizeof(Activity), trace_order);
-    int first = (int)(skip * trace.count);
+    int first = trace.count / steps;
     uint64_t busy_until = trace.list[first].start;
     for (int i = first; i < trace.count; i++) {
         double gap = trace.list[i].start > busy_until ? (trace.list[i].start - busy_until) * 1e-6 : 0;
+        gap_add(gaps, &names, trace.list[i].name, gap);
         t.idle_ms += gap;
         t.longest_ms = fmax(t.longest_ms, gap);
         if (trace.list[i].end > busy_until) { busy_until = trace.list[i].end; }
     }
     t.span_ms = (busy_until - trace.list[first].start) * 1e-6;
     t.activities = trace.count - first;
+    print_gaps(gaps, names, steps - 1);
     free(trace.list);
     return t;
 }
 #else
 static bool trace_start(void)    { return false; }
-static Timeline trace_stop(double skip) { (void)skip; Timeline t = {}; return t; }
+static Timeline trace_stop(int steps) { (void)steps; Timeline t = {}; return t; }
 #endif
 
 #endif
