@@ -115,8 +115,7 @@ void acts_plan(Acts* acts, Arena* arena, const ModelShape* s, int B, int T, Keep
     arena_add(arena, MEM_WORKSPACE, (void**)&acts->logits, (size_t)acts->logit_rows * s->Vp * sizeof(floatX));
     arena_add(arena, MEM_WORKSPACE, (void**)&acts->losses, N * sizeof(float));
     arena_add(arena, MEM_WORKSPACE, (void**)&acts->total, sizeof(double));
-    arena_add(arena, MEM_WORKSPACE, (void**)&acts->tokens, N * sizeof(int));
-    arena_add(arena, MEM_WORKSPACE, (void**)&acts->targets, N * sizeof(int));
+    arena_add(arena, MEM_WORKSPACE, (void**)&acts->tokens, 2 * N * sizeof(int));
     arena_add(arena, MEM_WORKSPACE, (void**)&acts->rope, (size_t)T * s->D * sizeof(float));
     plan_routing(acts, arena, s, B, T);
     acts->scratch_bytes = scratch_need(s, B, T, acts->mlp_rows, level, scratch_cap);

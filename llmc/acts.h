@@ -43,7 +43,7 @@ typedef struct {
     int     logit_rows;
     float*  losses;           // (N)
     double* total;            // sum of losses since the gradients were zeroed
-    int    *tokens, *targets; // (N)
+    int    *tokens, *targets; // (N) each; the targets of a micro-batch follow its tokens, so that both come in one copy
     float*  rope;             // (T, D/2, 2) cos, sin
     float*  centroid;         // (B, H, n, D)
     int**   route_offset;     // (L) where each block's part of a layer's list begins, (B, H, n + 1); M layers only

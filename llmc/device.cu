@@ -144,28 +144,3 @@ float event_ms(DeviceEvent* from, DeviceEvent* to) {
     CUDA_CHECK(cudaEventElapsedTime(&ms, from->event, to->event));
     return ms;
 }
-
-struct DeviceGraph { cudaGraphExec_t work; };
-
-// thread-local: what other threads (loader, saver) ask of the device meanwhile is none of it
-bool graph_begin(stream_t stream) {
-    CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    return true;
-}
-
-DeviceGraph* graph_end(stream_t stream) {
-    cudaGraph_t recorded;
-    DeviceGraph* graph = (DeviceGraph*)xmalloc(sizeof(DeviceGraph));
-    CUDA_CHECK(cudaStreamEndCapture(stream, &recorded));
-    CUDA_CHECK(cudaGraphInstantiate(&graph->work, recorded, 0));
-    CUDA_CHECK(cudaGraphDestroy(recorded));
-    return graph;
-}
-
-void graph_launch(DeviceGraph* graph, stream_t stream) { CUDA_CHECK(cudaGraphLaunch(graph->work, stream)); }
-
-void graph_close(DeviceGraph* graph) {
-    if (!graph) { return; }
-    CUDA_CHECK(cudaGraphExecDestroy(graph->work));
-    free(graph);
-}

@@ -306,11 +306,9 @@ void model_batch(Model* m, const int* tokens, const int* targets, int B, int T) 
     m->next_staging ^= 1;
     if (staging->in_use) { event_wait(staging->read); }
     memcpy(staging->pinned, tokens, n * sizeof(int));
-    device_upload(m->acts.tokens, staging->pinned, n * sizeof(int), m->stream);
-    if (targets) {
-        memcpy(staging->pinned + n, targets, n * sizeof(int));
-        device_upload(m->acts.targets, staging->pinned + n, n * sizeof(int), m->stream);
-    }
+    if (targets) { memcpy(staging->pinned + n, targets, n * sizeof(int)); }
+    m->acts.targets = m->acts.tokens + n;
+    device_upload(m->acts.tokens, staging->pinned, (targets ? 2 * n : n) * sizeof(int), m->stream);
     event_record(staging->read, m->stream);
     staging->in_use = true;
 }

@@ -201,7 +201,7 @@ __device__ inline void dense_work(DenseShared& shared, floatX* dk, floatX* dv, c
         wgmma_ready(sums.dk);
         wgmma_ready(sums.dv);
         warp_arrives(&shared.ring.empty[stage_of(n - 1)]);
-        warp_arrives(&shared.item_empty);
+        mbarrier_arrive(&shared.item_empty);
         const float one[2] = {1, 1}, scales[2] = {scale, scale};
         store_rows<DENSE_D>(head_rows(dv, s.ldv, s, item.head) + (size_t)key * s.ldv, s.ldv, sums.dv, one, s.T - key);
         if (rope != NULL) { turn_rows_back<DENSE_D>(sums.dk, rope, key, s.T); }
@@ -219,7 +219,7 @@ void swa_dense_kernel(floatX* dk, floatX* dv, DenseScratch scratch, const float*
     if (threadIdx.x == 0) {
         ring_open(shared.ring, DENSE_WORKERS / WARP);
         mbarrier_init(&shared.item_full, 1);
-        mbarrier_init(&shared.item_empty, DENSE_WORKERS / WARP + DENSE_STAGES);
+        mbarrier_init(&shared.item_empty, DENSE_WORKERS + DENSE_STAGES);            // each thread: racecheck does not see a warp's lanes through one
         for (int i = 0; i < DENSE_STAGES; i++) {
             mbarrier_init(&shared.dq_full[i], DENSE_WORKERS / WARP);
             mbarrier_init(&shared.dq_empty[i], 1);
