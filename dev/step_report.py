@@ -6,6 +6,7 @@
     dev/step_report.py --write               README between <!-- speed --> and <!-- /speed -->, <!-- ranks --> and <!-- /ranks -->, and dev/results/step.svg
     dev/step_report.py --check               says whether both are what the results make them
     dev/step_report.py --ops 'ROW' [BEFORE]  a row's step op by op as a Markdown table, beside the same of another file
+    dev/step_report.py --over                what is over 1.5 times its floor in some row: how many times, and the most it is of a step
 
 Lines with "peer" are of PyTorch on the same GPU, added to the results by whoever ran it:
 {"peer":"PyTorch S256,D","T":8192,"tokens":32768,"ms":224.2,"tok_s":146159,"peak_gib":37.8}
@@ -27,8 +28,8 @@ def fail(sentence):
 
 
 def read(path):
-    """Rows by name, their ops, the machine's speeds, the peers; of lines of one row the last counts."""
-    rows, ops, speeds, peers = {}, {}, {}, []
+    """Rows by name, their ops, what the machine does (a record of each process), the peers; of lines of one row the last counts."""
+    rows, ops, speeds, peers = {}, {}, [], []
     if not os.path.exists(path):
         fail(f"{path} is not there: make bench OP=step writes it")
     with open(path) as lines:
@@ -43,7 +44,7 @@ def read(path):
             elif "peer" in record:
                 peers.append(record)
             else:
-                speeds.update(record)
+                speeds.append(record)
     return rows, ops, speeds, peers
 
 
@@ -81,6 +82,11 @@ def peer_of(row, peers):
 
 
 # ---- README ------------------------------------------------------------------------------------------------------------
+def measured(speeds, key, unit, digits):
+    values = sorted({f"{record[key] / unit:.{digits}f}" for record in speeds}, key=float)
+    return " to ".join(values[:1] + values[1:][-1:])
+
+
 def section(rows, speeds, peers):
     lines = ["", "| model, context | tokens a step | ms | tokens/s | of its GEMM bound | recompute level | GiB used, planned | device idle | PyTorch, tokens/s |",
              "|---|---|---|---|---|---|---|---|---|"]
@@ -88,9 +94,11 @@ def section(rows, speeds, peers):
         idle = f"{100 * row['idle_share']:.2f} %" if row["idle_share"] >= 0 else ""
         lines.append(f"| {row['row']} | {length(int(row['tokens']))} | {row['ms']:.1f} | {thousands(row['tok_s'])} | {100 * row['of_gemm_bound']:.0f} % | {level(row)} | "
                      f"{row['used_mib'] / 1024:.1f}, {row['planned_mib'] / 1024:.1f} | {idle} | {peer_of(row, peers)} |")
+    texts = sorted({record["data"] for record in speeds if "data" in record})
     stall = 100 * max(row["loader_share"] for row in rows.values())
     lines += ["", "![tokens a second against context](dev/results/step.svg)", "",
-              f"The loader never takes more than {stall:.3f} % of the time. The same GPU copies {speeds['copy_gb_s'] / 1e3:.2f} TB/s and runs an 8192^3 product at {speeds['gemm_8192_tflops']:.0f} TFLOP/s.", ""]
+              f"The loader never takes more than {stall:.3f} % of the time. The same GPU copies {measured(speeds, 'copy_gb_s', 1e3, 2)} TB/s and runs an 8192^3 product at "
+              f"{measured(speeds, 'gemm_8192_tflops', 1, 0)} TFLOP/s." + (f" Text: {', '.join(texts)}." if texts else ""), ""]
     return "\n".join(lines) + "\n"
 
 
@@ -190,14 +198,30 @@ def print_ops(name, ops, rows, before):
     print(f"\nStep {row['ms']:.1f} ms; speed of light (sum of floors) {row['speed_of_light_ms']:.1f} ms; * over {OVER} times its floor.")
 
 
+def print_over(ops):
+    over = {}                                              # op (products by the op alone) -> [(times its floor, share of the step, row)]
+    for row, records in ops.items():
+        for op, record in records.items():
+            if record["ms"] > OVER * record["floor_ms"]:
+                over.setdefault(op.split(" ")[0] if op.startswith("matmul") else op, []).append((record["ms"] / max(record["floor_ms"], 1e-3), record["share"], row))
+    print("| op | times its floor | of a step, at most | rows |\n|---|---|---|---|")
+    for op, found in sorted(over.items(), key=lambda item: -max(share for _, share, _ in item[1])):
+        rows = sorted({row for _, _, row in found})
+        print(f"| {op} | {min(found)[0]:.1f} to {max(found)[0]:.1f} | {100 * max(share for _, share, _ in found):.1f} % | {'all' if len(rows) == len(ops) else ', '.join(rows) if len(rows) < 4 else len(rows)} |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--ops", nargs="+", metavar=("ROW", "BEFORE"))
+    parser.add_argument("--over", action="store_true")
     parser.add_argument("--results", default=RESULTS)
     args = parser.parse_args()
     rows, ops, speeds, peers = read(args.results)
+    if args.over:
+        print_over(ops)
+        return
     if args.ops:
         print_ops(args.ops[0], ops, rows, args.ops[1] if len(args.ops) > 1 else None)
         return

@@ -89,4 +89,17 @@ planned=$(sed -nE 's/^memory .*in all ([0-9.]+) MiB.*/\1/p' "$WORK/console") use
 echo "# memory: $planned MiB planned, $used in use"
 awk -v p="$planned" -v u="$used" 'BEGIN { d = (u - p) / u; exit !(p > 0 && d < 0.03 && d > -0.03) }' && ok gpu_memory_is_as_planned || fail gpu_memory_is_as_planned "$planned MiB planned, $used in use"
 
+# --micro-batch auto: the plan of what it takes is within what is free, that of the next divisor is not
+rows=60 length=32768
+auto=(--train-data "$WORK/text.bin" --preset 124M --tokenizer byte --seq-len $length --total-batch $((rows * length)) --save-every 0)
+./train_moba "${auto[@]}" --out "$WORK/auto" --micro-batch auto --steps 1 > "$WORK/console" 2>&1
+read -r taken room <<< "$(sed -nE "s/^micro-batch ([0-9]+) of $rows rows: .* fit ([0-9.]+) MiB.*/\1 \2/p" "$WORK/console")"
+plan_of() { ./train_moba "${auto[@]}" --micro-batch "$1" --steps 1 --dry-run | grep -A 1 '^--recompute 0 ' | sed -nE 's/.*in all ([0-9.]+) MiB.*/\1/p'; }
+next=${taken:-$rows}
+for ((next = next + 1; next < rows && rows % next != 0; next++)); do :; done
+takes=$([ -z "$taken" ] || plan_of "$taken") would=$([ $next -gt $rows ] || plan_of $next)
+echo "# auto: $taken of $rows rows, $takes MiB; $next: ${would:-none}; $room free"
+awk -v takes="$takes" -v would="${would:-1e9}" -v room="$room" 'BEGIN { exit !(takes > 0 && takes <= room && would > room) }' && [ -n "$(columns "$WORK/auto")" ] \
+    && ok gpu_auto_takes_the_most_that_fits || fail gpu_auto_takes_the_most_that_fits "$taken of $rows rows: $(tail -n 1 "$WORK/console")"
+
 [ $failures -eq 0 ]

@@ -71,7 +71,7 @@ static void square(void* context) {
     matmul_forward(s->out, s->inp, s->weight, GEMM_SIZE, GEMM_SIZE, GEMM_SIZE, s->plans, NULL);
 }
 
-static Speeds measure_speeds(void) {
+static Speeds measure_speeds(const char* data) {
     const size_t n = (size_t)GEMM_SIZE * GEMM_SIZE;
     Copy c = {device_malloc((size_t)1 << 30), device_malloc((size_t)1 << 30), (size_t)1 << 30};
     void* workspace = device_malloc(matmul_workspace());
@@ -80,7 +80,7 @@ static Speeds measure_speeds(void) {
     Speeds speeds = {2.0 * c.bytes / best_ms(copy, &c) * 1e3, 2.0 * n * GEMM_SIZE / best_ms(square, &s) * 1e3};
     matmul_close(s.plans);
     device_free(c.to); device_free(c.from); device_free(workspace); device_free(s.out); device_free(s.inp); device_free(s.weight);
-    printf("{\"copy_gb_s\":%.0f,\"gemm_8192_tflops\":%.0f}\n", speeds.copy / 1e9, speeds.gemm / 1e12);
+    printf("{\"copy_gb_s\":%.0f,\"gemm_8192_tflops\":%.0f,\"data\":\"%s\"}\n", speeds.copy / 1e9, speeds.gemm / 1e12, data);
     return speeds;
 }
 
@@ -307,6 +307,17 @@ static Timeline trace_steps(Bench* b, int steps) {
     return trace_stop(steps + 1);
 }
 
+// what the device waited for, a step: {"ms": in front of "count" kernels "of" this name, or copies or fills}
+static void write_waits(const Timeline* line) {
+    printf(",\"waits\":[");
+    for (int i = 0; i < line->gaps; i++) {
+        const Gap* gap = &line->gap[i];
+        printf("%s{\"of\":\"%s\",\"count\":%.2f,\"ms\":%.4f}", i ? "," : "", gap->name, (double)gap->count / line->steps, gap->ms / line->steps);
+        fprintf(stderr, "  idle %.4f ms a step in front of %.1f %.60s\n", gap->ms / line->steps, (double)gap->count / line->steps, gap->name);
+    }
+    printf("]");
+}
+
 // ---- a row ----------------------------------------------------------------------------------------------------------------
 static void bench_step_row(const Row* row, const char* data, Speeds speeds) {
     static History history;
@@ -330,10 +341,12 @@ static void bench_step_row(const Row* row, const char* data, Speeds speeds) {
     double idle = line.span_ms > 0 ? line.idle_ms / line.span_ms : -1;
     printf("{\"row\":\"%s\",\"options\":\"%s\",\"tokens\":%.0f,\"steps\":%d,\"ms\":%.3f,\"spread\":%.4f,\"tok_s\":%.0f,\"gate\":%.0f,\"target\":%.0f,"
            "\"gemm_bound_ms\":%.3f,\"of_gemm_bound\":%.3f,\"speed_of_light_ms\":%.3f,\"ops_ms\":%.3f,\"planned_mib\":%.0f,\"used_mib\":%.0f,"
-           "\"loader_share\":%.6f,\"idle_share\":%.5f,\"longest_gap_ms\":%.4f,\"activities\":%d,\"last_step\":%d,\"loss\":%.5f}\n",
+           "\"loader_share\":%.6f,\"idle_share\":%.5f,\"longest_gap_ms\":%.4f,\"activities\":%d,\"last_step\":%d,\"loss\":%.5f",
            row->name, row->options, tokens, row->steps, median, spread, tokens / median * 1e3, row->gate, row->target, floors.gemm_ms,
            floors.gemm_ms / median, floors.light_ms, floors.ops_ms, planned / (1 << 20), used / (1 << 20), stall, idle, line.longest_ms, line.activities,
            history.count, history.step[history.count - 1].loss);
+    write_waits(&line);
+    printf("}\n");
     fprintf(stderr, "  GEMM bound %.2f ms: %.0f %% of it; memory %.0f MiB used, %.0f planned; loader %.3f %% of the time; device idle %.2f %%\n\n", floors.gemm_ms,
             100 * floors.gemm_ms / median, used / (1 << 20), planned / (1 << 20), 100 * stall, 100 * idle);
     fflush(stdout);
@@ -351,7 +364,8 @@ int main(int argc, char** argv) {
         data = shard;
     }
     device_open(0);
-    Speeds speeds = measure_speeds();
+    const char* name = strrchr(data, '/') ? strrchr(data, '/') + 1 : data;
+    Speeds speeds = measure_speeds(file < 0 ? name : "random tokens, Zipf");
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         bool wanted = argc < 2;
         for (int a = 1; a < argc; a++) { wanted = wanted || strstr(rows[i].name, argv[a]); }

@@ -121,7 +121,7 @@ static double q_bytes(AttnShape s)               { return 2.0 * s.B * s.T * s.H 
         return result; \
     }
 
-WRAP(embedding_forward, "embedding_forward", 4.0 * N * C, 0,
+WRAP(embedding_forward, "embedding_forward", 2.0 * N * C, 0,        // what is written: rows read again come from the cache
      (floatX* out, const floatX* wte, const int* tokens, int N, int C, stream_t stream), (out, wte, tokens, N, C, stream))
 WRAP(embedding_backward, "embedding_backward", 2.0 * N * C + 8.0 * min_int(N, V) * C, 0,
      (float* dwte, const floatX* dout, const int* tokens, int N, int C, int V, void* scratch, stream_t stream),

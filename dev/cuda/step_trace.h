@@ -5,10 +5,17 @@
 
 #include "cuda_common.cuh"
 
+// idle time in front of the kernels of a name, or of copies or fills
+typedef struct { const char* name; int count; double ms; } Gap;
+
+enum { GAPS_KEPT = 6 };
+
 typedef struct {
-    int    activities;          // 0: no CUPTI here
+    int    activities;          // 0: no CUPTI here, or it has lost some
     double span_ms, idle_ms;    // first start to last end; of that, the time with nothing on the device
     double longest_ms;          // longest single gap
+    int    steps, gaps;         // of so many steps; gap[0 .. gaps-1], the longest sums first
+    Gap    gap[GAPS_KEPT];
 } Timeline;
 
 #if defined(__has_include) && __has_include(<cupti.h>)
@@ -20,14 +27,13 @@ typedef struct {
     const char* name;           // of the kernel, "copy" or "fill"
 } Activity;
 
-// idle time in front of the activities of a name
-typedef struct { const char* name; int count; double ms; } Gap;
-
-enum { TRACE_BUFFER_BYTES = 4 << 20, TRACE_MAX = 1 << 18, TRACE_NAMES = 256, GAPS_SHOWN = 6, NAME_SHOWN = 60 };
+enum { TRACE_BUFFER_BYTES = 4 << 20, TRACE_MAX = 1 << 18, TRACE_NAMES = 256 };
 
 static struct {
     Activity* list;
     int count;
+    size_t lost;
+    CUptiResult (*count_lost)(CUcontext, uint32_t, size_t*);
     CUptiResult (*next_record)(uint8_t*, size_t, CUpti_Activity**);
     CUptiResult (*flush)(uint32_t);
     CUptiResult (*enable)(CUpti_ActivityKind);
@@ -41,15 +47,18 @@ static void CUPTIAPI trace_buffer(uint8_t** buffer, size_t* size, size_t* max_re
 }
 
 static void CUPTIAPI trace_complete(CUcontext context, uint32_t stream, uint8_t* buffer, size_t size, size_t valid) {
-    (void)context; (void)stream; (void)size;
+    (void)size;
     CUpti_Activity* record = NULL;
-    while (valid > 0 && trace.next_record(buffer, valid, &record) == CUPTI_SUCCESS && trace.count < TRACE_MAX) {
+    size_t lost = 0;
+    if (trace.count_lost(context, stream, &lost) == CUPTI_SUCCESS) { trace.lost += lost; }
+    while (valid > 0 && trace.next_record(buffer, valid, &record) == CUPTI_SUCCESS) {
         Activity a = {0, 0, NULL};
         auto kernel = (const CUpti_ActivityKernel4*)record;
-        if (record->kind == CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) { a = {kernel->start, kernel->end, kernel->name}; }
+        if (record->kind == CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) { a = {kernel->start, kernel->end, kernel->name ? kernel->name : ""}; }
         if (record->kind == CUPTI_ACTIVITY_KIND_MEMCPY)            { a = {((CUpti_ActivityMemcpy*)record)->start, ((CUpti_ActivityMemcpy*)record)->end, "copy"}; }
         if (record->kind == CUPTI_ACTIVITY_KIND_MEMSET)            { a = {((CUpti_ActivityMemset*)record)->start, ((CUpti_ActivityMemset*)record)->end, "fill"}; }
-        if (a.end > 0) { trace.list[trace.count++] = a; }
+        if (a.end > 0 && trace.count == TRACE_MAX) { trace.lost++; }
+        if (a.end > 0 && trace.count < TRACE_MAX)  { trace.list[trace.count++] = a; }
     }
     free(buffer);
 }
@@ -66,9 +75,11 @@ static bool trace_start(void) {
     trace.flush = (CUptiResult (*)(uint32_t))dlsym(library, "cuptiActivityFlushAll");
     trace.enable = (CUptiResult (*)(CUpti_ActivityKind))dlsym(library, "cuptiActivityEnable");
     trace.disable = (CUptiResult (*)(CUpti_ActivityKind))dlsym(library, "cuptiActivityDisable");
-    if (!callbacks || !trace.next_record || !trace.flush || !trace.enable || !trace.disable) { return false; }
+    trace.count_lost = (CUptiResult (*)(CUcontext, uint32_t, size_t*))dlsym(library, "cuptiActivityGetNumDroppedRecords");
+    if (!callbacks || !trace.next_record || !trace.count_lost || !trace.flush || !trace.enable || !trace.disable) { return false; }
     trace.list = (Activity*)xmalloc(TRACE_MAX * sizeof(Activity));
     trace.count = 0;
+    trace.lost = 0;
     bool ok = callbacks(trace_buffer, trace_complete) == CUPTI_SUCCESS;
     for (CUpti_ActivityKind kind : trace_kinds) { ok = ok && trace.enable(kind) == CUPTI_SUCCESS; }
     return ok;
@@ -93,21 +104,18 @@ static void gap_add(Gap* gaps, int* names, const char* name, double ms) {
     gaps[i].ms += ms;
 }
 
-static void print_gaps(Gap* gaps, int names, double steps) {
-    qsort(gaps, names, sizeof(Gap), longest_first);
-    for (int i = 0; i < names && i < GAPS_SHOWN; i++) {
-        fprintf(stderr, "  idle %.4f ms a step in front of %.1f %.*s\n", gaps[i].ms / steps, gaps[i].count / steps, NAME_SHOWN, gaps[i].name);
-    }
-}
-
-// Of `steps` steps; leaves out the activities of the first, in whose time the tracing itself was set up. Says what the device waited for.
+// Of `steps` steps; leaves out the activities of the first, in whose time the tracing itself was set up.
 static Timeline trace_stop(int steps) {
     static Gap gaps[TRACE_NAMES];
     Timeline t = {};
     int names = 0;
     for (CUpti_ActivityKind kind : trace_kinds) { trace.disable(kind); }
     trace.flush(1);
-    if (trace.count == 0) { return t; }
+    if (trace.count == 0 || trace.lost > 0) {
+        fprintf(stderr, "  no timeline: CUPTI gave %d activities and lost %zu\n", trace.count, trace.lost);
+        free(trace.list);
+        return t;
+    }
     qsort(trace.list, trace.count, sizeof(Activity), trace_order);
     int first = trace.count / steps;
     uint64_t busy_until = trace.list[first].start;
@@ -120,7 +128,9 @@ static Timeline trace_stop(int steps) {
     }
     t.span_ms = (busy_until - trace.list[first].start) * 1e-6;
     t.activities = trace.count - first;
-    print_gaps(gaps, names, steps - 1);
+    t.steps = steps - 1;
+    qsort(gaps, names, sizeof(Gap), longest_first);
+    for (; t.gaps < names && t.gaps < GAPS_KEPT; t.gaps++) { t.gap[t.gaps] = gaps[t.gaps]; }
     free(trace.list);
     return t;
 }
