@@ -345,7 +345,7 @@ static void close_run(Run* run, bool saved, double seconds) {
     free(run->options);
 }
 
-// One rehearsal loads every kernel and gives every product its plan: the checkpoint's where it has one for this GPU, else the fastest, or
+// One rehearsal loads every kernel (but those that a graph adds) and gives every product its plan: the checkpoint's where it has one for this GPU, else the fastest, or
 // with --deterministic the library's first proposal.
 static void rehearse(Run* run, bool resumed) {
     Model* m = &run->model;

@@ -199,15 +199,17 @@ def print_ops(name, ops, rows, before):
 
 
 def print_over(ops):
-    over = {}                                              # op (products by the op alone) -> [(times its floor, share of the step, row)]
+    over = {}                                              # op (products of all shapes) -> row -> [ms, floor, share of the step]
     for row, records in ops.items():
         for op, record in records.items():
             if record["ms"] > OVER * record["floor_ms"]:
-                over.setdefault(op.split(" ")[0] if op.startswith("matmul") else op, []).append((record["ms"] / max(record["floor_ms"], 1e-3), record["share"], row))
+                sums = over.setdefault(op.split(" ")[0] if op.startswith("matmul") else op, {}).setdefault(row, [0, 0, 0])
+                sums[:] = (total + record[key] for total, key in zip(sums, ("ms", "floor_ms", "share")))
     print("| op | times its floor | of a step, at most | rows |\n|---|---|---|---|")
-    for op, found in sorted(over.items(), key=lambda item: -max(share for _, share, _ in item[1])):
-        rows = sorted({row for _, _, row in found})
-        print(f"| {op} | {min(found)[0]:.1f} to {max(found)[0]:.1f} | {100 * max(share for _, share, _ in found):.1f} % | {'all' if len(rows) == len(ops) else ', '.join(rows) if len(rows) < 4 else len(rows)} |")
+    for op, rows in sorted(over.items(), key=lambda item: -max(share for _, _, share in item[1].values())):
+        times = [ms / floor for ms, floor, _ in rows.values() if floor >= 0.01]
+        names = "all" if len(rows) == len(ops) else ", ".join(rows) if len(rows) < 4 else len(rows)
+        print(f"| {op} | {f'{min(times):.1f} to {max(times):.1f}' if times else ''} | {100 * max(share for _, _, share in rows.values()):.1f} % | {names} |")
 
 
 def main():

@@ -25,18 +25,27 @@ static unsigned int fill_value(const cudaMemsetParams& fill) {
     return fill.elementSize == 1 ? (fill.value & 0xff) * 0x01010101u : fill.elementSize == 2 ? (fill.value & 0xffff) * 0x00010001u : fill.value;
 }
 
-// One that is large, or not of whole words, or has many neighbours, stays a fill.
+// false: it has more neighbours than that, or others than plain ones
+static bool neighbours(cudaGraphNode_t* before, size_t* befores, cudaGraphNode_t* behind, size_t* behinds, cudaGraphNode_t node) {
+    *befores = *behinds = 0;
+    cudaError_t status = cudaGraphNodeGetDependencies(node, NULL, PLAIN_EDGES befores);
+    if (status == cudaSuccess) { status = cudaGraphNodeGetDependentNodes(node, NULL, PLAIN_EDGES behinds); }
+    if (*befores > MOST_NEIGHBOURS || *behinds > MOST_NEIGHBOURS) { return false; }
+    // (to ask for none of them would be an error)
+    if (status == cudaSuccess && *befores > 0) { status = cudaGraphNodeGetDependencies(node, before, PLAIN_EDGES befores); }
+    if (status == cudaSuccess && *behinds > 0) { status = cudaGraphNodeGetDependentNodes(node, behind, PLAIN_EDGES behinds); }
+    if (status != cudaSuccess) { (void)cudaGetLastError(); }
+    return status == cudaSuccess;
+}
+
+// One that is large, or not of whole words, or of several rows, stays a fill.
 static void fill_to_kernel(cudaGraph_t graph, cudaGraphNode_t node) {
     cudaMemsetParams fill;
     CUDA_CHECK(cudaGraphMemsetNodeGetParams(node, &fill));
-    size_t bytes = fill.width * fill.elementSize, befores = 0, behinds = 0;
-    if (fill.height > 1 || bytes % 4 != 0 || (uintptr_t)fill.dst % 4 != 0 || bytes / 4 > FILL_WORDS) { return; }
-    CUDA_CHECK(cudaGraphNodeGetDependencies(node, NULL, PLAIN_EDGES &befores));
-    CUDA_CHECK(cudaGraphNodeGetDependentNodes(node, NULL, PLAIN_EDGES &behinds));
-    if (befores > MOST_NEIGHBOURS || behinds > MOST_NEIGHBOURS) { return; }
+    size_t bytes = fill.width * fill.elementSize, befores, behinds;
+    if (fill.height > 1 || bytes == 0 || bytes % 4 != 0 || (uintptr_t)fill.dst % 4 != 0 || bytes / 4 > FILL_WORDS) { return; }
     cudaGraphNode_t before[MOST_NEIGHBOURS], behind[MOST_NEIGHBOURS], kernel, from[MOST_NEIGHBOURS];
-    if (befores > 0) { CUDA_CHECK(cudaGraphNodeGetDependencies(node, before, PLAIN_EDGES &befores)); }          // none would be an error
-    if (behinds > 0) { CUDA_CHECK(cudaGraphNodeGetDependentNodes(node, behind, PLAIN_EDGES &behinds)); }
+    if (!neighbours(before, &befores, behind, &behinds, node)) { return; }
     unsigned int* to = (unsigned int*)fill.dst;
     unsigned int value = fill_value(fill);
     int words = (int)(bytes / 4);

@@ -239,7 +239,7 @@ extern "C" void matmul_backward_weight(float* dweight, const floatX* dout, const
 
 // ---- plans as text --------------------------------------------------------------------------------------------------------
 // first line   GPU, cuBLASLt VERSION          an algorithm means something to this library on this kind of GPU alone
-// then         KIND N C OC MS and the algorithm's eight words in hexadecimal
+// then         KIND N C OC MS and the eight words of the algorithm in hexadecimal; MS is the least that any algorithm has taken
 enum { ALGORITHM_WORDS = sizeof(cublasLtMatmulAlgo_t) / sizeof(uint64_t), LINE_BYTES = 320 };
 
 static void first_line(char line[LINE_BYTES]) {

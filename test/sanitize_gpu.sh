@@ -47,15 +47,15 @@ judge() {
     [ $status = 0 ]
 }
 
-# Three steps and a sample of one layer of each kind; without measured plans, so that few of the library's kernels are looked into. initcheck
+# Three steps of two micro-batches, and a sample, of one layer of each kind; without measured plans, so that few of the library's kernels are looked into. initcheck
 # does not see what cuBLASLt's products store through TMA, and would report whoever reads it; it gets the program in which a kernel fills the
 # outputs with NaN first (test/written_products.cu). The other tools do not ask who wrote, and see the program as it is. A step whose loss
 # is NaN is skipped without an error, so the steps are counted.
 train() {
     local trained=$program steps
     if [ "$1" = initcheck ]; then trained=build/test/written/train_moba; fi
-    judge training "$1" "$trained" --train-data "$WORK/text.bin" --out "$WORK/run_$1" --layers 2 --channels 64 --heads 1 --mlp 64 --pattern S32,M64:2 --kconv 3 \
-        --seq-len 192 --micro-batch 1 --steps 3 --save-every 2 --sample-every 3 --sample-tokens 8 --deterministic || return
+    judge training "$1" "$trained" --train-data "$WORK/text.bin" --out "$WORK/run_$1" --layers 3 --channels 64 --heads 1 --mlp 64 --pattern S32,M64:2,D --kconv 3 \
+        --seq-len 192 --micro-batch 1 --total-batch 384 --steps 3 --save-every 2 --sample-every 3 --sample-tokens 8 --deterministic || return
     steps=$(columns "$WORK/run_$1" | wc -l)
     if [ "$steps" = 3 ]; then ok "$1_training_skips_no_step"; else fail "$1_training_skips_no_step" "$steps of 3 steps: $(grep '"kind":"skip"' "$WORK/run_$1/log.jsonl" | head -n 1)"; fi
 }
@@ -83,7 +83,7 @@ for tool in ${TOOLS:-memcheck racecheck initcheck}; do
     for test in training "$@"; do
         name=$(basename "$test") cases=
         if [ "$name/$program" = training/- ]; then continue; fi
-        # no kernel of ours in it; see try_bulk; the graphs of test_step are those that training launches, and take these tools over 200 s
+        # no kernel of ours in it; see try_bulk; test_step takes these tools over 200 s, and training launches such graphs too
         case $name/$tool in test_matmul/racecheck | test_bulk_copy/racecheck | test_step/racecheck | test_step/initcheck) continue ;; esac
         while [ "$(jobs -rp | wc -l)" -ge "$JOBS" ]; do wait -n; done
         if [ "$tool" != memcheck ] && [ -z "${CASES:-}" ]; then cases=$(some "$name"); fi

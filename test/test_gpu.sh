@@ -12,6 +12,7 @@ if ! nvidia-smi -L > /dev/null 2>&1; then
     skip gpu_accumulation_is_that_of_one_batch "(needs a GPU)"
     skip gpu_measured_plans_are_resumed_with "(needs a GPU)"
     skip gpu_memory_is_as_planned "(needs a GPU)"
+    skip gpu_auto_takes_the_most_that_fits "(needs a GPU)"
     exit 0
 fi
 
@@ -97,9 +98,9 @@ read -r taken room <<< "$(sed -nE "s/^micro-batch ([0-9]+) of $rows rows: .* fit
 plan_of() { ./train_moba "${auto[@]}" --micro-batch "$1" --steps 1 --dry-run | grep -A 1 '^--recompute 0 ' | sed -nE 's/.*in all ([0-9.]+) MiB.*/\1/p'; }
 next=${taken:-$rows}
 for ((next = next + 1; next < rows && rows % next != 0; next++)); do :; done
-takes=$([ -z "$taken" ] || plan_of "$taken") would=$([ $next -gt $rows ] || plan_of $next)
-echo "# auto: $taken of $rows rows, $takes MiB; $next: ${would:-none}; $room free"
-awk -v takes="$takes" -v would="${would:-1e9}" -v room="$room" 'BEGIN { exit !(takes > 0 && takes <= room && would > room) }' && [ -n "$(columns "$WORK/auto")" ] \
+takes=$([ -z "$taken" ] || plan_of "$taken") would=$(if [ $next -gt $rows ]; then echo 1e9; else plan_of $next; fi)
+echo "# auto: $taken of $rows rows, $takes MiB; $next: $would; $room free"
+awk -v takes="$takes" -v would="$would" -v room="$room" 'BEGIN { exit !(takes > 0 && takes <= room && would > room) }' && [ -n "$(columns "$WORK/auto")" ] \
     && ok gpu_auto_takes_the_most_that_fits || fail gpu_auto_takes_the_most_that_fits "$taken of $rows rows: $(tail -n 1 "$WORK/console")"
 
 [ $failures -eq 0 ]

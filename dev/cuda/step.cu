@@ -365,6 +365,7 @@ int main(int argc, char** argv) {
     }
     device_open(0);
     const char* name = strrchr(data, '/') ? strrchr(data, '/') + 1 : data;
+    REQUIRE(!strpbrk(name, "\"\\"), "%s has a quote or a backslash in its name, which goes into the results", name);
     Speeds speeds = measure_speeds(file < 0 ? name : "random tokens, Zipf");
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         bool wanted = argc < 2;

@@ -242,12 +242,6 @@ static double seconds_now() {
 }
 long long clock64() { return (long long)(seconds_now() * 1.98e9); }
 cudaError_t cudaStreamCreate(cudaStream_t* stream)                          { *stream = (cudaStream_t)malloc(1); return cudaSuccess; }
-cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode)         { return cudaErrorNotSupported; }
-cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t*)                    { return cudaErrorNotSupported; }
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t*, cudaGraph_t, unsigned long long) { return cudaErrorNotSupported; }
-cudaError_t cudaGraphDestroy(cudaGraph_t)                                       { return cudaErrorNotSupported; }
-cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t)                      { return cudaErrorNotSupported; }
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t)                               { return cudaErrorNotSupported; }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned)       { return cudaStreamCreate(stream); }
 cudaError_t cudaStreamDestroy(cudaStream_t stream)                          { free(stream); return cudaSuccess; }
 cudaError_t cudaStreamSynchronize(cudaStream_t)                             { return cudaSuccess; }
