@@ -367,10 +367,11 @@ static void rehearse(Run* run, bool resumed) {
 }
 
 // May this run go on from the checkpoint? False if there is nothing left to do; ends the program if not.
-static bool check_resume(Run* run, Config* cfg, const Checkpoint* checkpoint) {
+static bool adopt_resume(Run* run, Config* cfg, const Checkpoint* checkpoint) {
     Error err;
     Config saved = resume_config(checkpoint);
     TRY(config_check_resume(cfg, &saved, &err));
+    // --micro-batch auto: what the checkpoint was trained with, so that the same command writes the same bytes
     if (!cfg->micro_batch && saved.micro_batch && cfg->total_batch % ((int64_t)saved.micro_batch * cfg->seq_len * cfg->ranks) == 0) {
         cfg->micro_batch = saved.micro_batch;
     }
@@ -390,14 +391,23 @@ static bool check_resume(Run* run, Config* cfg, const Checkpoint* checkpoint) {
     return false;
 }
 
-// --micro-batch auto: what the checkpoint was trained with, so that the same command writes the same bytes, else what fits the device now
+// The memory of a run, as the dry run plans it too
+static void plan_run(Model* m, Optimizer* opt, const Config* cfg, int level, int rank, int ranks, bool sharded) {
+    ModelShape shape = shape_of(cfg);
+    shape.ranks = ranks;
+    model_plan(m, shape, cfg->micro_batch, cfg->seq_len, (KeepLevel)level, (size_t)cfg->scratch << 20);
+    optimizer_plan_part(opt, m, rank, ranks, sharded);
+    if (cfg->sample_every) { plan_sampling(m, cfg, 0); }
+}
+
+// --micro-batch auto, where no checkpoint has decided: what fits the device now
 static void choose_micro_batch(Ranks* ranks, Config* cfg) {
     Error err;
     if (cfg->micro_batch) { return; }
     int64_t rows = rows_per_step(cfg) / ranks->world;
     size_t room = ranks_least(ranks, device_memory_free());
     err.code = 0;
-    fit_micro_batch(cfg, rows, room, &cfg->micro_batch, &err);
+    fit_micro_batch(cfg, plan_run, rows, room, &cfg->micro_batch, &err);
     ranks_agree(ranks, &err, "the choice of a micro-batch");
     printf("micro-batch %d of %lld rows: the most that divide a rank's step and fit %.1f MiB\n", cfg->micro_batch, (long long)rows, (double)room / (1 << 20));
 }
@@ -441,18 +451,9 @@ static bool open_files(Run* run, Config* cfg, Checkpoint** checkpoint) {
         *checkpoint = path[0] ? checkpoint_open_unverified(path, &err) : NULL;      // rank 0 has verified it
         TRY(*checkpoint || !path[0]);
     }
-    bool go_on = !*checkpoint || check_resume(run, cfg, *checkpoint);
+    bool go_on = !*checkpoint || adopt_resume(run, cfg, *checkpoint);
     ranks_agree(&run->ranks, NULL, "the opening of the checkpoint");
     return go_on;
-}
-
-// The memory of a run, as the dry run plans it too
-static void plan_run(Model* m, Optimizer* opt, const Config* cfg, int level, int rank, int ranks, bool sharded) {
-    ModelShape shape = shape_of(cfg);
-    shape.ranks = ranks;
-    model_plan(m, shape, cfg->micro_batch, cfg->seq_len, (KeepLevel)level, (size_t)cfg->scratch << 20);
-    optimizer_plan_part(opt, m, rank, ranks, sharded);
-    if (cfg->sample_every) { plan_sampling(m, cfg, 0); }
 }
 
 // Plans and prints, then takes the memory, and fills it from the checkpoint or afresh.

@@ -4,7 +4,7 @@
     dev/memory.py              writes dev/results/memory.jsonl, a line a process; two minutes on an H100
     dev/memory.py --table      the lines as Markdown
 
-Levels: 4 rows a micro-batch, medians of the steps after the first 4. Used: all that is in use on the GPU, CUDA's own included, as the trainer's log
+Levels: 4 rows a micro-batch, medians of the steps after the first 4; auto: after the first 2. Used: all that is in use on the GPU, CUDA's own included, as the trainer's log
 has it; nothing else may be on it. Planned: the trainer's line of memory.
 """
 import argparse
@@ -66,6 +66,8 @@ def record(name, options, said, log):
 
 
 def table():
+    if not os.path.exists(RESULTS):
+        sys.exit("error: dev/results/memory.jsonl is not there: dev/memory.py writes it, on a GPU")
     with open(RESULTS) as lines:
         records = [json.loads(line) for line in lines]
     print("| | micro-batch | ms | range | tokens/s | MiB used, planned |\n|---|---|---|---|---|---|")
@@ -79,6 +81,7 @@ def main():
     if parser.parse_args().table:
         table()
         return
+    subprocess.run(["make", "-s", "build/data/synthetic"], cwd=ROOT, check=True)
     with tempfile.TemporaryDirectory() as work:
         data = os.path.join(work, "text.bin")
         subprocess.run([os.path.join(ROOT, "build/data/synthetic"), "--kind", "zipf", "--tokens", "8000000", "--vocab", "50257", "--out", data], check=True, stdout=subprocess.DEVNULL)

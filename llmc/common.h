@@ -1,4 +1,4 @@
-// Level 0: what every room may use. Exit codes, errors as sentences, small arithmetic.
+// Level 0: what every file may use. Exit codes, errors as sentences, small arithmetic.
 #ifndef COMMON_H
 #define COMMON_H
 

@@ -1,10 +1,21 @@
-// The device on a GPU. Everything here is a sentence or a number: no call fails silently.
+// The device on a GPU: what it is, its memory, its streams and events. A call that fails ends the program with a sentence.
+#include <ctype.h>
+
 #include "cuda_common.cuh"
 #include "device.h"
 
 struct DeviceEvent { cudaEvent_t event; };
 
-// dense bf16 FLOP/s by the vendor's datasheets (no sparsity); the first entry whose text is part of the device's name counts
+// is `part` in the name, not as a part of a longer word ("A100" is not in "RTX A1000")?
+static bool has_words(const char* name, const char* part) {
+    for (const char* at = strstr(name, part); at; at = strstr(at + 1, part)) {
+        char behind = at[strlen(part)];
+        if ((at == name || !isalnum((unsigned char)at[-1])) && !isalnum((unsigned char)behind)) { return true; }
+    }
+    return false;
+}
+
+// dense bf16 FLOP/s by the vendor's datasheets (no sparsity); the first entry whose words are in the device's name counts
 static double peak_flops_of(const char* name) {
     static const struct { const char* part; double flops; } table[] = {
         {"GB200", 2500e12}, {"B200", 2250e12}, {"B100", 1750e12},
@@ -15,7 +26,7 @@ static double peak_flops_of(const char* name) {
         {"RTX 6000 Ada", 364e12}, {"RTX A6000", 154.8e12}, {"RTX 5090", 209.5e12}, {"RTX 4090", 165e12}, {"RTX 3090", 71e12},
     };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
-        if (strstr(name, table[i].part)) { return table[i].flops; }
+        if (has_words(name, table[i].part)) { return table[i].flops; }
     }
     return 0;
 }

@@ -2,9 +2,7 @@
 #ifndef DRYRUN_H
 #define DRYRUN_H
 
-#include "config.h"
-#include "model.h"
-#include "optimizer.h"
+#include "fit.h"
 
 // A step on `gpus` GPUs, in milliseconds, by the model that dry_run prints.
 typedef struct {
@@ -28,9 +26,6 @@ extern "C" {
 #endif
 
 StepEstimate estimate_step(const EstimateInput* in, int gpus);
-
-// Plans the memory of a run, on one of `ranks` ranks; the trainer's own.
-typedef void (*PlanRun)(Model* m, Optimizer* opt, const Config* cfg, int level, int rank, int ranks, bool sharded);
 
 int dry_run(const Config* cfg, PlanRun plan);                                  // the exit status
 

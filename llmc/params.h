@@ -8,7 +8,7 @@
 #include "dtype.h"
 #include "pattern.h"
 
-// The shape of the network (MODEL's letters). layer[l] says what attention layer l has.
+// The shape of the network. layer[l] says what attention layer l has.
 typedef struct {
     int L, C, H, D, F;       // layers, channels, heads, head dim = C/H, MLP width
     int V, Vp;               // true vocabulary; rounded up to 128

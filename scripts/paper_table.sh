@@ -7,7 +7,7 @@
 # tokens   100e9 a row, as in the paper: 1001 shards, 200 GB     (data/download_fineweb_edu.py --count 1001)
 # hours    135 a row on one H100 at the 205.7k tokens/s of README's table of speed, the dense row more; six rows on eight GPUs
 #          (LAUNCH='scripts/multi_node/local.sh 8') are 104 at the very least
-# memory   33.5 GiB (train_moba --dry-run prints the table)
+# memory   33.9 GiB, 0.5 of them CUDA's own (train_moba --dry-run prints the table)
 #
 # wikitext2.bin is made by data/wikitext2.py. Run it again after any interruption: it goes on where it was. DATA, OUT, TOKENS, PRESET, LAUNCH,
 # PROGRAM may be set from outside; further options go to the trainer. Runs end apart by chance: dev/LOG.md measured 0.03 in loss between seeds

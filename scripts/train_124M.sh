@@ -4,7 +4,7 @@
 # tokens   2.5e9, 20 a parameter: 25 shards of 100M             (data/download_fineweb_edu.py --count 25)
 # steps    4768 of 524288 tokens: 64 rows of 8192, in 8 micro-batches of 8
 # hours    1.2 on one H100 at the 571.5k tokens/s of README's table of speed
-# memory   23.3 GiB at --recompute 0 (train_moba --dry-run prints the table)
+# memory   23.8 GiB at --recompute 0, 0.5 of them CUDA's own (train_moba --dry-run prints the table)
 #
 # Run it again after any interruption: it goes on where it was. DATA, OUT, TOKENIZER, LAUNCH and PROGRAM may be set from outside.
 set -eu

@@ -4,7 +4,7 @@
 # tokens   7.2e9, 20 a parameter: 72 shards of 100M             (data/download_fineweb_edu.py --count 72)
 # steps    13733 of 524288 tokens: 64 rows of 8192, in 16 micro-batches of 4
 # hours    10 on one H100 at the 205.7k tokens/s of README's table of speed; the paper's 100e9 tokens would take 135
-# memory   33.5 GiB at --recompute 0 (train_moba --dry-run prints the table)
+# memory   33.9 GiB at --recompute 0, 0.5 of them CUDA's own (train_moba --dry-run prints the table)
 #
 # Run it again after any interruption: it goes on where it was. DATA, OUT, TOKENIZER, LAUNCH and PROGRAM may be set from outside.
 set -eu

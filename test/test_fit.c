@@ -3,6 +3,7 @@
 
 #include "config.h"
 #include "fit.h"
+#include "trained.h"
 
 static Config config_of(const char* recompute) {
     Config cfg;
@@ -13,12 +14,16 @@ static Config config_of(const char* recompute) {
     return cfg;
 }
 
-static size_t bytes_of(const Config* cfg, int rows) {
+static void plan_of(Model* m, Optimizer* opt, const Config* cfg, int level, int rank, int ranks, bool sharded) {
+    ModelShape shape;
     Error err;
-    size_t bytes = 0;
-    CHECK(fit_plan_bytes(cfg, rows, &bytes, &err), "%s", err.text);
-    return bytes;
+    CHECK(shape_from_config(&shape, cfg, &err), "%s", err.text);
+    model_plan(m, shape, cfg->micro_batch, cfg->seq_len, (KeepLevel)level, (size_t)cfg->scratch << 20);
+    optimizer_plan_part(opt, m, rank, ranks, sharded);
+    if (cfg->sample_every) { plan_sampling(m, cfg, 0); }
 }
+
+static size_t bytes_of(const Config* cfg, int rows) { return fit_plan_bytes(cfg, plan_of, rows); }
 
 static void check_fit(const char* recompute) {
     enum { ROWS = 24 };
@@ -29,8 +34,8 @@ static void check_fit(const char* recompute) {
     for (int i = 0; i < 8; i++) {
         size_t bytes = bytes_of(&cfg, divisors[i]);
         int found = 0;
-        CHECK(fit_micro_batch(&cfg, ROWS, bytes, &found, &err) && found == divisors[i], "%d rows in exactly the %zu bytes that %d take", found, bytes, divisors[i]);
-        bool less = fit_micro_batch(&cfg, ROWS, bytes - 1, &found, &err);
+        CHECK(fit_micro_batch(&cfg, plan_of, ROWS, bytes, &found, &err) && found == divisors[i], "%d rows in exactly the %zu bytes that %d take", found, bytes, divisors[i]);
+        bool less = fit_micro_batch(&cfg, plan_of, ROWS, bytes - 1, &found, &err);
         CHECK(i == 7 ? !less && strstr(err.text, "one row of 256 tokens") != NULL : less && found == divisors[i + 1],
               "a byte less than %d rows take: %d rows (%s)", divisors[i], found, less ? "fit" : err.text);
     }
@@ -45,11 +50,22 @@ TEST(fit_more_recompute_fits_more) {
     Config all = config_of("0"), inputs = config_of("3");
     int most_all = 0, most_inputs = 0;
     size_t room = bytes_of(&all, 4);
-    CHECK(fit_micro_batch(&all, 24, room, &most_all, &err), "%s", err.text);
-    CHECK(fit_micro_batch(&inputs, 24, room, &most_inputs, &err), "%s", err.text);
+    CHECK(fit_micro_batch(&all, plan_of, 24, room, &most_all, &err), "%s", err.text);
+    CHECK(fit_micro_batch(&inputs, plan_of, 24, room, &most_inputs, &err), "%s", err.text);
     CHECK(most_all == 4 && most_inputs > most_all, "%d rows keeping all, %d keeping layer inputs", most_all, most_inputs);
     config_close(&all);
     config_close(&inputs);
+}
+
+TEST(fit_counts_what_sampling_keeps) {
+    Error err;
+    Config cfg = config_of("0");
+    int found = 0;
+    size_t room = bytes_of(&cfg, 4);
+    cfg.sample_every = 1;
+    CHECK(bytes_of(&cfg, 4) > room, "no cache is planned");
+    CHECK(fit_micro_batch(&cfg, plan_of, 24, room, &found, &err) && found == 3, "%d rows fit beside the cache", found);
+    config_close(&cfg);
 }
 
 TEST(fit_counts_a_pass_with_an_int) {
@@ -57,7 +73,7 @@ TEST(fit_counts_a_pass_with_an_int) {
     Config cfg = config_of("0");
     int found = 0;
     cfg.seq_len = 1 << 20;
-    CHECK(fit_micro_batch(&cfg, 1 << 14, SIZE_MAX, &found, &err), "%s", err.text);
+    CHECK(fit_micro_batch(&cfg, plan_of, 1 << 14, SIZE_MAX, &found, &err), "%s", err.text);
     CHECK(found == 1 << 10, "%d rows of a million tokens: more than an int counts, or fewer than could be", found);
     config_close(&cfg);
 }

@@ -53,7 +53,7 @@ typedef struct { double copy, gemm; } Speeds;                            // byte
 #define TRY(call) do { if (!(call)) { FAIL(err.code, "%s", err.text); } } while (0)
 
 // ---- what the machine does ------------------------------------------------------------------------------------------------
-static double best_ms(BenchFn fn, void* context) {
+static double median_ms(BenchFn fn, void* context) {
     float ms[BENCH_RUNS];
     bench_times(ms, fn, context);
     return ms[BENCH_RUNS / 2];
@@ -77,7 +77,7 @@ static Speeds measure_speeds(const char* data) {
     void* workspace = device_malloc(matmul_workspace());
     Square s = {bench_bf16(n, 1, 1), bench_bf16(n, 2, 1), bench_bf16(n, 3, 0.02f), matmul_open(workspace, matmul_workspace())};
     matmul_measure(s.plans, 1);
-    Speeds speeds = {2.0 * c.bytes / best_ms(copy, &c) * 1e3, 2.0 * n * GEMM_SIZE / best_ms(square, &s) * 1e3};
+    Speeds speeds = {2.0 * c.bytes / median_ms(copy, &c) * 1e3, 2.0 * n * GEMM_SIZE / median_ms(square, &s) * 1e3};
     matmul_close(s.plans);
     device_free(c.to); device_free(c.from); device_free(workspace); device_free(s.out); device_free(s.inp); device_free(s.weight);
     printf("{\"copy_gb_s\":%.0f,\"gemm_8192_tflops\":%.0f,\"data\":\"%s\"}\n", speeds.copy / 1e9, speeds.gemm / 1e12, data);
@@ -339,6 +339,8 @@ static void bench_step_row(const Row* row, const char* data, Speeds speeds) {
     Floors floors = take_apart(&b, row, speeds);
     Timeline line = trace_steps(&b, median < TRACED_MS ? TRACED_STEPS : 1);
     double idle = line.span_ms > 0 ? line.idle_ms / line.span_ms : -1;
+    char share[32];
+    snprintf(share, sizeof share, "%.2f %%", 100 * idle);
     printf("{\"row\":\"%s\",\"options\":\"%s\",\"tokens\":%.0f,\"steps\":%d,\"ms\":%.3f,\"spread\":%.4f,\"tok_s\":%.0f,\"gate\":%.0f,\"target\":%.0f,"
            "\"gemm_bound_ms\":%.3f,\"of_gemm_bound\":%.3f,\"speed_of_light_ms\":%.3f,\"ops_ms\":%.3f,\"planned_mib\":%.0f,\"used_mib\":%.0f,"
            "\"loader_share\":%.6f,\"idle_share\":%.5f,\"longest_gap_ms\":%.4f,\"activities\":%d,\"last_step\":%d,\"loss\":%.5f",
@@ -347,8 +349,8 @@ static void bench_step_row(const Row* row, const char* data, Speeds speeds) {
            history.count, history.step[history.count - 1].loss);
     write_waits(&line);
     printf("}\n");
-    fprintf(stderr, "  GEMM bound %.2f ms: %.0f %% of it; memory %.0f MiB used, %.0f planned; loader %.3f %% of the time; device idle %.2f %%\n\n", floors.gemm_ms,
-            100 * floors.gemm_ms / median, used / (1 << 20), planned / (1 << 20), 100 * stall, 100 * idle);
+    fprintf(stderr, "  GEMM bound %.2f ms: %.0f %% of it; memory %.0f MiB used, %.0f planned; loader %.3f %% of the time; device idle %s\n\n", floors.gemm_ms,
+            100 * floors.gemm_ms / median, used / (1 << 20), planned / (1 << 20), 100 * stall, idle < 0 ? "not seen, without CUPTI" : share);
     fflush(stdout);
     bench_close(&b);
 }
