@@ -520,8 +520,20 @@ static int train(Config* cfg) {
     return !saved ? EXIT_IO : finished ? 0 : EXIT_STOPPED;
 }
 
+// --version
+static int print_version(void) {
+#ifdef LLMC_CPU
+    printf("moba.c %s, CPU\n", COMMIT);
+#else
+    printf("moba.c %s, CUDA\n", COMMIT);
+#endif
+    require_printed();
+    return 0;
+}
+
 int main(int argc, char** argv) {
     program_start();
+    if (argc == 2 && strcmp(argv[1], "--version") == 0) { return print_version(); }
     Config cfg = config_parse(argc, argv);
     bool trains = !cfg.dry_run && !cfg.eval_only && !cfg.prompt[0];
     int status = cfg.dry_run ? dry_run(&cfg, plan_run) : cfg.eval_only ? trained_evaluate(&cfg) : cfg.prompt[0] ? trained_complete(&cfg) : train(&cfg);

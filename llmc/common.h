@@ -67,6 +67,8 @@ char* xformat(const char* format, ...);    // printf into memory of its own; nev
 #endif
 
 #define FAIL(code, ...) fail_at(code, __FILE__, __LINE__, __VA_ARGS__)
+// a failed call that filled the Error `err` ends the program with the Error's own exit status
+#define TRY(call) do { if (!(call)) { FAIL(err.code, "%s", err.text); } } while (0)
 // The launcher checks, the kernel trusts: a broken REQUIRE is a programming error or a shape that has no kernel.
 #define REQUIRE(condition, ...) do { if (!(condition)) { FAIL(EXIT_INTERNAL, __VA_ARGS__); } } while (0)
 

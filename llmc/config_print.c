@@ -78,7 +78,8 @@ static void help_line(FILE* out, const Option* option) {
 void config_help(FILE* out, const char* program) {
     fprintf(out, "usage: %s --train-data GLOB [--option value]...\n", program);
     fprintf(out, "Pre-trains a language model with Mixture of Block Attention. [default; range] follow the text.\n");
-    fprintf(out, "--name value and --name=value are the same; of an option given twice the last counts.\n");
+    fprintf(out, "--name value and --name=value are the same; of an option given twice the last counts.\n"
+                 "--version alone says which commit this is.\n");
     for (int g = 0; g < NUM_GROUPS; g++) {
         fprintf(out, "\n%s\n", groups[g].title);
         for (int i = 0; i < NUM_OPTIONS; i++) {

@@ -5,9 +5,6 @@
 #include "checkpoint.h"
 #include "config.h"
 
-// a failed call that filled an Error ends the program with the Error's own exit status
-#define TRY(call) do { if (!(call)) { FAIL(err.code, "%s", err.text); } } while (0)
-
 #ifdef __cplusplus
 extern "C" {
 #endif

@@ -47,6 +47,9 @@ elif command -v setpriv > /dev/null; then          # root reads everything, unle
         "$PROGRAM" "${small[@]}" --out "$WORK/run_unreadable" --train-data "$WORK/secret.bin"
 else skip cli_shard_unreadable "(root reads everything, and there is no setpriv)"; fi
 
+said=$("$PROGRAM" --version); status=$?
+if [ $status = 0 ] && grep -qE '^moba\.c [^ ]+, (CPU|CUDA)$' <<< "$said"; then ok cli_version; else fail cli_version "status $status: $said"; fi
+
 # ---- R17: every option with an empty, negative, huge, textual and NaN value: 64 with one sentence, or accepted as documented; never a crash
 refused=0; accepted=0; wrong=""
 for option in $("$PROGRAM" --help | sed -nE 's/^ +--([a-z0-9-]+) .*/\1/p'); do

@@ -50,8 +50,6 @@ typedef struct {
 
 typedef struct { double copy, gemm; } Speeds;                            // bytes/s, flop/s
 
-#define TRY(call) do { if (!(call)) { FAIL(err.code, "%s", err.text); } } while (0)
-
 // ---- what the machine does ------------------------------------------------------------------------------------------------
 static double median_ms(BenchFn fn, void* context) {
     float ms[BENCH_RUNS];

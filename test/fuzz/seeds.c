@@ -8,7 +8,6 @@
 #include "logger.h"
 #include "shard.h"
 
-#define TRY(call) do { if (!(call)) { FAIL(err.code, "%s", err.text); } } while (0)
 static Error err;
 
 static char* place(const char* dir, const char* target, const char* name) {

@@ -11,8 +11,6 @@
 #include "optimizer.h"
 #include "rng.h"
 
-#define TRY(call) do { if (!(call)) { FAIL(err.code, "%s", err.text); } } while (0)
-
 // ---- write ------------------------------------------------------------------------------------------------------------------
 
 static inline void put_u64(CheckpointWriter* writer, const char* name, const uint64_t* values, size_t n) {
